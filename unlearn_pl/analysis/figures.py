@@ -1,0 +1,105 @@
+"""The pictures of a run: loss terms, scores while training, angles, and the scores of a recipe, as PNG files.
+
+Every function takes numbers and a path, and writes one file; matplotlib draws without a screen.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unlearn_pl.analysis.tables import COLUMNS
+
+Points = Mapping[str, Sequence[tuple[int, float]]]
+PANEL = (4.4, 3.2)
+
+
+@contextmanager
+def _figure(path: str | Path, panels: int, columns: int = 3) -> Iterator[Any]:
+    """Axes of ``panels`` panels; the file is written, under a temporary name first, when the block ends."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for unused in axes[panels:]:
+        unused.set_visible(False)
+    yield axes[:panels]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    # without the software's version the same numbers give the same bytes
+    figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    temporary.replace(path)
+
+
+def plot_losses(runs: Mapping[str, Points], path: str | Path) -> None:
+    """Figure 3 of the ZJUKLAB paper: the unweighted loss terms (nats) over optimizer steps, one panel a term.
+
+    ``runs`` is run name -> term -> points (step, value).
+    """
+    terms = list(dict.fromkeys(term for curves in runs.values() for term in curves))
+    with _figure(path, len(terms)) as axes:
+        for axis, term in zip(axes, terms, strict=True):
+            for name, curves in runs.items():
+                axis.plot(*zip(*curves.get(term, [(0, float("nan"))]), strict=True), label=name, linewidth=1)
+            axis.set(title=term, xlabel="optimizer step", ylabel="nats")
+            axis.legend()
+
+
+def plot_terms(curves: Points, path: str | Path) -> None:
+    """Figure 2 of the ZJUKLAB paper: regurgitation and knowledge by task and split over optimizer steps.
+
+    ``curves`` is term (``forget/Task1/regurgitation``) -> points (step, score in [0, 1], higher is better).
+    """
+    tasks = list(dict.fromkeys(term.split("/")[1] for term in curves))
+    with _figure(path, len(tasks)) as axes:
+        for axis, task in zip(axes, tasks, strict=True):
+            for term, points in curves.items():
+                split, of_task, kind = term.split("/")
+                if of_task == task:
+                    axis.plot(*zip(*points, strict=True), "--" if split == "forget" else "-", label=f"{split} {kind}")
+            axis.set(title=task, xlabel="optimizer step", ylabel="score", ylim=(-0.03, 1.03))
+            axis.legend(fontsize="small")
+
+
+def plot_angles(report: Mapping[str, Any], path: str | Path) -> None:
+    """Figure 4 of the ZJUKLAB paper: the three angles by layer, one panel a space; dashed is the value over all layers."""
+    start, pivot, final = report["steps"]
+    names = {
+        "before_after": f"{start}→{pivot} to {pivot}→{final}",
+        "before_total": f"{start}→{pivot} to {start}→{final}",
+        "after_total": f"{pivot}→{final} to {start}→{final}",
+    }
+    with _figure(path, 2) as axes:
+        for axis, space in zip(axes, ("factors", "delta"), strict=True):
+            layers = report[space]["layers"]
+            for colour, (key, label) in enumerate(names.items()):
+                values = [layer["angles"][key] for layer in layers.values()]
+                axis.plot(
+                    list(layers),
+                    [float("nan") if v is None else v for v in values],
+                    "o-",
+                    label=label,
+                    color=f"C{colour}",
+                )
+                overall = report[space]["overall"]["angles"][key]
+                if overall is not None:
+                    axis.axhline(overall, color=f"C{colour}", linestyle="--", linewidth=0.8)
+            axis.set(title=f"{space} space", xlabel="layer", ylabel="degrees")
+            axis.legend(fontsize="small")
+
+
+def plot_scores(models: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
+    """The scores of a recipe's models side by side, each in [0, 1]; a score without data has no bar."""
+    width = 0.8 / len(models)
+    with _figure(path, 1) as axes:
+        for place, (name, scores) in enumerate(models.items()):
+            heights = [scores[key] or 0.0 for key in COLUMNS.values()]
+            axes[0].bar([i + (place + 0.5) * width - 0.4 for i in range(len(COLUMNS))], heights, width, label=name)
+        axes[0].set(xticks=range(len(COLUMNS)), ylim=(0, 1.05), ylabel="score")
+        axes[0].set_xticklabels(list(COLUMNS), rotation=20, ha="right")
+        axes[0].legend(fontsize="small")

@@ -1,0 +1,57 @@
+"""AngleAnalysis: the angles between the directions that training takes before and after a pivot step."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from safetensors.torch import load_file
+
+from unlearn_pl.analysis.angles import angle_report
+from unlearn_pl.analysis.figures import plot_angles
+from unlearn_pl.callbacks.adapter import adapter_folder
+from unlearn_pl.callbacks.snapshot import WeightSnapshot, snapshot_folder
+from unlearn_pl.errors import InputError
+from unlearn_pl.files import write_json
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+class AngleAnalysis(Callback):
+    """Writes `angles.json` and `angles.png` into the run folder when the fit ends: norms of and angles between the
+    weight displacements 0 -> pivot, pivot -> final and 0 -> final, overall and per layer, in factor and delta space.
+
+    Needs a `WeightSnapshot` of the pivot step in the same run.
+
+    Args:
+        pivot: The optimizer step at which the path is divided; the ZJUKLAB paper takes 165.
+    """
+
+    def __init__(self, pivot: int = 165):
+        self.pivot = pivot
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        taken = [
+            step for callback in trainer.callbacks if isinstance(callback, WeightSnapshot) for step in callback.steps
+        ]  # type: ignore[attr-defined]
+        if self.pivot not in taken:
+            raise InputError(
+                f"AngleAnalysis pivot: needs a WeightSnapshot of step {self.pivot} among the callbacks, got steps {taken}"
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        if trainer.global_step <= self.pivot:
+            rank_zero_info(f"angles: none, training ended at step {trainer.global_step}, the pivot is {self.pivot}")
+            return
+        steps = (0, self.pivot, trainer.global_step)
+        folders = [snapshot_folder(trainer, 0), snapshot_folder(trainer, self.pivot), adapter_folder(trainer)]
+        lora = pl_module.model.peft_config["default"]  # type: ignore[index, union-attr, operator]
+        report = angle_report([load_file(folder / WEIGHTS) for folder in folders], steps, lora.lora_alpha / lora.r)
+        target = Path(trainer.default_root_dir) / "angles.json"
+        write_json(target, report)
+        plot_angles(report, target.with_suffix(".png"))
+        overall = report["delta"]["overall"]["angles"]
+        rank_zero_info(
+            f"angles: {target}, 0->{self.pivot} to {self.pivot}->{steps[-1]} {overall['before_after']:.1f} degrees"
+        )

@@ -1,0 +1,102 @@
+"""EvaluateDuringFit: the SemEval scores of the model while it trains."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from unlearn_pl.analysis.figures import plot_terms
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.choice import Choice
+from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.suite import EvaluationData, EvaluationOptions, evaluate_model, read_inputs
+from unlearn_pl.files import write_json
+
+SCORES = ("task_aggregate", "membership_auc", "membership_score", "mmlu", "aggregate")
+
+
+class EvaluateDuringFit(Callback):
+    """Scores the model on the rows it is trained on, every so many epochs or optimizer steps and when training ends.
+
+    Logs `evaluation/<score>` and the twelve `evaluation/<split>/<task>/<kind>`, writes `evaluations.json` (one entry
+    a time, text stays out of it) and `evaluations.png` (Figure 2 of the ZJUKLAB paper) into the run folder. Under
+    several processes each does a part of the work. None of the scores depends on the weights of the objectives, so
+    `evaluation/aggregate` can steer a sweep over them.
+
+    Args:
+        every_n_epochs: Evaluate after every so many epochs; null for not by epochs.
+        every_n_steps: Evaluate after every so many optimizer steps; null for not by steps.
+        membership: Documents of the membership attack.
+        choice: Multiple-choice questions.
+        generation: How answers are generated.
+        documents_per_task: Use only the first so many documents of each task; null for those of the training data.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int | None = 1,
+        every_n_steps: int | None = None,
+        membership: Membership | None = None,
+        choice: Choice | None = None,
+        generation: Generation | None = None,
+        documents_per_task: int | None = None,
+    ):
+        for name, value in (("every_n_epochs", every_n_epochs), ("every_n_steps", every_n_steps)):
+            if value is not None and value < 1:
+                raise InputError(f"EvaluateDuringFit {name}: must be at least 1, got {value}")
+        self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
+        self.options = EvaluationOptions(membership or Membership(), choice or Choice(), generation or Generation())
+        self.documents_per_task = documents_per_task
+        self.history: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        source = EvaluationData(data.forget, data.retain, data.documents_per_task, data.columns)
+        if self.documents_per_task is not None:
+            source = replace(source, documents_per_task=self.documents_per_task)
+        self.inputs = read_inputs(source, self.options)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if last or (self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0):
+            self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluate(trainer, pl_module)
+
+    def _evaluate(self, trainer: Trainer, pl_module: Any) -> None:
+        step = trainer.global_step
+        if self.history and self.history[-1]["step"] == step:
+            return
+        results = evaluate_model(pl_module.model, pl_module.tokenizer, self.inputs, self.options).results
+        self.history.append({"step": step, **{key: results[key] for key in (*SCORES, "terms")}})
+        numbers = {f"evaluation/{key}": results[key] for key in SCORES if results[key] is not None}
+        numbers |= {f"evaluation/{term}": value for term, value in results["terms"].items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step)
+        if trainer.is_global_zero:
+            target = Path(trainer.default_root_dir) / "evaluations.json"
+            write_json(target, self.history)
+            curves = {term: [(e["step"], e["terms"][term]) for e in self.history] for term in results["terms"]}
+            plot_terms(curves, target.with_suffix(".png"))
+            shown = ", ".join(f"{key} {results[key]:.3f}" for key in SCORES if results[key] is not None)
+            rank_zero_info(f"evaluation at step {step}: {shown}")

@@ -1,0 +1,21 @@
+"""Throughput: tokens per second, in the progress bar and the logs."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Throughput(Callback):
+    """Logs `tokens_per_second`: tokens of forget and retain rows (padding not counted) that this process trained on,
+    by wall clock since the epoch began. The command line always adds it."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tokens, self._began = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._tokens += int(batch.forget.lengths.sum() + batch.retain.lengths.sum())
+        rate = self._tokens / (time.perf_counter() - self._began)
+        pl_module.log("tokens_per_second", rate, prog_bar=True, batch_size=len(batch.forget.lengths))

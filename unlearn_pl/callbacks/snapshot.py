@@ -1,0 +1,57 @@
+"""WeightSnapshot: the adapter at given optimizer steps, for the study of directions in weight space."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from unlearn_pl.callbacks.adapter import training_facts
+from unlearn_pl.errors import InputError
+from unlearn_pl.models.lora import save_adapter
+
+
+class WeightSnapshot(Callback):
+    """Saves the adapter to `snapshots/step_N/` in the run folder, right after optimizer step N; step 0 is always saved.
+
+    Steps count optimizer updates, not micro-batches, so they are the same under accumulation. A step that training
+    never reaches is named in a warning at the end.
+
+    Args:
+        steps: Optimizer steps, each at least 1. The ZJUKLAB paper looks at step 165.
+    """
+
+    def __init__(self, steps: list[int] | None = None):
+        self.steps = [165] if steps is None else list(steps)
+        if not self.steps or min(self.steps) < 1:
+            raise InputError(f"WeightSnapshot steps: must be optimizer steps of at least 1, got {self.steps}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._save(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # within an accumulation window the step stays the same: only the batch that made it may write
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if stepped and trainer.global_step in self.steps:
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        missed = [step for step in self.steps if step > trainer.global_step]
+        if missed:
+            rank_zero_warn(
+                f"WeightSnapshot: no snapshot of step {', '.join(map(str, missed))}: training ended at optimizer step "
+                f"{trainer.global_step}"
+            )
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            folder = snapshot_folder(trainer, trainer.global_step)
+            save_adapter(pl_module.model, folder, **training_facts(trainer, pl_module))  # type: ignore[arg-type]
+
+
+def snapshot_folder(trainer: Trainer, step: int) -> Path:
+    """Where the snapshot of an optimizer step is."""
+    return Path(trainer.default_root_dir) / "snapshots" / f"step_{step}"

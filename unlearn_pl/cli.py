@@ -1,0 +1,98 @@
+"""fit, validate, test and predict: Lightning's own command line around UnlearningModule and ForgetRetainData."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import lazy_instance
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+from unlearn_pl.callbacks.adapter import SaveAdapter
+from unlearn_pl.callbacks.angles import AngleAnalysis
+from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
+from unlearn_pl.callbacks.merge import MergeAfterFit
+from unlearn_pl.callbacks.predictions import WritePredictions
+from unlearn_pl.callbacks.progress import Throughput
+from unlearn_pl.callbacks.snapshot import WeightSnapshot
+from unlearn_pl.data.datamodule import ForgetRetainData
+from unlearn_pl.files import write_text
+from unlearn_pl.models.lora import Lora
+from unlearn_pl.objectives.forget import NPO, GradAscent
+from unlearn_pl.objectives.retain import RetainKL, RetainNLL
+from unlearn_pl.parsing import ShortErrors
+from unlearn_pl.training.module import UnlearningModule
+
+
+class Parser(ShortErrors, LightningArgumentParser):
+    """Lightning's parser with short errors. A config may name the classes without their module: they are loaded."""
+
+    classes = {
+        "model.objectives": (NPO, GradAscent, RetainNLL, RetainKL),
+        "model.lora": (Lora,),
+        "trainer.callbacks": (WeightSnapshot, AngleAnalysis, MergeAfterFit, EvaluateDuringFit),
+    }
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the resolved `config.yaml` into the run folder before the first step, and hands it to every logger."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs, save_to_log_dir=False)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
+        name = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+        write_text(Path(trainer.default_root_dir) / name, text)
+        if stage == "fit":
+            for logger in trainer.loggers:
+                logger.log_hyperparams(self.config.as_dict())
+
+
+class UnlearnCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` with a fixed module and data module, so that help shows every
+    field and an error names it."""
+
+    def __init__(self, args: list[str] | None = None, run: bool = True):
+        super().__init__(
+            UnlearningModule,
+            ForgetRetainData,
+            save_config_callback=SaveRunConfig,
+            trainer_defaults={
+                "max_epochs": 5,
+                "logger": lazy_instance(CSVLogger, save_dir="logs", name=""),
+                "default_root_dir": "logs/fit",
+                "callbacks": [Throughput(), SaveAdapter(), WritePredictions()],
+            },
+            seed_everything_default=42,
+            parser_class=Parser,
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "unlearn-pl"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+            run=run,
+        )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=int,
+            default=self.seed_everything_default,
+            help="Seed of data order, dropout and the adapter's initial factors. Adapters that are to be merged need the same one.",
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("data.max_length", "model.max_length")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv holds something too
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let hyper-parameters of the checkpoint win over the command line in silence."""
+
+
+def main(args: list[str]) -> None:
+    """Parse ``args`` (verb first) and run it."""
+    UnlearnCLI(args)

@@ -1,0 +1,1 @@
+"""The commands that are plain functions, one a file."""

@@ -1,0 +1,36 @@
+"""What the terminal shows: our lines, and of other libraries' only what a user can act on."""
+
+import logging
+import os
+import warnings
+
+# Notices that say nothing about the user's run; each is matched at the start of the message.
+NOISE = (
+    r".*LeafSpec.* is deprecated",
+    r".*`is_gradient_checkpointing` is deprecated",
+    r".*does not have many workers",
+    r".*litlogger",
+    r".*Experiment logs directory .* exists and is not empty",
+    r".*Checkpoint directory .* exists and is not empty",
+    r".*treespec, LeafSpec",
+    r".*The number of training batches .* is smaller than the logging interval",
+    r".*Found .* module\(s\) in eval mode at the start of training",
+)
+ADVERTISEMENTS = ("litlogger", "litmodels", "💡", "available: ", "is deprecated", "GPU", "TPU", "HPU")
+
+
+class _NoAdvertisements(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(word in record.getMessage() for word in ADVERTISEMENTS)
+
+
+def quiet() -> None:
+    """Silence notices of the libraries below us; to be called before they are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(_NoAdvertisements())

@@ -1,0 +1,1 @@
+"""Benchmark rows: reading, encoding, pairing, and the Lightning data module over them."""

@@ -1,0 +1,150 @@
+"""Records as token ids, and token ids as right-padded batches that know their lengths."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from unlearn_pl.data.records import Record
+from unlearn_pl.errors import InputError
+
+JOINERS = (" ", "")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a record becomes token ids. Raises InputError if a value is out of its range."""
+
+    max_length: int = 256
+    """Tokens of a whole sequence at most; the end of a longer one is cut off. At least 2."""
+
+    prompt_share: float = 0.8
+    """The prompt keeps its last int(prompt_share * max_length) tokens. Above 0, at most 1."""
+
+    joiner: str = " "
+    """What stands between input and answer: one space (" ", as in the documents that were memorised) or nothing ("",
+    as in the code that the ZJUKLAB system was released with)."""
+
+    eos_on_forget: bool = True
+    """Whether answers of forget rows end with EOS too, so that stopping there is unlearned as well."""
+
+    def __post_init__(self) -> None:
+        if self.max_length < 2:
+            raise InputError(f"--data.max_length: must be at least 2, got {self.max_length}")
+        if not 0 < self.prompt_share <= 1:
+            raise InputError(f"--data.prompt_share: must be above 0 and at most 1, got {self.prompt_share}")
+        if self.prompt_limit < 1:
+            product = f"{self.prompt_share} of --data.max_length {self.max_length}"
+            raise InputError(f"--data.prompt_share: must leave the prompt at least one token, got {product}")
+        if self.joiner not in JOINERS:
+            raise InputError(f"--data.joiner: must be ' ' (one space) or '' (nothing), got {self.joiner!r}")
+
+    @property
+    def prompt_limit(self) -> int:
+        """Tokens of the prompt that are kept at most."""
+        return int(self.prompt_share * self.max_length)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One record as token ids: the prompt up to ``answer_start``, the answer from there on, neither of them empty."""
+
+    record_id: str
+    input_ids: tuple[int, ...]
+    answer_start: int
+    truncated: bool
+    """Whether the prompt lost its beginning or the whole its end."""
+
+
+def encode_record(record: Record, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, forget: bool) -> Encoded:
+    """Encode prompt and answer apart, so that the border between them is a border between tokens.
+
+    The prompt is the input with the tokens that the tokenizer puts in front (BOS, if any). A prompt that is too long
+    loses its beginning, BOS included, then a whole that is too long loses its end, EOS included: the order of the
+    released ZJUKLAB code.
+
+    Raises InputError, naming the row and the flags, if prompt or answer is left without a token.
+    """
+    where = f"--data.{'forget' if forget else 'retain'}: row {record.id!r}"
+    prompt = start_ids(record.input, tokenizer)
+    answer = token_ids(encoding.joiner + record.output, tokenizer)
+    if not prompt or not answer:
+        raise InputError(f"{where}: the tokenizer makes no token of its {'output' if prompt else 'input'}")
+    if encoding.eos_on_forget or not forget:
+        answer = [*answer, eos_id(tokenizer)]
+    kept = prompt[-encoding.prompt_limit :]
+    ids = (*kept, *answer)[: encoding.max_length]
+    if len(ids) == len(kept):
+        flags = f"--data.max_length {encoding.max_length}, --data.prompt_share {encoding.prompt_share}"
+        raise InputError(
+            f"{where}: nothing of the answer is left after truncation ({flags}); lower the share or allow more tokens"
+        )
+    return Encoded(record.id, ids, len(kept), truncated=len(ids) < len(prompt) + len(answer))
+
+
+def encode_document(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> list[int]:
+    """A whole document, with the tokens that the tokenizer puts in front, cut to ``max_length`` tokens if given."""
+    return start_ids(text, tokenizer)[:max_length]
+
+
+def start_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a text that stands at the beginning of a sequence and goes on: with BOS if the tokenizer adds it, without
+    the EOS that some add as well."""
+    ids = list(tokenizer(text, verbose=False)["input_ids"])
+    if ids[-1:] != [tokenizer.eos_token_id]:
+        return ids
+    plain = token_ids(text, tokenizer)
+    ends = (end for end in range(len(plain), len(ids) + 1) if ids[end - len(plain) : end] == plain)
+    return ids[: next(ends, len(ids))]
+
+
+def token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a text alone."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The EOS id. Raises InputError if the tokenizer has none."""
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"tokenizer {tokenizer.name_or_path!r} has no EOS token, and answers end with one")
+    return int(tokenizer.eos_token_id)
+
+
+# Not frozen: under mixed precision Lightning copies a batch field by field and refuses a frozen dataclass.
+@dataclass
+class Rows:
+    """A batch of B rows, padded on the right to its longest, T."""
+
+    input_ids: Tensor
+    """[B, T] long. What stands at and after a row's length has no meaning."""
+
+    lengths: Tensor
+    """[B] long, from 2 to T."""
+
+    answer_starts: Tensor
+    """[B] long: the index of the first answer token, from 1 to length - 1."""
+
+    record_ids: tuple[str, ...]
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """[B, T] long, 1 within the length. Never read off the ids: the pad token may be the EOS that ends each row."""
+        positions = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        return (positions < self.lengths[:, None]).long()
+
+    def to(self, device: torch.device | str) -> "Rows":
+        """The same rows on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("input_ids", "lengths", "answer_starts")}
+        return replace(self, **moved)
+
+
+def collate_rows(rows: Sequence[Encoded], pad_token_id: int) -> Rows:
+    """Pad encoded records to the longest of them."""
+    lengths = torch.tensor([len(row.input_ids) for row in rows])
+    input_ids = torch.full((len(rows), int(lengths.max())), pad_token_id)
+    for line, row in zip(input_ids, rows, strict=True):
+        line[: len(row.input_ids)] = torch.tensor(row.input_ids)
+    answer_starts = torch.tensor([row.answer_start for row in rows])
+    return Rows(input_ids, lengths, answer_starts, tuple(row.record_id for row in rows))

@@ -1,0 +1,346 @@
+"""Files and `datasets` sources as validated rows; whatever is wrong with one is said in one line.
+
+Every format yields ``(place, row)`` pairs, ``place`` being ``line 3`` or ``row 3`` counted from one, and goes through
+the same checks afterwards. No reader skips a row, so the n-th record comes from the n-th row.
+"""
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from unlearn_pl.data.records import FIELDS, Record, record_from_row, some_of, text_field
+from unlearn_pl.errors import InputError
+
+Row = dict[str, Any]
+Rows = Iterator[tuple[str, Row]]
+MAPPABLE = (*FIELDS, "kind")
+
+
+def read_records(source: str, columns: dict[str, str] | None = None, argument: str = "--data.forget") -> list[Record]:
+    """Read one split.
+
+    Args:
+        source: A .jsonl, .json, .csv or .parquet file, a folder that ``datasets`` saved, or
+            ``hf:OWNER/NAME[/CONFIG][:SPLIT]`` for anything that ``datasets.load_dataset`` takes.
+        columns: Our field -> their column (``{"input": "question", "output": "answer"}``). Where no such column
+            exists, ``=TEXT`` gives every row that text and ``#`` gives each the source with the row's number:
+            ``{"task": "=Task1", "id": "#"}``.
+        argument: The flag that gave ``source``; it opens every message.
+
+    Raises InputError on whatever cannot be used, naming the flag, the file and the row.
+    """
+    check_columns(columns)
+    records: list[Record] = []
+    first_place: dict[str, str] = {}
+    for number, (place, row) in enumerate(rows_of(source, argument), start=1):
+        where = f"{argument}: {source}, {place}"
+        # The source is a part, so that a forget and a retain set numbered in this way share no id.
+        row = renamed(row, columns or {}, where, row_id=f"{source}#{number}")
+        record = record_from_row(row, where)
+        if record.id in first_place:
+            raise InputError(f"{where}: id {record.id!r} is that of {first_place[record.id]} already; ids must differ")
+        first_place[record.id] = place
+        records.append(record)
+    if not records:
+        raise InputError(f"{argument}: {source} is empty; it must hold at least one row")
+    return records
+
+
+def read_split(
+    forget: str, retain: str, columns: dict[str, str] | None = None, documents_per_task: int | None = None
+) -> tuple[list[Record], list[Record]]:
+    """Read a forget and a retain set that belong together.
+
+    ``documents_per_task`` keeps the first so many documents of each task in each of the two, with all their rows.
+    Raises InputError as ``read_records`` does, and if a row id is in both.
+    """
+    check_documents_per_task(documents_per_task)
+    forget_records = read_records(forget, columns, "--data.forget")
+    retain_records = read_records(retain, columns, "--data.retain")
+    number_of = {record.id: number for number, record in enumerate(forget_records, start=1)}
+    for number, record in enumerate(retain_records, start=1):
+        if record.id in number_of:
+            other = f"row {number_of[record.id]} of --data.forget {forget}"
+            raise InputError(
+                f"--data.retain: {retain}, row {number}: id {record.id!r} is that of {other}; they must not share any"
+            )
+    return first_documents(forget_records, documents_per_task), first_documents(retain_records, documents_per_task)
+
+
+def read_documents(path: str, argument: str) -> list[str]:
+    """Read whole documents (the members or non-members of a membership attack): the field ``document`` of each row.
+
+    Takes the sources of ``read_records``. Raises InputError on whatever cannot be used, naming flag, file and row.
+    """
+    rows = rows_of(path, argument)
+    documents = [text_field(row, "document", f"{argument}: {path}, {place}", ("document",)) for place, row in rows]
+    if not documents:
+        raise InputError(f"{argument}: {path} is empty; it must hold at least one document")
+    return documents
+
+
+def first_documents(records: list[Record], per_task: int | None) -> list[Record]:
+    """The rows of the first ``per_task`` documents of each task, in their order; all rows if it is None."""
+    if per_task is None:
+        return records
+    documents: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for record in records:
+        documents[record.task][record.document_id] = None
+    kept = {(task, name) for task, names in documents.items() for name in list(names)[:per_task]}
+    return [record for record in records if (record.task, record.document_id) in kept]
+
+
+def check_documents_per_task(documents_per_task: int | None) -> None:
+    """Raise InputError unless the limit is absent or at least one."""
+    if documents_per_task is not None and documents_per_task < 1:
+        raise InputError(f"--data.documents_per_task: must be at least 1, or null for all, got {documents_per_task}")
+
+
+def check_columns(columns: dict[str, str] | None) -> None:
+    """Raise InputError if the mapping names a field that records do not have."""
+    for field in columns or {}:
+        if field not in MAPPABLE:
+            raise InputError(f"--data.columns: a key must be one of {', '.join(MAPPABLE)}, got {field!r}")
+
+
+def renamed(row: Row, columns: dict[str, str], where: str, row_id: str) -> Row:
+    """The row under our field names by the mapping of ``read_records``; ``row_id`` is what ``#`` stands for."""
+    answer = dict(row)
+    for field, column in columns.items():
+        if column in row:
+            answer[field] = row[column]
+        elif column.startswith("="):
+            answer[field] = column[1:]
+        elif column == "#":
+            answer[field] = row_id
+        else:
+            raise InputError(f"{where}: column {column!r} (--data.columns.{field}) is missing; it has {some_of(row)}")
+    return answer
+
+
+def rows_of(source: str, argument: str) -> Rows:
+    """Pick the reader: by ``hf:``, by folder, or by the file's ending."""
+    if source.startswith("hf:"):
+        return hub_rows(source, argument)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return folder_rows(path, argument)
+    if path.suffix.lower() not in READERS:
+        allowed = f"{', '.join(READERS)}, a folder saved by datasets, or hf:OWNER/NAME[/CONFIG][:SPLIT]"
+        raise InputError(f"{argument}: {source}: the ending must be one of {allowed}, got {path.suffix or 'none'!r}")
+    if not path.is_file():
+        raise InputError(
+            f"{argument}: {source} does not exist; give a file, a folder saved by datasets, or hf:OWNER/NAME"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{argument}: {source} cannot be read: {error.strerror}") from error
+    return READERS[path.suffix.lower()](content, f"{argument}: {source}")
+
+
+def json_line_rows(content: bytes, where: str) -> Rows:
+    """One JSON object a line. Blank lines are allowed at the end only."""
+    # str.splitlines would also split at U+2028 and the like, which JSON allows inside of strings.
+    for number, line in enumerate(decoded(content, where).rstrip().split("\n"), start=1):
+        if line.strip() or number > 1:
+            yield f"line {number}", json_object(line, f"{where}, line {number}")
+
+
+def json_object(line: str, where: str) -> Row:
+    """One JSON object from its text."""
+    value = parsed(line, where)
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: a line must be one JSON object, got {type(value).__name__}")
+    return value
+
+
+def json_rows(content: bytes, where: str) -> Rows:
+    """A .json file: ``{column: {row: value}}`` as pandas writes it, a list of row objects, or JSON lines."""
+    text = decoded(content, where)
+    if not text.strip():
+        return iter(())
+    first_line = text.strip().split("\n", 1)[0]
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        if is_json_object(first_line):
+            return json_line_rows(content, where)
+        value = parsed(text, where)
+    if isinstance(value, list):
+        return list_rows(value, where)
+    if isinstance(value, dict) and all(isinstance(column, dict) for column in value.values()):
+        return column_rows(value, where)
+    if isinstance(value, dict) and not any(isinstance(column, dict | list) for column in value.values()):
+        return iter([("row 1", value)])
+    expected = "{column: {row: value}}, a list of row objects, or one object a line"
+    raise InputError(f"{where}: a .json file must hold {expected}, got another {type(value).__name__}")
+
+
+def is_json_object(line: str) -> bool:
+    """Whether the line alone is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def list_rows(values: list[Any], where: str) -> Rows:
+    """A list of row objects."""
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict):
+            raise InputError(
+                f"{where}, row {number}: must be an object with the row's fields, got {type(value).__name__}"
+            )
+        yield f"row {number}", value
+
+
+def column_rows(columns: dict[str, dict[str, Any]], where: str) -> Rows:
+    """``{column: {row: value}}``, every column with the same row keys."""
+    keys = list(next(iter(columns.values()), {}))
+    for name, cells in columns.items():
+        if odd := cells.keys() ^ set(keys):
+            raise InputError(
+                f"{where}: column {name!r} and column {next(iter(columns))!r} differ in row key {min(odd)!r}"
+            )
+    for number, key in enumerate(keys, start=1):
+        yield f"row {number}", {name: cells[key] for name, cells in columns.items()}
+
+
+def csv_rows(content: bytes, where: str) -> Rows:
+    """Comma-separated values with a header line. Every cell stays the text it is: no numbers, no missing values."""
+    lines = csv_lines(decoded(content, where), where)
+    while lines and not lines[-1]:
+        lines.pop()
+    header = checked_header(lines[0], where) if lines else []
+    for number, cells in enumerate(lines[1:], start=1):
+        if len(cells) != len(header):
+            raise InputError(f"{where}, row {number}: has {len(cells)} cells, the header has {len(header)}")
+        yield f"row {number}", dict(zip(header, cells, strict=True))
+
+
+def csv_lines(text: str, where: str) -> list[list[str]]:
+    """The cells of every line, the header first."""
+    # strict: a quote that never closes would otherwise swallow the rest of the file as one cell.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise InputError(f"{where}, line {reader.line_num}: not valid CSV: {error}") from error
+
+
+def checked_header(cells: list[str], where: str) -> list[str]:
+    """The header of a CSV file, whose names must differ."""
+    if not cells or len(set(cells)) < len(cells):
+        raise InputError(f"{where}, header: must name each column once, got {', '.join(cells) or 'a blank line'}")
+    return cells
+
+
+def parquet_rows(content: bytes, where: str) -> Rows:
+    """A Parquet file; a column that holds something else than text fails at its first row, as a field of that type."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if not content:
+        return
+    try:
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{where}: not a valid Parquet file: {first_line(error)}") from error
+    for number in range(table.num_rows):
+        try:
+            row = {name: table.column(place)[number].as_py() for place, name in enumerate(table.column_names)}
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where}, row {number + 1}: not valid UTF-8: {error.reason}") from error
+        yield f"row {number + 1}", row
+
+
+def hub_rows(source: str, argument: str) -> Rows:
+    """What ``datasets.load_dataset`` gives for ``hf:NAME[/CONFIG][:SPLIT]``."""
+    import datasets
+
+    name, config, split = parse_hub_source(source, argument)
+    try:
+        data = datasets.load_dataset(name, config, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise InputError(f"{argument}: {source} cannot be loaded by datasets: {first_line(error)}") from error
+    return numbered(only_split(data, f"{argument}: {source}", f"{source}:"))
+
+
+def parse_hub_source(source: str, argument: str) -> tuple[str, str | None, str | None]:
+    """``hf:OWNER/NAME/CONFIG:SPLIT`` as (name, config, split); a name that starts with . or / is a folder of files."""
+    name, _, split = source.removeprefix("hf:").partition(":")
+    if name.startswith((".", "/", "~")):
+        return str(Path(name).expanduser()), None, split or None
+    parts = name.split("/")
+    if not all(parts):
+        raise InputError(f"{argument}: must look like hf:OWNER/NAME[/CONFIG][:SPLIT], got {source!r}")
+    return "/".join(parts[:2]), "/".join(parts[2:]) or None, split or None
+
+
+def folder_rows(path: Path, argument: str) -> Rows:
+    """A folder written by ``Dataset.save_to_disk``."""
+    if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        raise InputError(f"{argument}: {path} is a folder that datasets did not save; give a file in it, or hf:{path}")
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{argument}: {path} cannot be loaded by datasets: {first_line(error)}") from error
+    return numbered(only_split(data, f"{argument}: {path}", f"{path}/"))
+
+
+def only_split(data: Any, where: str, prefix: str) -> Iterable[Row]:
+    """The data itself, or the one split of a dictionary of splits; ``prefix`` and a split's name select that split."""
+    if not isinstance(data, dict):
+        return data
+    if len(data) != 1:
+        raise InputError(
+            f"{where} has {len(data)} splits; give one of {', '.join(prefix + str(name) for name in data)}"
+        )
+    return next(iter(data.values()))
+
+
+def numbered(rows: Iterable[Row]) -> Rows:
+    """Rows with their places."""
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", row
+
+
+def decoded(content: bytes, where: str) -> str:
+    """Bytes as text, without the byte order mark that some editors write first."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # error.object lacks the mark, as do its positions.
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{where}, line {line}: not valid UTF-8 (byte {error.object[error.start]:#04x})") from None
+
+
+def parsed(text: str, where: str) -> Any:
+    """The JSON value of a text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
+        raise InputError(f"{where}: not valid JSON: {error.msg} ({place})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, or its type where it has none."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+READERS: dict[str, Callable[[bytes, str], Rows]] = {
+    ".jsonl": json_line_rows,
+    ".json": json_rows,
+    ".csv": csv_rows,
+    ".parquet": parquet_rows,
+}

@@ -1,0 +1,86 @@
+"""One validated record type for every benchmark row, whatever file it came from."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from unlearn_pl.errors import InputError
+
+Kind = Literal["sc", "qa"]
+FIELDS = ("id", "input", "output", "task")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of a forget or retain set.
+
+    ``kind`` is ``sc`` (sentence completion, tests regurgitation) or ``qa`` (question, tests knowledge). In LUME it is
+    the end of the id without its last digit: ``...sc1``, ``...qa0`` to ``...qa4``.
+    """
+
+    id: str
+    input: str
+    output: str
+    task: str
+    kind: Kind
+
+    @property
+    def document_id(self) -> str:
+        """The id of the document this row was made from: ``12762334`` of ``12762334qa0``.
+
+        An id that does not end in its own kind and a digit names a document of one row.
+        """
+        return self.id[:-3] if kind_of_id(self.id) == self.kind else self.id
+
+    @property
+    def document(self) -> str:
+        """The text that was memorised: SemEval-2025 Task 4 joins input and output with one space."""
+        return f"{self.input} {self.output}"
+
+
+def record_from_row(row: dict[str, Any], where: str) -> Record:
+    """Check one row and make it a Record. ``where`` (``--data.forget: forget.jsonl, line 3``) opens every message.
+
+    A field ``kind`` that is present and not None counts before the end of the id. Further fields are ignored.
+    Raises InputError on a missing field, a value that is not text, an empty id, input, answer or task, or a kind that
+    is neither given nor readable from the id.
+    """
+    texts = {field: text_field(row, field, where, FIELDS) for field in FIELDS}
+    kind = row["kind"] if row.get("kind") is not None else kind_of_id(texts["id"])
+    if kind is None:
+        raise InputError(
+            f"{where}: no kind: give a field 'kind' (sc or qa) or an id like 12sc1, got id {texts['id']!r:.80}"
+        )
+    if kind not in ("sc", "qa"):
+        raise InputError(f"{where}: field 'kind' must be sc or qa, got {kind!r:.60}")
+    return Record(**texts, kind=cast(Kind, kind))
+
+
+def text_field(row: dict[str, Any], field: str, where: str, needed: tuple[str, ...]) -> str:
+    """The value of one field of a row, checked to be text that is not blank and can be written as UTF-8."""
+    value = row.get(field)
+    if value is None:
+        raise InputError(f"{where}: field '{field}' is missing; a row needs {', '.join(needed)}; it has {some_of(row)}")
+    if not isinstance(value, str):
+        raise InputError(f"{where}: field '{field}' must be text, got {type(value).__name__} {value!r:.60}")
+    if not value.strip():
+        raise InputError(f"{where}: field '{field}' is empty")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        bad = value[error.start]
+        raise InputError(
+            f"{where}: field '{field}' holds half of a surrogate pair ({bad!r}), not a character"
+        ) from None
+    return value
+
+
+def some_of(names: dict[str, Any]) -> str:
+    """The first dozen keys in a message, since a transposed file has thousands."""
+    shown = ", ".join(str(name) for name in list(names)[:12]) or "nothing"
+    return shown if len(names) <= 12 else f"{shown} and {len(names) - 12} more"
+
+
+def kind_of_id(row_id: str) -> str | None:
+    """The two letters before the last digit of a LUME id, None if they name no kind or no document id precedes them."""
+    kind = row_id[-3:-1]
+    return kind if len(row_id) > 3 and kind in ("sc", "qa") and row_id[-1:] in "0123456789" else None

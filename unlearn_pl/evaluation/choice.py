@@ -1,0 +1,192 @@
+"""Multiple choice in the MMLU layout: k-shot prompts, answered by the letter with the highest logit.
+
+Hendrycks et al. 2021 (arXiv 2009.03300). The prompt is that of their code, which the official evaluation uses through
+open-instruct: five shots, and the mean over all questions.
+"""
+
+import csv
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.forward import device_of, evaluating, last_logits, left_padded, position_limit
+from unlearn_pl.evaluation.ranks import Progress, length_sorted_batches, map_batches
+
+LETTERS = "ABCD"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Multiple-choice questions, which show what the model still knows beside the two sets."""
+
+    folder: str | None = None
+    """Folder with `test/<subject>_test.csv` and, for the shots, `dev/<subject>_dev.csv`: no header, six columns
+    (question, four options, letter). Without it there is no accuracy and no aggregate."""
+    shots: int = 5
+    """Solved questions of the same subject before each question; at least 0."""
+    limit: int | None = None
+    """Only the first questions of each subject; at least 1. All without it."""
+    batch_size: int = 16
+    """Questions answered together; at least 1."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("shots", 0), ("limit", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--choice.{name}: must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with four options; ``answer`` is the letter of the right one."""
+
+    text: str
+    options: tuple[str, str, str, str]
+    answer: str
+
+    def block(self, solved: bool) -> str:
+        """The question as a prompt shows it, with its answer and an empty line if ``solved``."""
+        options = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True))
+        return f"{self.text}{options}\nAnswer:" + (f" {self.answer}\n\n" if solved else "")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The questions of one subject and the solved ones that go before each of them."""
+
+    name: str
+    shots: tuple[Question, ...]
+    questions: tuple[Question, ...]
+
+    def prompt(self, question: Question, shots: int) -> str:
+        """The prompt with the first ``shots`` solved questions; it ends in ``Answer:``."""
+        # The two spaces after "about" are those of the original code.
+        head = f"The following are multiple choice questions (with answers) about  {self.name.replace('_', ' ')}.\n\n"
+        return head + "".join(shot.block(solved=True) for shot in self.shots[:shots]) + question.block(solved=False)
+
+
+def read_subjects(choice: Choice) -> list[Subject]:
+    """The subjects in a folder of the MMLU layout, in order of their names; none if no folder is given.
+
+    Raises InputError if there is no subject, a row is malformed, or a subject has too few questions for the shots.
+    """
+    if choice.folder is None:
+        return []
+    folder = Path(choice.folder).expanduser()
+    files = sorted((folder / "test").glob("*_test.csv"))
+    if not files:
+        raise InputError(f"--choice.folder: {folder} must hold test/<subject>_test.csv files, found none")
+    subjects = []
+    for path in files:
+        name = path.name.removesuffix("_test.csv")
+        shots: list[Question] = []
+        if choice.shots:
+            solved = folder / "dev" / f"{name}_dev.csv"
+            shots = read_questions(solved)[: choice.shots]
+            if len(shots) < choice.shots:
+                raise InputError(f"--choice.shots: {solved} has only {len(shots)} questions, got {choice.shots}")
+        subjects.append(Subject(name, tuple(shots), tuple(read_questions(path)[: choice.limit])))
+    return subjects
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The rows of one CSV file. Raises InputError, with file and row, if one is not five texts and a letter."""
+    questions = []
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for number, row in enumerate(csv.reader(stream, strict=True), start=1):
+                questions.append(_question(row, f"--choice.folder: {path}, row {number}"))
+    except OSError as error:
+        raise InputError(f"--choice.folder: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--choice.folder: {path} is not UTF-8: {error}") from error
+    except csv.Error as error:
+        raise InputError(f"--choice.folder: {path}, row {len(questions) + 1}: not CSV: {error}") from error
+    if not questions:
+        raise InputError(f"--choice.folder: {path} is empty")
+    return questions
+
+
+def _question(row: list[str], where: str) -> Question:
+    if len(row) != 6:
+        raise InputError(f"{where}: six columns are needed (question, four options, letter), got {len(row)}")
+    if empty := [number for number, cell in enumerate(row, start=1) if not cell.strip()]:
+        raise InputError(f"{where}: column {empty[0]} is empty")
+    if row[5].strip() not in tuple(LETTERS):
+        raise InputError(f"{where}: the last column must be one of A, B, C, D, got {row[5]!r:.40}")
+    return Question(row[0], (row[1], row[2], row[3], row[4]), row[5].strip())
+
+
+def answer_choices(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    subjects: Sequence[Subject],
+    choice: Choice,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Accuracies in [0, 1]: ``average`` over all questions (the official one), ``macro`` over subjects, ``subjects``
+    each; ``questions``, how many there were, and ``shortened``, how many did not fit with all their shots and were
+    asked with fewer.
+    """
+    letters = letter_ids(tokenizer)
+    asked = [(subject, question) for subject in subjects for question in subject.questions]
+    fitted = [fitting_prompt(model, tokenizer, subject, question) for subject, question in asked]
+    rows = [row for row, _ in fitted]
+    with evaluating(model):
+        batches = length_sorted_batches([len(row) for row in rows], choice.batch_size)
+        chosen = map_batches(
+            batches, functools.partial(_chosen_letters, model, rows, letters), progress, "choice, questions"
+        )
+    right: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    for (subject, question), letter in zip(asked, chosen, strict=True):
+        right[subject.name].append(float(letter == question.answer))
+    return {
+        "average": fmean(value for values in right.values() for value in values),
+        "macro": fmean(fmean(values) for values in right.values()),
+        "subjects": {name: fmean(values) for name, values in right.items()},
+        "questions": len(asked),
+        "shortened": sum(used < len(subject.shots) for (_, used), (subject, _) in zip(fitted, asked, strict=True)),
+    }
+
+
+def letter_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The last token of " A", " B", " C", " D". Raises InputError if they are not four different tokens."""
+    ids = [tokenizer.encode(f" {letter}", add_special_tokens=False)[-1] for letter in LETTERS]
+    if len(set(ids)) < len(LETTERS):
+        raise InputError(
+            f"--choice.folder: this tokenizer does not tell the letters A, B, C, D apart (last tokens {ids})"
+        )
+    return ids
+
+
+def fitting_prompt(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, subject: Subject, question: Question
+) -> tuple[list[int], int]:
+    """Token ids of the prompt and its number of shots: all, or as many as the model's positions hold.
+
+    Raises InputError if not even the bare question fits.
+    """
+    positions = position_limit(model)
+    for shots in range(len(subject.shots), -1, -1):
+        row = list(tokenizer(subject.prompt(question, shots)).input_ids)
+        if positions is None or len(row) <= positions:
+            return row, shots
+    raise InputError(
+        f"--choice.folder: the model has {positions} positions, a question of {subject.name} has {len(row)} tokens: "
+        f"{question.text!r:.60}"
+    )
+
+
+def _chosen_letters(
+    model: nn.Module, rows: Sequence[Sequence[int]], letters: list[int], batch: Sequence[int]
+) -> list[str]:
+    ids, mask, positions = left_padded([rows[index] for index in batch], device_of(model))
+    logits, _ = last_logits(model, ids, mask, positions)
+    return [LETTERS[place] for place in logits[:, letters].float().argmax(dim=-1).tolist()]

@@ -1,0 +1,1 @@
+"""Merging LoRA adapters of one base model."""

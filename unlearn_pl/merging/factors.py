@@ -1,0 +1,85 @@
+"""Low-rank weight deltas B A, measured from their factors alone: the dense matrix is never built."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unlearn_pl.errors import InputError
+
+# "...q_proj.lora_A.weight" in a file, "...q_proj.lora_A.default.weight" in a model.
+FACTOR_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight")
+
+
+class Factors(NamedTuple):
+    """The two factors of one module's delta."""
+
+    a: Tensor
+    """[rank, in]"""
+    b: Tensor
+    """[out, rank]"""
+
+
+def factors_of(state: Mapping[str, Tensor], where: str = "adapter") -> dict[str, Factors]:
+    """The tensors of an adapter by module name. ``where`` opens every message.
+
+    Raises InputError for a tensor that is no factor of a linear layer, a factor without its partner, and factors that
+    do not fit each other.
+    """
+    sides: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        match = FACTOR_NAME.fullmatch(name)
+        if match is None or value.dim() != 2:
+            raise InputError(
+                f"{where}: tensor {name} {tuple(value.shape)} is not a LoRA factor of a linear layer "
+                "(MODULE.lora_A.weight or MODULE.lora_B.weight, two dimensions)"
+            )
+        sides.setdefault(match["module"], {})[match["side"]] = value
+    if not sides:
+        raise InputError(f"{where}: holds no LoRA factors")
+    pairs = {}
+    for module, found in sorted(sides.items()):
+        if len(found) < 2:
+            raise InputError(f"{where}: {module} has lora_{next(iter(found))} but not its partner")
+        pair = pairs[module] = Factors(found["A"], found["B"])
+        if pair.a.shape[0] != pair.b.shape[1]:
+            raise InputError(f"{where}: {module} has factors of ranks {pair.a.shape[0]} (A) and {pair.b.shape[1]} (B)")
+    return pairs
+
+
+def inner(x: Factors, y: Factors) -> Tensor:
+    """Frobenius inner product of two deltas [out, in] as a float64 scalar: <B1 A1, B2 A2> = sum((B1'B2) * (A1 A2'))."""
+    return ((x.b.double().T @ y.b.double()) * (x.a.double() @ y.a.double().T)).sum()
+
+
+def delta_norm(adapter: Mapping[str, Factors], scaling: Mapping[str, float]) -> float:
+    """Frobenius norm over all modules of ``scaling * B A``."""
+    total = sum(scaling[module] ** 2 * inner(pair, pair).item() for module, pair in adapter.items())
+    return max(total, 0.0) ** 0.5
+
+
+def sign_conflict(x: Mapping[str, Factors], y: Mapping[str, Factors]) -> float:
+    """Share in [0, 1] of the factor entries, not zero in either adapter, whose signs differ; 0 if there are none."""
+    conflicts = entries = 0
+    for one, other in _paired(x, y):
+        for left, right in zip(one, other, strict=True):
+            product = left.sign() * right.sign()
+            conflicts += int((product < 0).sum())
+            entries += int((product != 0).sum())
+    return conflicts / max(entries, 1)
+
+
+def shared_start(x: Mapping[str, Factors], y: Mapping[str, Factors]) -> float:
+    """Mean over the modules of the cosine between the A factors, in [-1, 1]: near 1 if both began from the same A."""
+    cosines = [
+        torch.nn.functional.cosine_similarity(one.a.double().flatten(), other.a.double().flatten(), dim=0)
+        for one, other in _paired(x, y)
+    ]
+    return torch.stack(cosines).mean().item()
+
+
+def _paired(x: Mapping[str, Factors], y: Mapping[str, Factors]) -> Iterator[tuple[Factors, Factors]]:
+    assert x.keys() == y.keys()
+    return ((x[module], y[module]) for module in x)

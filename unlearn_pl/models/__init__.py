@@ -1,0 +1,1 @@
+"""Base models, their forward pass and LoRA adapters."""

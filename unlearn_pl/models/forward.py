@@ -1,0 +1,42 @@
+"""A causal language model taken apart: the transformer body, and the vocabulary head only where it is asked for."""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from unlearn_pl.errors import InputError
+
+
+def causal_model(model: nn.Module) -> PreTrainedModel:
+    """The Hugging Face model inside a PEFT wrapper (its linear layers carry the adapters), or ``model`` itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
+
+
+def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """[B, T, H] final hidden states, after the last norm, of ``input_ids`` [B, T]."""
+    body = causal_model(model).base_model
+    return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+
+def vocabulary_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """[..., V] logits of hidden states [..., H]."""
+    return causal_model(model).get_output_embeddings()(hidden)
+
+
+@torch.no_grad()
+def check_head(model: nn.Module) -> None:
+    """Compare body and head with the model's own forward on a few tokens.
+
+    Some architectures scale or cap their logits after the head; training them through ``vocabulary_logits`` would
+    optimise something else, so they are refused. Raises InputError.
+    """
+    causal = causal_model(model)
+    device = causal.get_input_embeddings().weight.device
+    input_ids = torch.arange(4, device=device)[None]
+    apart = vocabulary_logits(model, hidden_states(model, input_ids))
+    whole = causal(input_ids=input_ids, use_cache=False).logits
+    if not torch.allclose(apart.float(), whole.float(), rtol=1e-3, atol=1e-3):
+        raise InputError(
+            f"model: {type(causal).__name__} changes its logits after the vocabulary head (soft-capping or scaling), "
+            "which is not supported"
+        )

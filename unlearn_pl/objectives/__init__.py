@@ -1,0 +1,1 @@
+"""Loss terms over lazy forward passes: pure functions of tensors."""

@@ -1,0 +1,59 @@
+"""Terms that make the model forget: they read the forget rows of a micro-batch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from unlearn_pl.errors import InputError
+from unlearn_pl.objectives.base import Objective, Reduction, reduce_nll
+from unlearn_pl.objectives.passes import Passes, PassName, Positions
+
+
+@dataclass(frozen=True)
+class NPO(Objective):
+    """Negative Preference Optimization (Zhang et al. 2024, arXiv 2404.05868, equation 3).
+
+    ``-(2 / beta) * log sigmoid(beta * (NLL - NLL_ref))``, the mean over rows. At the base model it is
+    ``(2 / beta) * ln 2``; its gradient is that of gradient ascent times ``2 sigmoid(-beta * (NLL - NLL_ref))``, so it
+    fades as a row is forgotten.
+    """
+
+    weight: float = 1.0
+    """Factor of this term in the loss."""
+    beta: float = 0.1
+    """How fast the term saturates, per nat; above 0."""
+    reduction: Reduction = "sequence_sum"
+    """What NLL means: `sequence_sum` (the NPO paper), `sequence_mean` (length-normalised), or `batch_mean`, one token
+    mean for the micro-batch, as the released ZJUKLAB code has it: it depends on the batch layout and hardly
+    saturates on long answers."""
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise InputError(f"NPO beta: must be above 0, got {self.beta}")
+
+    @property
+    def asks(self) -> Mapping[PassName, Positions]:
+        return {"forget": "answer", "forget_ref": "answer"}
+
+    def __call__(self, passes: Passes) -> Tensor:
+        policy, reference = (reduce_nll(answers, self.reduction) for answers in (passes.forget, passes.forget_ref))
+        return -(2 / self.beta) * F.logsigmoid(self.beta * (policy - reference)).mean()
+
+
+@dataclass(frozen=True)
+class GradAscent(Objective):
+    """Gradient ascent: minus the NLL of the forget answers (Jang et al. 2023, arXiv 2210.01504). Unbounded below."""
+
+    weight: float = 1.0
+    """Factor of this term in the loss."""
+    reduction: Reduction = "batch_mean"
+    """What NLL means: `sequence_sum`, `sequence_mean`, or `batch_mean`, the token mean over the micro-batch."""
+
+    @property
+    def asks(self) -> Mapping[PassName, Positions]:
+        return {"forget": "answer"}
+
+    def __call__(self, passes: Passes) -> Tensor:
+        return -reduce_nll(passes.forget, self.reduction).mean()

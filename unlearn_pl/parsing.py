@@ -1,0 +1,160 @@
+"""The argument parser behind every command: a mistake is one line that names the argument, what was allowed and what
+came, and exit code 2."""
+
+import difflib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+# docstrings under dataclass fields become --help; ${trainer.default_root_dir} in a config needs no `fit.` before it
+set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
+
+
+class ShortErrors:
+    """Mixed into a parser: errors without usage, with what was allowed and the nearest known name.
+
+    ``classes`` are those that a config names by class: argument -> classes.
+    """
+
+    classes: dict[str, tuple[type, ...]] = {}
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        known = known_keys(self)  # type: ignore[arg-type]
+        print(f"unlearn-pl: error: {explain(message, sys.argv[1:], known, self.classes)}", file=sys.stderr)
+        sys.exit(2)
+
+
+class Parser(ShortErrors, ArgumentParser):
+    """The parser of the commands that are plain functions."""
+
+
+def parse_function(function: Callable[..., None], args: list[str], verb: str) -> None:
+    """Parse ``args`` against the signature of ``function`` and call it. ``--config FILE`` gives arguments from a YAML
+    file; a first argument without dashes is such a file."""
+    parser = Parser(prog=f"unlearn-pl {verb}", description=inspect.getdoc(function))
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
+    parser.add_function_arguments(function, as_group=False, sub_configs=True)
+    if args and not args[0].startswith("-"):
+        args = ["--config", *args]
+    lists = [name for name, value in inspect.signature(function).parameters.items() if "list[" in str(value.annotation)]
+    config = parser.instantiate_classes(parser.parse_args(join_lists(args, lists)))
+    function(**{key: value for key, value in config.items() if key != "config"})
+
+
+def join_lists(args: list[str], lists: Iterable[str]) -> list[str]:
+    """``--weights 1 1`` as ``--weights=["1", "1"]``, the form jsonargparse takes, for the arguments named in ``lists``;
+    and ``--save-model`` as ``--save_model``."""
+    joined: list[str] = []
+    values: list[str] | None = None
+    for arg in args:
+        if re.match(r"--[a-z]", arg):
+            flag, equals, value = arg.partition("=")
+            flag = flag.replace("-", "_").replace("__", "--", 1)
+            values = [] if flag[2:] in lists and not equals else None
+            joined.append(f"{flag}{equals}{value}")
+            head = flag
+        elif values is not None and not arg.startswith("["):
+            values.append(arg)
+            joined[-1] = f"{head}=[{', '.join(map(list_item, values))}]"
+        else:
+            joined.append(arg)
+    return joined
+
+
+def list_item(text: str) -> str:
+    """A value within a YAML list: numbers as they are, anything else quoted."""
+    return text if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) else json.dumps(text)
+
+
+def known_keys(parser: ArgumentParser) -> list[str]:
+    """Every argument that ``parser`` and its subcommands take, dots included."""
+    keys = []
+    for action in parser._actions:
+        for child in (action.choices or {}).values() if isinstance(action.choices, dict) else ():
+            keys += known_keys(child)
+        keys.append(action.dest)
+    return [key for key in dict.fromkeys(keys) if key not in ("help", "subcommand") and not key.endswith(".help")]
+
+
+def explain(message: str, args: list[str], known: list[str], classes: dict[str, tuple[type, ...]]) -> str:
+    """What a jsonargparse ``message`` about ``args`` means, in one line."""
+    message = message.strip()
+    if match := re.match(r"unrecognized arguments: -*(\S+?)(?:=.*)?$", message, re.IGNORECASE):
+        return f"--{match[1]}: no such argument{guess(match[1], known)}"
+    if match := re.match(r"Option '([^']+)' is not accepted", message):
+        place, path = locate(match[1], args)
+        options = options_below(path, classes)
+        takes = "".join(f"; {name} takes {', '.join(names)}" for name, names in options.items())
+        near = guess(match[1], [name for names in options.values() for name in names])
+        return f"{place}: no option '{match[1]}'{near}{takes}"
+    if match := re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL):
+        place, path = locate(match[1], args)
+        return f"{place}: {cause(match[2], path, classes)}"
+    return re.sub(r"\s*\n\s*", " ", message)
+
+
+def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
+    """The reason why a value was refused, in words."""
+    named = [kind.__name__ for key, kinds in classes.items() if path.startswith(key) for kind in kinds]
+    if match := re.search(r"Expected a dot import path string: (\S+)", reason):
+        return f"no class {match[1]}{guess(match[1], named)}; the classes are {', '.join(named)}, or an import path"
+    if "is abstract" in reason:
+        return f"a new slot needs a class first: one of {', '.join(named)}"
+    got = re.search(r"(?:Got value|Given value): (.*)", reason)
+    allowed = re.search(r"Subtypes: \[(.*)\]", reason) or re.search(r"Expected an? (.*?)(?:\. Got value|$)", reason)
+    if got and allowed:
+        return f"must be {plain_types(allowed[1])}, got {got[1]}"
+    return re.sub(r"\s*\n\s*", " ", reason)
+
+
+def plain_types(text: str) -> str:
+    """``<class 'int'>, typing.Literal['epoch']`` as ``int or 'epoch'``."""
+    text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text).replace("NoneType", "null")
+    if match := re.fullmatch(r"typing\.Literal\[(.*)\]", text):
+        return f"one of {match[1]}"
+    text = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", text)
+    return " or ".join(part.strip() for part in re.split(r",(?![^\[]*\])", text))
+
+
+def locate(key: str, args: Iterable[str]) -> tuple[str, str]:
+    """Where the user wrote ``key`` (the flag, or the line of a config file), and its whole dotted path if known."""
+    args = list(args)
+    files = [after for flag, after in zip(args, args[1:], strict=False) if flag in ("--config", "-c")]
+    files += [arg.split("=", 1)[1] for arg in args if arg.startswith(("--config=", "-c="))]
+    for arg in args:
+        flag = arg.split("=", 1)[0].lstrip("-").rstrip("+")
+        if arg.startswith("--") and (flag == key or flag.endswith(f".{key}")):
+            return f"--{flag}", flag
+    for file in files:
+        path = Path(file)
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        for number, line in enumerate(lines, 1):
+            if re.search(rf"\b{re.escape(key.rsplit('.', 1)[-1])}\s*:", line):
+                return f"{file}, line {number}: {key}", key
+    return f"--{key}", key
+
+
+def options_below(path: str, classes: dict[str, tuple[type, ...]]) -> dict[str, list[str]]:
+    """Class -> options, of the classes that may stand at ``path``; of all classes if only the last name is known."""
+    chosen = [kind for key, kinds in classes.items() if path.startswith(key) or "." not in path for kind in kinds]
+    return {kind.__name__: options_of(kind) for kind in chosen}
+
+
+def options_of(kind: type) -> list[str]:
+    """The options that a class takes."""
+    if is_dataclass(kind):
+        return [field.name for field in fields(kind)]
+    return list(inspect.signature(kind).parameters)
+
+
+def guess(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean X?)`` if one of ``known`` is near, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""

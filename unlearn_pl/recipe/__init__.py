@@ -1,0 +1,1 @@
+"""The whole pipeline as stages: prepare, fit twice, merge, evaluate, report."""

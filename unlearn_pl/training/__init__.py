@@ -1,0 +1,1 @@
+"""The unlearning module and the passes its objectives read."""
