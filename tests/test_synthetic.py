@@ -1,5 +1,6 @@
 """The synthetic benchmark: its rows, what its splits do not share, its questions, and that its seed decides it all."""
 
+import calendar
 import csv
 import json
 import re
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from unlearn_pl.data.readers import read_documents, read_split
 from unlearn_pl.data.records import record_from_row
-from unlearn_pl.data.synthetic.benchmark import Benchmark, Synthetic, invent_benchmark, write_benchmark
+from unlearn_pl.data.synthetic.benchmark import Benchmark, Synthetic, invent_benchmark, tokenizer_texts, write_benchmark
 from unlearn_pl.data.synthetic.documents import MONTHS, WEEKDAYS, Document
 from unlearn_pl.data.synthetic.inventor import STREETS
 from unlearn_pl.errors import InputError
@@ -126,24 +127,28 @@ def test_letters_are_balanced_and_options_differ(seed: int, questions: int) -> N
         assert all(len(set(question.options)) == 4 for question in (*subject.dev, *subject.test))
 
 
-def test_the_right_option_of_a_sum_is_the_sum() -> None:
-    arithmetic = invent_benchmark(Synthetic()).subjects[2]
-    for question in (*arithmetic.dev, *arithmetic.test):
-        left, right = map(int, re.findall(r"\d+", question.text))
-        assert question.options["ABCD".index(question.letter)] == str(left + right)
+def test_the_lettered_option_is_the_right_one() -> None:
+    """Checked where the calendar of the standard library knows the answer."""
+    for seed in range(5):
+        successors = invent_benchmark(Synthetic(seed, 1, 1, questions=40)).subjects[3]
+        after = {question.text: question.options["ABCD".index(question.letter)] for question in successors.test}
+        for names in (list(calendar.month_name)[1:], list(calendar.day_name)):
+            for name, following in zip(names, [*names[1:], names[0]], strict=True):
+                assert after.get(f"What comes right after {name}?", following) == following
+        assert sum(text.endswith("day?") for text in after) > 0
 
 
-def test_knowledge_has_every_question_once_in_prompts_of_zero_to_five_examples_as_the_evaluator_asks(
+def test_knowledge_has_every_question_the_asked_times_in_the_form_of_the_evaluator(
     tmp_path: Path,
 ) -> None:
-    """With 16 test questions and 5 dev questions a subject has 21 = 6 + 5 + 4 + 3 + 2 + 1, so six prompts."""
+    """With 16 test questions and 5 dev questions a subject has 21 = 6 + 6 + 6 + 3, so four prompts."""
     write_benchmark(tmp_path / "b", Synthetic(questions=16, times_taught=2))
     taught = read_documents(str(tmp_path / "b" / "knowledge.jsonl"), "--knowledge")
     subjects = read_subjects(Choice(folder=str(tmp_path / "b" / "mmlu")))
-    assert len(taught) == len(subjects) * 6 * 2
+    assert len(taught) == len(subjects) * 4 * 2
     for subject in subjects:
         texts = [text for text in taught if text.startswith(subject.prompt(subject.questions[0], 0).split("\n")[0])]
-        assert Counter(text.count("Answer:") for text in texts) == dict.fromkeys(range(1, 7), 2)
+        assert Counter(text.count("Answer:") for text in texts) == {6: 6, 3: 2}
         for question in subject.questions:
             solved = question.block(solved=True).rstrip("\n")
             assert sum(text.count(solved) for text in texts) == 2
@@ -152,7 +157,7 @@ def test_knowledge_has_every_question_once_in_prompts_of_zero_to_five_examples_a
 def test_the_files_have_the_promised_layout(tmp_path: Path) -> None:
     folder = tmp_path / "synthetic"
     write_benchmark(folder, SMALL)
-    subjects = ("capital_cities", "colours", "elementary_arithmetic", "opposites")
+    subjects = ("capital_cities", "colours", "opposites", "successors")
     assert files_of(folder).keys() == {
         "forget.jsonl", "retain.jsonl", "knowledge.jsonl", "membership/member.jsonl", "membership/nonmember.jsonl",
         *(f"mmlu/dev/{name}_dev.csv" for name in subjects), *(f"mmlu/test/{name}_test.csv" for name in subjects),
@@ -182,6 +187,19 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_world(tmp_p
     assert all(one[name] != other[name] for name in one)
     ids = [{json.loads(line)["id"] for line in files["forget.jsonl"].splitlines()} for files in (one, other)]
     assert not ids[0] & ids[1]
+
+
+@pytest.mark.parametrize("seed", [0, 41, 42])
+def test_the_texts_for_a_tokenizer_hold_the_knowledge_but_no_name_of_the_benchmark(seed: int) -> None:
+    """Worlds are drawn from the same syllables, so single names may meet; whole persons and texts do not."""
+    options = Synthetic(seed)
+    benchmark, texts = invent_benchmark(options), tokenizer_texts(options)
+    assert set(benchmark.knowledge) <= set(texts)
+    assert not {document.text for document in documents_of(benchmark)} & set(texts)
+    persons = {
+        " ".join(document.prompt.split()[:2]) for document in documents_of(benchmark) if document.task != "Task1"
+    }
+    assert not any(person in text for person in persons for text in texts)
 
 
 def test_the_largest_benchmark_does_not_run_out_of_names() -> None:

@@ -8,14 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from unlearn_pl.data.synthetic.benchmark import Synthetic, invent_benchmark
+from unlearn_pl.data.synthetic.benchmark import Synthetic, tokenizer_texts
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.load import load_base, load_tokenizer
 from unlearn_pl.models.tiny import TinyModel, build_tiny, train_tokenizer
 
-TEXTS = [document.text for document in invent_benchmark(Synthetic()).forget] + list(
-    invent_benchmark(Synthetic()).knowledge
-)
+TEXTS = tokenizer_texts(Synthetic())
 SMALL = TinyModel(vocabulary=512, hidden=32, layers=2, heads=4, intermediate=64)
 
 
@@ -47,11 +45,11 @@ def test_eos_is_also_the_pad_token_and_neither_is_the_padding_index_of_the_model
 
 
 def test_the_default_has_about_two_million_weights() -> None:
-    """A block has 4 x 192 x 192 attention and 3 x 192 x 512 feed-forward weights and 2 x 192 norms, 442,752 in all; four
-    blocks, 1024 x 192 embeddings (which are the head as well) and the last norm make 1,967,808."""
+    """A block has 4 x 192 x 192 attention and 3 x 192 x 512 feed-forward weights and 2 x 192 norms: 442,752. Four
+    blocks, 2048 x 192 embeddings (which are the head as well) and the last norm make 2,164,416."""
     model, tokenizer = build_tiny(TEXTS, TinyModel())
-    assert len(tokenizer) == 1024
-    assert sum(weight.numel() for weight in model.parameters()) == 4 * 442_752 + 1024 * 192 + 192 == 1_967_808
+    assert len(tokenizer) == 2048
+    assert sum(weight.numel() for weight in model.parameters()) == 4 * 442_752 + 2048 * 192 + 192 == 2_164_416
 
 
 def test_an_untied_head_has_its_own_weights() -> None:
@@ -59,6 +57,12 @@ def test_an_untied_head_has_its_own_weights() -> None:
     untied, tokenizer = build_tiny(TEXTS, TinyModel(**{**vars(SMALL), "tie_embeddings": False}))
     assert tied.lm_head.weight is tied.model.embed_tokens.weight
     assert untied.num_parameters() - tied.num_parameters() == len(tokenizer) * SMALL.hidden
+
+
+def test_initial_weights_have_the_asked_spread() -> None:
+    """The spread of 512 x 32 normal numbers is the asked one within its standard error, 1 / sqrt(2 x 16384)."""
+    model, _ = build_tiny(TEXTS, TinyModel(**{**vars(SMALL), "initializer_range": 0.3}))
+    assert float(model.get_input_embeddings().weight.detach().std()) == pytest.approx(0.3, rel=0.03)
 
 
 def test_the_seed_decides_the_weights_and_the_global_random_state_stays() -> None:
@@ -86,10 +90,11 @@ def test_a_saved_model_opens_like_any_other_and_gives_the_same_logits(tmp_path: 
     [
         ({"vocabulary": 256}, "vocabulary: must be at least 257, got 256"),
         ({"layers": 0}, "layers: must be at least 1, got 0"),
+        ({"initializer_range": 0.0}, r"initializer_range: must be above 0, got 0\.0"),
         ({"hidden": 30}, r"hidden: must be an even multiple of heads \(4\), got 30"),
         ({"hidden": 20}, r"hidden: must be an even multiple of heads \(4\), got 20"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(changes: dict[str, int], message: str) -> None:
+def test_sizes_that_do_not_fit_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_tiny(TEXTS, TinyModel(**{**vars(SMALL), **changes}))

@@ -1,5 +1,6 @@
 """The command table: verb -> what runs it. Imports are inside, so that --version and --help are quick."""
 
+import importlib
 import os
 import sys
 import traceback
@@ -14,6 +15,9 @@ VERBS = {
     "merge": "merge the adapters of one base model",
     "evaluate": "score a model, with or without an adapter",
 }
+
+# The verbs that are plain functions, by the module that has one of that name; the others are Lightning's.
+FUNCTIONS = {"run": "recipe.run", "merge": "commands.merge", "evaluate": "commands.evaluate"}
 
 
 def main() -> None:
@@ -60,19 +64,14 @@ def command(verb: str) -> Callable[[list[str]], None]:
     from unlearn_pl.console import quiet
 
     quiet()
-    if verb in ("fit", "validate", "test", "predict"):
+    if verb not in FUNCTIONS:
         from unlearn_pl import cli
 
         return lambda args: cli.main([verb, *args])
     from unlearn_pl.parsing import parse_function
 
-    if verb == "run":
-        from unlearn_pl.recipe.run import run as function
-    elif verb == "merge":
-        from unlearn_pl.commands.merge import merge as function
-    else:
-        from unlearn_pl.commands.evaluate import evaluate as function
-    return lambda args: parse_function(function, args, verb)
+    function = importlib.import_module(f"unlearn_pl.{FUNCTIONS[verb]}")
+    return lambda args: parse_function(getattr(function, verb), args, verb)
 
 
 def fail(message: str) -> None:

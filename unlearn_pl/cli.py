@@ -38,7 +38,7 @@ class SaveRunConfig(SaveConfigCallback):
     """Writes the resolved `config.yaml` into the run folder before the first step, and hands it to every logger."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs, save_to_log_dir=False)
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False)

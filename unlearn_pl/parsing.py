@@ -38,14 +38,20 @@ class Parser(ShortErrors, ArgumentParser):
 def parse_function(function: Callable[..., None], args: list[str], verb: str) -> None:
     """Parse ``args`` against the signature of ``function`` and call it. ``--config FILE`` gives arguments from a YAML
     file; a first argument without dashes is such a file."""
-    parser = Parser(prog=f"unlearn-pl {verb}", description=inspect.getdoc(function))
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
-    parser.add_function_arguments(function, as_group=False, sub_configs=True)
+    parser = function_parser(function, verb)
     if args and not args[0].startswith("-"):
         args = ["--config", *args]
     lists = [name for name, value in inspect.signature(function).parameters.items() if "list[" in str(value.annotation)]
     config = parser.instantiate_classes(parser.parse_args(join_lists(args, lists)))
     function(**{key: value for key, value in config.items() if key != "config"})
+
+
+def function_parser(function: Callable[..., None], verb: str) -> Parser:
+    """The parser of a command that is a plain function."""
+    parser = Parser(prog=f"unlearn-pl {verb}", description=inspect.getdoc(function))
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
+    parser.add_function_arguments(function, as_group=False, sub_configs=True)
+    return parser
 
 
 def join_lists(args: list[str], lists: Iterable[str]) -> list[str]:

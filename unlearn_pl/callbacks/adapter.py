@@ -15,7 +15,7 @@ class SaveAdapter(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             folder = adapter_folder(trainer)
-            save_adapter(pl_module.model, folder, **training_facts(trainer, pl_module))  # type: ignore[arg-type]
+            save_adapter(pl_module.model, folder, **training_facts(trainer, pl_module))
             rank_zero_info(f"adapter: {folder} (optimizer step {trainer.global_step})")
         trainer.strategy.barrier("save_adapter")
 

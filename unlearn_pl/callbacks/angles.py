@@ -1,6 +1,7 @@
 """AngleAnalysis: the angles between the directions that training takes before and after a pivot step."""
 
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -30,15 +31,14 @@ class AngleAnalysis(Callback):
         self.pivot = pivot
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        taken = [
-            step for callback in trainer.callbacks if isinstance(callback, WeightSnapshot) for step in callback.steps
-        ]  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        taken = [step for callback in callbacks if isinstance(callback, WeightSnapshot) for step in callback.steps]
         if self.pivot not in taken:
             raise InputError(
                 f"AngleAnalysis pivot: needs a WeightSnapshot of step {self.pivot} among the callbacks, got steps {taken}"
             )
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
         if trainer.global_step <= self.pivot:
@@ -46,7 +46,7 @@ class AngleAnalysis(Callback):
             return
         steps = (0, self.pivot, trainer.global_step)
         folders = [snapshot_folder(trainer, 0), snapshot_folder(trainer, self.pivot), adapter_folder(trainer)]
-        lora = pl_module.model.peft_config["default"]  # type: ignore[index, union-attr, operator]
+        lora = pl_module.model.peft_config["default"]
         report = angle_report([load_file(folder / WEIGHTS) for folder in folders], steps, lora.lora_alpha / lora.r)
         target = Path(trainer.default_root_dir) / "angles.json"
         write_json(target, report)

@@ -49,7 +49,7 @@ class WeightSnapshot(Callback):
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             folder = snapshot_folder(trainer, trainer.global_step)
-            save_adapter(pl_module.model, folder, **training_facts(trainer, pl_module))  # type: ignore[arg-type]
+            save_adapter(pl_module.model, folder, **training_facts(trainer, pl_module))
 
 
 def snapshot_folder(trainer: Trainer, step: int) -> Path:

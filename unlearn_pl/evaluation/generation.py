@@ -1,6 +1,5 @@
 """Batched greedy generation whose text is that of one row at a time."""
 
-import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +52,11 @@ def generate_greedy(
     Raises InputError if a prompt and its continuation may exceed the model's positions.
     """
     rows = encode_texts(model, tokenizer, prompts, "--generation.max_new_tokens: prompt", max_new_tokens)
-    compute = functools.partial(_continue_batch, model, rows, eos_ids(model, tokenizer), max_new_tokens)
+    ends = eos_ids(model, tokenizer)
+
+    def compute(batch: Sequence[int]) -> list[list[int]]:
+        return continue_batch(model, [rows[index] for index in batch], ends, max_new_tokens)
+
     with evaluating(model):
         batches = length_sorted_batches([len(row) for row in rows], batch_size)
         answers = map_batches(batches, compute, progress, "generation, rows")
@@ -84,14 +87,14 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) 
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=not is_bpe))
 
 
-def _continue_batch(
-    model: nn.Module, rows: Sequence[Sequence[int]], eos: frozenset[int], max_new_tokens: int, batch: Sequence[int]
+def continue_batch(
+    model: nn.Module, rows: Sequence[Sequence[int]], eos: frozenset[int], max_new_tokens: int
 ) -> list[list[int]]:
-    """New tokens of the rows in ``batch``; a row that the batch could have led astray is generated again alone."""
-    answers = continue_rows(model, [rows[index] for index in batch], eos, max_new_tokens)
-    for slot, index in enumerate(batch):
+    """New token ids of each row; a row that the others could have led astray is generated again alone."""
+    answers = continue_rows(model, rows, eos, max_new_tokens)
+    for slot, row in enumerate(rows):
         if answers[slot] is None:
-            answers[slot] = continue_rows(model, [rows[index]], eos, max_new_tokens)[0]
+            answers[slot] = continue_rows(model, [row], eos, max_new_tokens)[0]
     return [answer for answer in answers if answer is not None]
 
 

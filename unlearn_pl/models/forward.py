@@ -9,7 +9,7 @@ from unlearn_pl.errors import InputError
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model inside a PEFT wrapper (its linear layers carry the adapters), or ``model`` itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
@@ -47,6 +48,7 @@ def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False
 
 def _load(factory: type, name: str, **options: object):  # type: ignore[no-untyped-def]
     source, gguf = resolve(name)
+    transformers.utils.logging.disable_progress_bar()
     if gguf:
         options |= {"gguf_file": gguf}
     try:

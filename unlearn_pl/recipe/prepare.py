@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unlearn_pl.data.readers import read_documents, read_records, read_split
 from unlearn_pl.data.records import Record
-from unlearn_pl.data.synthetic.benchmark import Synthetic, write_benchmark
+from unlearn_pl.data.synthetic.benchmark import Synthetic, tokenizer_texts, write_benchmark
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, write_json_lines
 from unlearn_pl.models.load import load_base, load_tokenizer
@@ -41,6 +41,8 @@ class Prepare:
     def __post_init__(self) -> None:
         if (self.synthetic is None) == (self.subset is None):
             raise InputError("prepare: needs either 'synthetic' or 'subset'")
+        if self.tiny is not None and self.synthetic is None:
+            raise InputError("prepare: 'tiny' needs 'synthetic'; a model for real rows is given with --base")
         if self.memorise is None:
             raise InputError("prepare: needs 'memorise', how the model learns the rows")
 
@@ -98,7 +100,8 @@ def prepare_base(prepare: Prepare, base: str | None, seed: int, data: Path, fold
     taught = data / "knowledge.jsonl"
     knowledge = read_documents(str(taught), "prepare") if taught.is_file() else []
     if prepare.tiny is not None:
-        texts = [record.document for record in records] + knowledge
+        assert prepare.synthetic is not None
+        texts = tokenizer_texts(replace(prepare.synthetic, seed=seed))
         model, tokenizer = build_tiny(texts, replace(prepare.tiny, seed=seed))
     else:
         assert base is not None

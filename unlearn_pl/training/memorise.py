@@ -31,7 +31,9 @@ class Memorise:
     """How the memorising stage trains. The defaults suit SmolLM2-135M; a tiny model needs a far higher rate."""
 
     epochs: int = 14
-    """Times every text is shown."""
+    """Times every document is shown."""
+    row_repeats: int = 1
+    """Times every row is shown in each epoch, in different batches."""
     batch_size: int = 4
     """Texts an optimizer step."""
     learning_rate: float = 1.5e-4
@@ -70,6 +72,7 @@ def memorise(
     """
     check_options(options)
     encoded = encode_texts(tokenizer, records, documents, options.max_length)
+    encoded += encoded[: len(records)] * (options.row_repeats - 1)
     if not encoded:
         raise InputError("memorise: there is no row and no document to memorise")
     with isolate_rng():
@@ -148,7 +151,8 @@ class Memorisation(LightningModule):
         self.tokens += self._epoch_tokens
         self.seconds = time.perf_counter() - self._began
         limit, epoch, epochs = self.options.stop_at_loss, self.current_epoch + 1, self.options.epochs
-        self.trainer.should_stop = limit is not None and self.epoch_loss <= limit
+        if limit is not None and self.epoch_loss <= limit:
+            self.trainer.should_stop = True
         if epoch * LINES // epochs > (epoch - 1) * LINES // epochs or self.trainer.should_stop:
             self.report(
                 f"memorise: epoch {epoch} of {epochs}, loss {self.epoch_loss:.4f}, "
@@ -205,7 +209,7 @@ def encode_texts(
 
 def check_options(options: Memorise) -> None:
     """Raise InputError if a number is out of range."""
-    for name, least in (("epochs", 1), ("batch_size", 1), ("max_length", 2)):
+    for name, least in (("epochs", 1), ("row_repeats", 1), ("batch_size", 1), ("max_length", 2)):
         if getattr(options, name) < least:
             raise InputError(f"{name}: must be at least {least}, got {getattr(options, name)}")
     for name in ("learning_rate", "clip_norm"):

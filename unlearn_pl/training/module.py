@@ -13,12 +13,16 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.datamodule import PairBatch
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.forward import evaluating
+from unlearn_pl.evaluation.generation import Generation, continue_batch, decode_answer, eos_ids
 from unlearn_pl.models.forward import causal_model, check_head
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.training.passes import ModelPasses, asked_passes
 from unlearn_pl.training.schedule import Warmup, linear_schedule, warmup_steps
+
+NEW_TOKENS = Generation.max_new_tokens
 
 
 class UnlearningModule(LightningModule):
@@ -101,7 +105,7 @@ class UnlearningModule(LightningModule):
         )
         self.initial_factors = initial_factors_hash(self.model)
         if self.gradient_checkpointing:
-            causal_model(self.model).gradient_checkpointing_enable({"use_reentrant": False})
+            causal_model(self.model).activation_checkpointing_enable({"use_reentrant": False})
         self.model.train()  # from_pretrained leaves eval mode, in which Hugging Face skips gradient checkpointing
 
     def configure_optimizers(self) -> Any:
@@ -126,6 +130,20 @@ class UnlearningModule(LightningModule):
 
     def test_step(self, batch: PairBatch, batch_idx: int) -> None:
         self._loss(batch, "test")
+
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> list[dict[str, str]]:
+        """The greedy continuation of every prompt, as the rows were encoded: ``split``, ``id``, ``generated``."""
+        predicted = []
+        for split, rows in zip(PairBatch._fields, batch, strict=True):
+            starts = rows.answer_starts.tolist()
+            prompts = [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
+            with evaluating(self.model):
+                answers = continue_batch(self.model, prompts, eos_ids(self.model, self.tokenizer), NEW_TOKENS)
+            predicted += [
+                {"split": split, "id": name, "generated": decode_answer(self.tokenizer, answer)}
+                for name, answer in zip(rows.record_ids, answers, strict=True)
+            ]
+        return predicted
 
     def _loss(self, batch: PairBatch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:
         passes = ModelPasses(self.model, batch, self.asked, self.max_length)

@@ -16,6 +16,7 @@ from unlearn_pl.objectives.passes import IGNORED, Pass, PassName, Positions
 
 # Forget and retain rows share one forward unless that pads more than this over two forwards.
 FUSED_PADDING = 1.1
+SPLITS: tuple[tuple[PassName, PassName], ...] = (("forget", "forget_ref"), ("retain", "retain_ref"))
 
 
 def asked_passes(objectives: Iterable[Objective]) -> dict[PassName, Positions]:
@@ -24,9 +25,9 @@ def asked_passes(objectives: Iterable[Objective]) -> dict[PassName, Positions]:
     asked: dict[PassName, Positions] = {}
     for objective in objectives:
         asked |= {name: rule for name, rule in objective.asks.items() if asked.get(name) != "attended"}
-    for policy, base in (("forget", "forget_ref"), ("retain", "retain_ref")):
-        if "attended" in (asked.get(policy), asked.get(base)):
-            asked |= {name: "attended" for name in (policy, base) if name in asked}
+    for split in SPLITS:
+        if "attended" in (asked.get(name) for name in split):
+            asked |= {name: "attended" for name in split if name in asked}
     return asked
 
 

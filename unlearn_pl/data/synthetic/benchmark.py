@@ -82,21 +82,30 @@ def invent_benchmark(options: Synthetic) -> Benchmark:
     return Benchmark(forget, retain, nonmembers, subjects, knowledge)
 
 
+def tokenizer_texts(options: Synthetic) -> list[str]:
+    """Texts to train a tokenizer on: the knowledge of ``options``, and the documents and questions of another world.
+
+    Trained on the benchmark itself, a tokenizer would know the names of its members as whole words and spell those of
+    others: the membership attack would then measure the tokenizer.
+    """
+    world = invent_benchmark(Synthetic(seed=options.seed + 1, documents_per_task=50, nonmembers_per_task=1))
+    texts = [document.text for document in (*world.forget, *world.retain)]
+    texts += [f"{question} {answer}" for document in world.forget for question, answer in document.questions]
+    return texts + list(invent_benchmark(options).knowledge)
+
+
 def teach(subject: Subject, times: int, source: random.Random) -> list[str]:
     """Few-shot prompts in which every dev and test question is answered ``times`` times.
 
-    The questions, shuffled, are dealt to prompts of six, five, ..., one, six, ...; the last of each is the one asked,
-    after five to zero examples.
+    The questions, shuffled, are dealt to prompts of six (the last may be shorter), so that each prompt teaches its
+    questions after zero, one, ..., five examples; the examples change, since a model would learn the answer by them.
     """
     texts = []
     for _ in range(times):
-        questions = [*subject.dev, *subject.test]
-        source.shuffle(questions)
-        size = SHOTS + 1
-        while questions:
-            *examples, asked = questions[:size]
+        questions = source.sample((*subject.dev, *subject.test), len(subject.dev) + len(subject.test))
+        for start in range(0, len(questions), SHOTS + 1):
+            *examples, asked = questions[start : start + SHOTS + 1]
             texts.append(few_shot_text(subject.name, examples, asked))
-            questions, size = questions[size:], size - 1 or SHOTS + 1
     return texts
 
 

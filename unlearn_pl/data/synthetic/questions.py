@@ -1,5 +1,6 @@
 """Multiple-choice questions on simple facts, in the CSV layout and the few-shot prompt form of MMLU."""
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ a ripe strawberry red|a ripe tomato red|a ruby red|a sapphire blue|a snowman whi
 a sunflower yellow|a swan white|a tangerine orange|a violet purple|an aubergine purple|an egg yolk yellow|
 an emerald green|an orange orange|blood red|chalk white|charcoal black|grass green|lavender purple|milk white|
 salt white|snow white|soot black|spinach green
+"""
+CYCLES = """
+January February March April May June July August September October November December January
+Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday
+one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi
 """
 
 
@@ -100,12 +107,14 @@ def ask(text: str, answer: str, letter: str, answers: list[str], source: random.
     return Question(text, (options[0], options[1], options[2], options[3]), letter)
 
 
-def sums() -> list[tuple[str, str]]:
-    return [(f"What is {left} + {right}?", str(left + right)) for left in range(2, 13) for right in range(2, left + 1)]
-
-
 def capitals() -> list[tuple[str, str]]:
     return [(f"What is the capital of {country}?", city) for country, city in pairs(CAPITALS, at_first=True)]
+
+
+def successors() -> list[tuple[str, str]]:
+    cycles = [line.split() for line in CYCLES.strip().splitlines()]
+    steps = [(one, after) for cycle in cycles for one, after in itertools.pairwise(cycle)]
+    return [(f"What comes right after {one}?", after) for one, after in steps]
 
 
 def opposites() -> list[tuple[str, str]]:
@@ -126,7 +135,7 @@ def pairs(table: str, at_first: bool) -> list[tuple[str, str]]:
 FACTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "capital_cities": capitals,
     "colours": colours,
-    "elementary_arithmetic": sums,
     "opposites": opposites,
+    "successors": successors,
 }
 MOST_QUESTIONS = 45 - SHOTS

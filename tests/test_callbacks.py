@@ -1,0 +1,194 @@
+"""Callbacks under a real Trainer: what they save, when, and what they refuse."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning_runs import module, trainer, write_rows
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from unlearn_pl.callbacks.adapter import SaveAdapter
+from unlearn_pl.callbacks.angles import AngleAnalysis
+from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
+from unlearn_pl.callbacks.merge import MergeAfterFit
+from unlearn_pl.callbacks.predictions import WritePredictions
+from unlearn_pl.callbacks.progress import Throughput
+from unlearn_pl.callbacks.snapshot import WeightSnapshot
+from unlearn_pl.data.datamodule import ForgetRetainData
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.models.lora import adapter_state
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*is smaller than the logging")
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_rows(tmp_path_factory.mktemp("rows"), forget=7)
+
+
+class States(Callback):
+    """The adapter right after each optimizer step, taken in another hook than the snapshot's."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        self.states.setdefault(trainer.global_step, adapter_state(pl_module.model))
+
+
+def test_snapshots_hold_the_weights_right_after_their_step(
+    base_folder: str, rows: dict[str, str], tmp_path: Path
+) -> None:
+    """7 batches, accumulation 3: steps after batches 3, 6 and 7, so step 4 is the first of the second epoch."""
+    states = States()
+    callbacks = [WeightSnapshot(steps=[1, 3, 4]), states]
+    trainer(tmp_path, callbacks, accumulate_grad_batches=3).fit(module(base_folder), ForgetRetainData(**rows))
+    assert sorted(p.name for p in (tmp_path / "snapshots").iterdir()) == ["step_0", "step_1", "step_3", "step_4"]
+    for step in (1, 3, 4):
+        saved = load_file(tmp_path / f"snapshots/step_{step}" / WEIGHTS)
+        for name, value in states.states[step].items():
+            assert torch.equal(saved[name], value), (step, name)
+    first = load_file(tmp_path / "snapshots/step_0" / WEIGHTS)
+    assert not any(value.any() for name, value in first.items() if "lora_B" in name)
+
+
+def test_a_snapshot_step_that_is_never_reached_is_named(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no snapshot of step 165: training ended at optimizer step 3"):
+        trainer(tmp_path, [WeightSnapshot()], max_epochs=1, accumulate_grad_batches=3).fit(
+            module(base_folder), ForgetRetainData(**rows)
+        )
+
+
+def test_snapshot_steps_must_be_positive() -> None:
+    with pytest.raises(InputError, match="must be optimizer steps of at least 1, got"):
+        WeightSnapshot(steps=[0])
+
+
+def test_the_saved_adapter_opens_with_peft_and_gives_the_same_logits(
+    base_folder: str, rows: dict[str, str], tmp_path: Path, tiny_model: Callable[[], LlamaForCausalLM]
+) -> None:
+    trained = module(base_folder)
+    trainer(tmp_path, [SaveAdapter()]).fit(trained, ForgetRetainData(**rows))
+    folder = tmp_path / "adapter"
+    assert sorted(p.name for p in folder.iterdir()) == ["adapter_config.json", WEIGHTS, "unlearn_pl.json"]
+    opened = PeftModel.from_pretrained(tiny_model(), str(folder)).eval()
+    ids = torch.arange(20)[None]
+    expected = trained.model.eval()(input_ids=ids).logits
+    assert torch.equal(opened(input_ids=ids).logits, expected)
+    assert not torch.allclose(tiny_model()(input_ids=ids).logits, expected, atol=1e-3)
+    facts = json.loads((folder / "unlearn_pl.json").read_text())
+    assert facts["step"] == 14
+    assert len(facts["lora_init_sha256"]) == 64
+
+
+def test_angles_of_a_run(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    """The angle of both parts to the whole add up to the angle between them, in every layer and space."""
+    callbacks = [WeightSnapshot(steps=[5]), AngleAnalysis(pivot=5), SaveAdapter()]
+    trainer(tmp_path, callbacks).fit(module(base_folder), ForgetRetainData(**rows))
+    report = json.loads((tmp_path / "angles.json").read_text())
+    assert report["steps"] == [0, 5, 14]
+    groups = [report[space]["overall"] for space in ("factors", "delta")]
+    groups += [layer for space in ("factors", "delta") for layer in report[space]["layers"].values()]
+    assert len(groups) == 6
+    for group in groups:
+        angles = group["angles"]
+        assert angles["before_total"] + angles["after_total"] == pytest.approx(angles["before_after"], abs=1e-6)
+        assert 0 < angles["before_after"] < 180
+    assert (tmp_path / "angles.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_angles_without_their_snapshot_are_refused(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"needs a WeightSnapshot of step 9 among the callbacks, got steps \[5\]"):
+        trainer(tmp_path, [WeightSnapshot(steps=[5]), AngleAnalysis(pivot=9)]).fit(
+            module(base_folder), ForgetRetainData(**rows)
+        )
+
+
+def test_merge_after_fit_saves_adapter_and_model(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    trainer(tmp_path / "one", [SaveAdapter()]).fit(module(base_folder), ForgetRetainData(**rows))
+    merge = MergeAfterFit(str(tmp_path / "one/adapter"))
+    trainer(tmp_path / "two", [SaveAdapter(), merge], max_epochs=1).fit(module(base_folder), ForgetRetainData(**rows))
+    merged = tmp_path / "two/merged"
+    ids = torch.arange(20)[None]
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    with_adapter = PeftModel.from_pretrained(base, str(merged / "adapter")).eval()(input_ids=ids).logits
+    alone = AutoModelForCausalLM.from_pretrained(merged / "model").eval()(input_ids=ids).logits
+    torch.testing.assert_close(with_adapter, alone, rtol=0, atol=1e-5)
+    assert json.loads((merged / "adapter/unlearn_pl.json").read_text())["merge"]["density"] == 0.8
+
+
+def test_merge_refuses_another_seed(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    """Factor-space TIES of adapters with different initial A factors is meaningless."""
+    trainer(tmp_path / "one", [SaveAdapter()], max_epochs=1).fit(module(base_folder, seed=1), ForgetRetainData(**rows))
+    merge = MergeAfterFit(str(tmp_path / "one/adapter"))
+    with pytest.raises(InputError, match="same"):
+        trainer(tmp_path / "two", [SaveAdapter(), merge], max_epochs=1).fit(
+            module(base_folder, seed=2), ForgetRetainData(**rows)
+        )
+    assert not (tmp_path / "two/merged/adapter").exists()
+
+
+def test_merge_refuses_a_missing_adapter_before_training(
+    base_folder: str, rows: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="is no PEFT adapter folder"):
+        trainer(tmp_path, [MergeAfterFit(str(tmp_path / "nothing"))]).fit(module(base_folder), ForgetRetainData(**rows))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluation_during_fit(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    """Before training, after each of two epochs; logged under the step they belong to."""
+    logger = CSVLogger(tmp_path, name="", version="")
+    evaluate = EvaluateDuringFit(every_n_epochs=1, generation=Generation(max_new_tokens=4))
+    trainer(tmp_path, [evaluate], logger=logger).fit(module(base_folder), ForgetRetainData(**rows))
+    history = json.loads((tmp_path / "evaluations.json").read_text())
+    assert [entry["step"] for entry in history] == [0, 7, 14]
+    assert len(history[0]["terms"]) == 12
+    assert (tmp_path / "evaluations.png").is_file()
+    logged = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "evaluation/task_aggregate" in logged
+    assert "evaluation/forget/Task1/regurgitation" in logged
+
+
+def test_evaluation_during_fit_by_steps(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    evaluate = EvaluateDuringFit(None, every_n_steps=2, generation=Generation(max_new_tokens=2))
+    trainer(tmp_path, [evaluate], max_epochs=1, accumulate_grad_batches=2).fit(
+        module(base_folder), ForgetRetainData(**rows)
+    )
+    assert [entry["step"] for entry in evaluate.history] == [0, 2, 4]
+
+
+def test_throughput_counts_tokens_not_padding(
+    base_folder: str, rows: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter(range(100))
+    monkeypatch.setattr("unlearn_pl.callbacks.progress.time.perf_counter", lambda: float(next(times)))
+    data = ForgetRetainData(**rows, batch_size=7)
+    runner = trainer(tmp_path, [Throughput()], max_epochs=1)
+    runner.fit(module(base_folder), data)
+    data.setup()
+    batch = next(iter(data.val_dataloader()))
+    forget = int(batch.forget.lengths.sum())
+    rate = runner.callback_metrics["tokens_per_second"].item()
+    assert rate > forget
+    assert rate == int(rate)
+
+
+def test_predictions_hold_every_row_once(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    predicted = module(base_folder)
+    data = ForgetRetainData(**rows, batch_size=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unlearn_pl.training.module.NEW_TOKENS", 3)
+        trainer(tmp_path, [WritePredictions()]).predict(predicted, data)
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines if line["split"] == "forget"] == sorted(r.id for r in data.forget_records)
+    assert len({line["id"] for line in lines}) == len(lines)

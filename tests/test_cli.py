@@ -1,0 +1,160 @@
+"""The command line as users meet it: mistakes are one line and exit code 2; help and version are quick."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_runs import write_rows
+from unlearn_pl.__main__ import VERBS, main
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the command line in this process; it must exit with 2 and one line, which is returned."""
+    monkeypatch.setattr(sys, "argv", ["unlearn-pl", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unlearn-pl: error:")]
+    assert len(lines) == 1
+    return lines[0].removeprefix("unlearn-pl: error: ")
+
+
+@pytest.fixture
+def config(base_folder: str, tmp_path: Path) -> str:
+    """A complete configuration of a small fit."""
+    rows = write_rows(tmp_path, forget=4, retain=4)
+    term = {"class_path": "NPO", "init_args": {"weight": 0.5}}
+    keep = {"class_path": "RetainNLL", "init_args": {"weight": 0.5}}
+    content = {
+        "model": {"base": base_folder, "objectives": {"ga": term, "gd": keep}, "lora": {"rank": 2}, "warmup": 0},
+        "data": {**rows, "batch_size": 2},
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "log_every_n_steps": 1,
+            "default_root_dir": str(tmp_path / "run"),
+            "logger": {
+                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "init_args": {"save_dir": str(tmp_path / "run"), "name": "", "version": ""},
+            },
+        },
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--model.objectives.ga.wieght=1", r"--model\.objectives\.ga\.wieght: no option 'wieght' \(did you mean weight\?\); NPO takes weight, beta, reduction"),
+        ("--model.objectives.ga.weight=abc", r"--model\.objectives\.ga\.weight: must be float, got abc"),
+        ("--model.objectives.ga.reduction=sum", r"must be one of 'sequence_sum', 'sequence_mean', 'batch_mean', got sum"),
+        ("--model.objectives.ga.beta=0", r"NPO beta: must be above 0, got 0"),
+        ("--model.objectives.gb.weight=1", r"a new slot needs a class first: one of NPO, GradAscent, RetainNLL, RetainKL"),
+        ("--model.objectives.ga=NPOO", r"no class NPOO \(did you mean NPO\?\)"),
+        ("--modle.base=x", r"--modle\.base: no such argument \(did you mean model\.base\?\)"),
+        ("--model.base=./nowhere", r"model: \./nowhere is not a folder"),
+        ("--model.lora.rnk=2", r"no option 'rnk' \(did you mean rank\?\); Lora takes rank, alpha, dropout, target_modules"),
+        ("--model.warmup=soon", r"--model\.warmup: must be int or float or 'epoch', got soon"),
+        ("--data.forget=nowhere.jsonl", r"--data\.forget: .*nowhere\.jsonl"),
+        ("--data.batch_size=0", r"--data\.batch_size: must be at least 1, got 0"),
+        ("--trainer.callbacks+=Nope", r"--trainer\.callbacks: no class Nope"),
+        ("--config=nowhere.yaml", r"--config: .*nowhere\.yaml"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(
+    config: str, argument: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert re.search(message, fails(["fit", "--config", config, argument], capsys, monkeypatch))
+    assert not Path(config).with_name("run").joinpath("adapter").exists()
+
+
+def test_a_mistake_in_a_config_is_named_with_its_line(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(config)
+    path.write_text(path.read_text().replace("rank:", "rnk:"))
+    line = 1 + [text.strip().startswith("rnk:") for text in path.read_text().splitlines()].index(True)
+    assert fails(["fit", "--config", config], capsys, monkeypatch).startswith(f"{config}, line {line}: rnk: no option")
+
+
+def test_a_bad_row_is_named(config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(config).with_name("forget.jsonl")
+    rows = path.read_text().splitlines()
+    rows[2] = json.dumps(json.loads(rows[2]) | {"output": ""})
+    path.write_text("\n".join(rows))
+    message = fails(["fit", "--config", config], capsys, monkeypatch)
+    assert re.search(r"--data\.forget: .*forget\.jsonl, line 3: field 'output' is empty", message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fitt"], "'fitt' is no command; the commands are run, fit,"),
+        (["merge", "--base=x", "--adapters", "a", "b", "--output=o", "--method=tis"], "ties"),
+        (["merge", "--base=x", "--adapters", "a", "b"], "output"),
+        (["evaluate", "--model=./nowhere", "--data.forget=f", "--data.retain=r", "--output=o"], "nowhere"),
+        (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "--name=x", "--over=nowhere.yaml", "--under=y"], "--over: nowhere.yaml is not a file"),
+    ],
+)
+def test_mistakes_of_the_other_commands(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(arguments, capsys, monkeypatch)
+    assert list(tmp_path.iterdir()) == []
+
+
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "unlearn_pl", *arguments], capture_output=True, text=True, timeout=300)
+
+
+def test_version_and_help_import_nothing_heavy() -> None:
+    code = "import sys; sys.argv[1:] = ['--help']; from unlearn_pl.__main__ import main; main(); "
+    code += "print(sorted({'torch', 'lightning', 'transformers', 'jsonargparse'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(verb in done.stdout for verb in VERBS)
+    began = time.perf_counter()
+    assert run_command("--version").stdout.startswith("unlearn_pl 0.")
+    assert time.perf_counter() - began < 5, "0.15 s on an idle machine"
+
+
+@pytest.mark.parametrize("verb", ["fit", "merge", "evaluate", "run"])
+def test_help_of_a_command_explains_its_fields(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["unlearn-pl", verb, "--help"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    expected = {
+        "fit": ["The model that memorised the documents", "Fixes the order of the pairs", "--seed_everything"],
+        "merge": ["Two or more PEFT adapter folders", "Share of the entries that is kept"],
+        "evaluate": ["Documents of the membership attack", "A row that has not ended by then is cut"],
+        "run": ["Configuration of the over-forgetting fit", "Stop after this stage"],
+    }
+    assert all(phrase in text for phrase in expected[verb])
+
+
+def test_fit_leaves_exactly_these_files(config: str) -> None:
+    done = run_command("fit", "--config", config)
+    assert done.returncode == 0, done.stderr
+    assert "tokens_per_second" in done.stdout
+    folder = Path(config).with_name("run")
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    adapter = {f"adapter/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "unlearn_pl.json")}
+    assert files == adapter | {"config.yaml", "hparams.yaml", "metrics.csv", "checkpoints/epoch=0-step=2.ckpt"}
+    resolved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert resolved["model"]["seed"] == resolved["data"]["seed"] == 42

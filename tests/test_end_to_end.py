@@ -1,0 +1,172 @@
+"""Whole recipes and launches in processes of their own, small enough for a test."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+SCORES = {"task_aggregate", "membership_auc", "membership_score", "mmlu", "aggregate", "terms"}
+
+
+def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "unlearn_pl", *arguments],
+        cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def fit_config(folder: Path, name: str, batch_size: int, callbacks: list[Any]) -> None:
+    """A configuration like the demo's, for a model that is much smaller."""
+    terms = {"ga": ("NPO", 0.4), "gd": ("RetainKL", 0.3), "gk": ("RetainNLL", 0.3)}
+    content = {
+        "model": {
+            "base": "logs/small/base",
+            "objectives": {s: {"class_path": c, "init_args": {"weight": w}} for s, (c, w) in terms.items()},
+            "lora": {"rank": 4},
+            "learning_rate": 0.005,
+        },
+        "data": {
+            "forget": "logs/small/data/forget.jsonl",
+            "retain": "logs/small/data/retain.jsonl",
+            "batch_size": batch_size,
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "log_every_n_steps": 1,
+            "limit_val_batches": 0,
+            "default_root_dir": f"logs/small/{name}",
+            "logger": {
+                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "init_args": {"save_dir": "${trainer.default_root_dir}", "name": "", "version": ""},
+            },
+            "callbacks": callbacks,
+        },
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a small recipe has run once."""
+    folder = tmp_path_factory.mktemp("recipe")
+    angles = [
+        {"class_path": "WeightSnapshot", "init_args": {"steps": [2]}},
+        {"class_path": "AngleAnalysis", "init_args": {"pivot": 2}},
+    ]
+    fit_config(folder, "over", 2, angles)
+    fit_config(folder, "under", 4, [])
+    content = {
+        "name": "small",
+        "seed": 3,
+        "over": "over.yaml",
+        "under": "under.yaml",
+        "prepare": {
+            "synthetic": {"documents_per_task": 1, "nonmembers_per_task": 2, "questions": 2},
+            "tiny": {"vocabulary": 300, "hidden": 32, "layers": 1, "heads": 2, "intermediate": 32},
+            "memorise": {"epochs": 1, "batch_size": 8, "learning_rate": 0.001, "max_length": 128},
+        },
+        "choice": {"shots": 1},
+        "generation": {"max_new_tokens": 4},
+    }
+    (folder / "small.yaml").write_text(yaml.safe_dump(content))
+    command(folder, "run", "small.yaml")
+    return folder
+
+
+def test_a_recipe_leaves_exactly_these_files(recipe: Path) -> None:
+    logs = recipe / "logs/small"
+    files = {str(path.relative_to(logs)) for path in logs.rglob("*") if path.is_file() and "mmlu" not in path.parts}
+    adapter = ("adapter_config.json", "adapter_model.safetensors", "unlearn_pl.json")
+    model = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    expected = {f"data/{name}" for name in ("forget.jsonl", "retain.jsonl", "knowledge.jsonl", "membership/member.jsonl", "membership/nonmember.jsonl")}  # fmt: skip
+    expected |= {f"base/{name}" for name in model}
+    expected |= {f"{run}/adapter/{name}" for run in ("over", "under", "merged") for name in adapter}
+    expected |= {f"over/snapshots/step_{step}/{name}" for step in (0, 2) for name in adapter}
+    expected |= {
+        f"{run}/{name}" for run in ("over", "under") for name in ("config.yaml", "hparams.yaml", "metrics.csv")
+    }
+    expected |= {"over/checkpoints/epoch=0-step=5.ckpt", "under/checkpoints/epoch=0-step=3.ckpt", "over/angles.json", "over/angles.png"}  # fmt: skip
+    expected |= {f"merged/model/{name}" for name in (*model, "unlearn_pl.json")}
+    expected |= {f"evaluation/{name}/{file}" for name in ("base", "over", "under", "merged") for file in ("results.json", "samples.jsonl")}  # fmt: skip
+    stages = ("data", "base", "over", "under", "merge", *(f"evaluate {n}" for n in ("base", "over", "under", "merged")))
+    expected |= {f"stages/{stage}.json" for stage in stages}
+    assert files == expected | {"summary.json", "table.md", "scores.png", "losses.png"}
+
+
+def test_the_summary_keeps_its_contract(recipe: Path) -> None:
+    summary = json.loads((recipe / "logs/small/summary.json").read_text())
+    assert summary["models"].keys() == {"base", "over", "under", "merged"}
+    assert summary["seed"] == 3
+    assert summary["seconds"] > 0
+    for scores in summary["models"].values():
+        assert scores.keys() == SCORES
+        assert len(scores["terms"]) == 12
+        assert all(0 <= scores[key] <= 1 for key in SCORES - {"terms"})
+
+
+def test_both_fits_start_from_the_same_factors_and_the_merge_opens(recipe: Path) -> None:
+    logs = recipe / "logs/small"
+    facts = [json.loads((logs / name / "adapter/unlearn_pl.json").read_text()) for name in ("over", "under")]
+    assert facts[0]["lora_init_sha256"] == facts[1]["lora_init_sha256"]
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(logs / "base"), str(logs / "merged/adapter"))
+    AutoModelForCausalLM.from_pretrained(logs / "merged/model")
+
+
+def test_finished_stages_are_skipped_and_changed_ones_are_not(recipe: Path) -> None:
+    again = command(recipe, "run", "small.yaml")
+    assert again.stdout.count("finished before with the same inputs") == 9
+    weights = recipe / "logs/small/under/adapter/adapter_model.safetensors"
+    before = load_file(weights)
+    weights.unlink()  # as if the run had been interrupted there
+    repaired = command(recipe, "run", "small.yaml")
+    assert "== under\n" in repaired.stdout
+    assert repaired.stdout.count("finished before with the same inputs") >= 7
+    for name, value in load_file(weights).items():
+        assert value.equal(before[name]), "the same seed gives the same adapter"
+
+
+def test_evaluate_twice_gives_the_same_bytes(recipe: Path) -> None:
+    rows = [f"--data.{split}=logs/small/data/{split}.jsonl" for split in ("forget", "retain")]
+    for output in ("first", "second"):
+        command(recipe, "evaluate", "--model=logs/small/base", "--adapter=logs/small/over/adapter", *rows, "--generation.max_new_tokens=3", f"--output={output}")  # fmt: skip
+    for name in ("results.json", "samples.jsonl"):
+        assert (recipe / "first" / name).read_bytes() == (recipe / "second" / name).read_bytes()
+
+
+def test_two_processes_train_merge_and_score_with_wandb_offline(recipe: Path) -> None:
+    """DDP on the CPU: one merged adapter, every row scored once, the scores in the offline run."""
+    root = recipe / "ddp"
+    arguments = [
+        "--config=over.yaml",
+        f"--trainer.default_root_dir={root}",
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+        "--trainer.logger=WandbLogger",
+        "--trainer.logger.offline=true",
+        f"--trainer.logger.save_dir={root}",
+        "--trainer.callbacks+=MergeAfterFit",
+        "--trainer.callbacks.with_adapter=logs/small/under/adapter",
+        "--trainer.callbacks+=EvaluateDuringFit",
+        "--trainer.callbacks.generation.max_new_tokens=3",
+    ]
+    command(recipe, "fit", *arguments, WANDB_MODE="offline")
+    facts = json.loads((root / "adapter/unlearn_pl.json").read_text())
+    assert facts["step"] == 3, "ten forget rows, two a process and step"
+    assert (root / "merged/adapter/adapter_model.safetensors").is_file()
+    assert (root / "merged/model/model.safetensors").is_file()
+    history = json.loads((root / "evaluations.json").read_text())
+    assert [entry["step"] for entry in history] == [0, 3]
+    (run,) = (root / "wandb").glob("offline-run-*")
+    (record,) = run.glob("*.wandb")
+    assert b"evaluation/task_aggregate" in record.read_bytes()
