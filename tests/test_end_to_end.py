@@ -19,8 +19,12 @@ SCORES = {"task_aggregate", "membership_auc", "membership_score", "mmlu", "aggre
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "unlearn_pl", *arguments],
-        cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -89,16 +93,34 @@ def test_a_recipe_leaves_exactly_these_files(recipe: Path) -> None:
     files = {str(path.relative_to(logs)) for path in logs.rglob("*") if path.is_file() and "mmlu" not in path.parts}
     adapter = ("adapter_config.json", "adapter_model.safetensors", "unlearn_pl.json")
     model = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    expected = {f"data/{name}" for name in ("forget.jsonl", "retain.jsonl", "knowledge.jsonl", "membership/member.jsonl", "membership/nonmember.jsonl")}  # fmt: skip
+    expected = {
+        f"data/{name}"
+        for name in (
+            "forget.jsonl",
+            "retain.jsonl",
+            "knowledge.jsonl",
+            "membership/member.jsonl",
+            "membership/nonmember.jsonl",
+        )
+    }
     expected |= {f"base/{name}" for name in model}
     expected |= {f"{run}/adapter/{name}" for run in ("over", "under", "merged") for name in adapter}
     expected |= {f"over/snapshots/step_{step}/{name}" for step in (0, 2) for name in adapter}
     expected |= {
         f"{run}/{name}" for run in ("over", "under") for name in ("config.yaml", "hparams.yaml", "metrics.csv")
     }
-    expected |= {"over/checkpoints/epoch=0-step=5.ckpt", "under/checkpoints/epoch=0-step=3.ckpt", "over/angles.json", "over/angles.png"}  # fmt: skip
+    expected |= {
+        "over/checkpoints/epoch=0-step=5.ckpt",
+        "under/checkpoints/epoch=0-step=3.ckpt",
+        "over/angles.json",
+        "over/angles.png",
+    }
     expected |= {f"merged/model/{name}" for name in (*model, "unlearn_pl.json")}
-    expected |= {f"evaluation/{name}/{file}" for name in ("base", "over", "under", "merged") for file in ("results.json", "samples.jsonl")}  # fmt: skip
+    expected |= {
+        f"evaluation/{name}/{file}"
+        for name in ("base", "over", "under", "merged")
+        for file in ("results.json", "samples.jsonl")
+    }
     stages = ("data", "base", "over", "under", "merge", *(f"evaluate {n}" for n in ("base", "over", "under", "merged")))
     expected |= {f"stages/{stage}.json" for stage in stages}
     assert files == expected | {"summary.json", "table.md", "scores.png", "losses.png"}
@@ -139,7 +161,15 @@ def test_finished_stages_are_skipped_and_changed_ones_are_not(recipe: Path) -> N
 def test_evaluate_twice_gives_the_same_bytes(recipe: Path) -> None:
     rows = [f"--data.{split}=logs/small/data/{split}.jsonl" for split in ("forget", "retain")]
     for output in ("first", "second"):
-        command(recipe, "evaluate", "--model=logs/small/base", "--adapter=logs/small/over/adapter", *rows, "--generation.max_new_tokens=3", f"--output={output}")  # fmt: skip
+        command(
+            recipe,
+            "evaluate",
+            "--model=logs/small/base",
+            "--adapter=logs/small/over/adapter",
+            *rows,
+            "--generation.max_new_tokens=3",
+            f"--output={output}",
+        )
     for name in ("results.json", "samples.jsonl"):
         assert (recipe / "first" / name).read_bytes() == (recipe / "second" / name).read_bytes()
 

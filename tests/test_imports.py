@@ -42,7 +42,7 @@ def imported(path: Path) -> set[str]:
 
 def package(module: str) -> str:
     """``data`` of ``unlearn_pl.data.readers``; the empty name for ``unlearn_pl`` itself."""
-    return (module.split(".") + [""])[1]
+    return ([*module.split("."), ""])[1]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,5 +1,6 @@
 """UnlearningModule under a real Trainer: updates, schedule, checkpoints, resuming."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,13 +90,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     stop = 8 // accumulate + 3
     saver = ModelCheckpoint(dirpath=tmp_path / "b", save_last=True, every_n_train_steps=stop)
     trainer(
-        tmp_path / "b", [saver, Interrupt(stop)], max_epochs=3, accumulate_grad_batches=accumulate, enable_checkpointing=True
-    ).fit(module(base_folder), ForgetRetainData(**rows))  # fmt: skip
+        tmp_path / "b",
+        [saver, Interrupt(stop)],
+        max_epochs=3,
+        accumulate_grad_batches=accumulate,
+        enable_checkpointing=True,
+    ).fit(module(base_folder), ForgetRetainData(**rows))
     resumed = module(base_folder)
     trainer(
-        tmp_path / "b", [ModelCheckpoint(dirpath=tmp_path / "b", save_last=True, every_n_train_steps=stop)], max_epochs=3,
-        accumulate_grad_batches=accumulate, enable_checkpointing=True,
-    ).fit(resumed, ForgetRetainData(**rows), ckpt_path=str(tmp_path / "b/last.ckpt"))  # fmt: skip
+        tmp_path / "b",
+        [ModelCheckpoint(dirpath=tmp_path / "b", save_last=True, every_n_train_steps=stop)],
+        max_epochs=3,
+        accumulate_grad_batches=accumulate,
+        enable_checkpointing=True,
+    ).fit(resumed, ForgetRetainData(**rows), ckpt_path=str(tmp_path / "b/last.ckpt"))
     assert_equal(adapter_of(straight), adapter_of(resumed))
 
 
@@ -204,7 +212,7 @@ def test_validation_at_the_base_gives_the_known_values(base_folder: str, rows: d
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=re.escape(message)):
         module("anything", **options)
 
 
@@ -213,16 +221,16 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
     [
         ({"rank": 0}, "rank: must be at least 1, got 0"),
         ({"alpha": 0}, "alpha: must be above 0, got 0"),
-        ({"dropout": 1.0}, r"dropout: must be in \[0, 1\), got 1"),
+        ({"dropout": 1.0}, "dropout: must be in [0, 1), got 1"),
     ],
 )
 def test_lora_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=re.escape(message)):
         Lora(**options)
 
 
 def test_unknown_target_modules_are_refused(base_folder: str) -> None:
-    with pytest.raises(InputError, match="--model.lora.target_modules: "):
+    with pytest.raises(InputError, match=re.escape("--model.lora.target_modules: ")):
         module(base_folder, lora=Lora(target_modules=["nowhere"])).configure_model()
 
 
@@ -238,7 +246,7 @@ def test_warmup_in_steps_as_a_share_or_one_epoch(warmup: Any, steps: int) -> Non
 
 @pytest.mark.parametrize("warmup", [-1, 1.0, -0.1])
 def test_warmup_out_of_range_is_refused(warmup: Any) -> None:
-    with pytest.raises(InputError, match="--model.warmup: must be steps"):
+    with pytest.raises(InputError, match=re.escape("--model.warmup: must be steps")):
         warmup_steps(warmup, 100, 5)
 
 

@@ -72,7 +72,18 @@ def test_nll_and_kl_equal_plain_forwards_one_row_at_a_time(model: PeftModel) -> 
     assert RetainKL(positions="padded")(passes).item() == pytest.approx(kl / 32, rel=1e-4)
 
 
-@pytest.mark.parametrize("objective", [NPO(), GradAscent(), RetainNLL(), RetainKL("answer"), RetainKL(positions="attended"), RetainKL(positions="padded")], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    "objective",
+    [
+        NPO(),
+        GradAscent(),
+        RetainNLL(),
+        RetainKL("answer"),
+        RetainKL(positions="attended"),
+        RetainKL(positions="padded"),
+    ],
+    ids=repr,
+)
 def test_padding_changes_no_loss(model: PeftModel, objective: Objective) -> None:
     rows = encoded((3, 4), (7, 2), seed=3)
     plain = batch_of(rows, rows)
@@ -175,8 +186,14 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused() -> None:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     config = Gemma2Config(
-        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.01,
-    )  # fmt: skip
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        final_logit_softcapping=0.01,
+    )
     with pytest.raises(InputError, match="Gemma2ForCausalLM changes its logits"):
         check_head(Gemma2ForCausalLM(config).eval())

@@ -46,10 +46,10 @@ def test_eos_is_also_the_pad_token_and_neither_is_the_padding_index_of_the_model
 
 def test_the_default_has_about_two_million_weights() -> None:
     """A block has 4 x 192 x 192 attention and 3 x 192 x 512 feed-forward weights and 2 x 192 norms: 442,752. Four
-    blocks, 2048 x 192 embeddings (which are the head as well) and the last norm make 2,164,416."""
+    blocks, 1280 x 192 embeddings (which are the head as well) and the last norm make 2,016,960."""
     model, tokenizer = build_tiny(TEXTS, TinyModel())
-    assert len(tokenizer) == 2048
-    assert sum(weight.numel() for weight in model.parameters()) == 4 * 442_752 + 2048 * 192 + 192 == 2_164_416
+    assert len(tokenizer) == 1280
+    assert sum(weight.numel() for weight in model.parameters()) == 4 * 442_752 + 1280 * 192 + 192 == 2_016_960
 
 
 def test_an_untied_head_has_its_own_weights() -> None:

@@ -1,7 +1,7 @@
 """fit, validate, test and predict: Lightning's own command line around UnlearningModule and ForgetRetainData."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jsonargparse import lazy_instance
 from lightning.pytorch import LightningModule, Trainer
@@ -27,7 +27,7 @@ from unlearn_pl.training.module import UnlearningModule
 class Parser(ShortErrors, LightningArgumentParser):
     """Lightning's parser with short errors. A config may name the classes without their module: they are loaded."""
 
-    classes = {
+    classes: ClassVar = {
         "model.objectives": (NPO, GradAscent, RetainNLL, RetainKL),
         "model.lora": (Lora,),
         "trainer.callbacks": (WeightSnapshot, AngleAnalysis, MergeAfterFit, EvaluateDuringFit),
@@ -78,7 +78,7 @@ class UnlearnCLI(LightningCLI):
             "--seed_everything",
             type=int,
             default=self.seed_everything_default,
-            help="Seed of data order, dropout and the adapter's initial factors. Adapters that are to be merged need the same one.",
+            help="Seed of data order, dropout and the adapter's initial factors; adapters to be merged share it.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -16,12 +16,12 @@ NOISE = (
     r".*The number of training batches .* is smaller than the logging interval",
     r".*Found .* module\(s\) in eval mode at the start of training",
 )
-ADVERTISEMENTS = ("litlogger", "litmodels", "💡", "available: ", "is deprecated", "GPU", "TPU", "HPU")
+CHATTER = ("litlogger", "litmodels", "💡", "available: ", "TPU", "HPU", "Loading `train_dataloader`", "Seed set to")
 
 
-class _NoAdvertisements(logging.Filter):
+class _NoChatter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return not any(word in record.getMessage() for word in ADVERTISEMENTS)
+        return not any(word in record.getMessage() for word in CHATTER)
 
 
 def quiet() -> None:
@@ -29,9 +29,10 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # loading bars; Lightning's own bar is rich's
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).addFilter(_NoAdvertisements())
+        logging.getLogger(name).addFilter(_NoChatter())

@@ -3,13 +3,14 @@ came, and exit code 2."""
 
 import difflib
 import inspect
+import itertools
 import json
 import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
@@ -23,7 +24,7 @@ class ShortErrors:
     ``classes`` are those that a config names by class: argument -> classes.
     """
 
-    classes: dict[str, tuple[type, ...]] = {}
+    classes: ClassVar[dict[str, tuple[type, ...]]] = {}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = known_keys(self)  # type: ignore[arg-type]
@@ -132,7 +133,7 @@ def plain_types(text: str) -> str:
 def locate(key: str, args: Iterable[str]) -> tuple[str, str]:
     """Where the user wrote ``key`` (the flag, or the line of a config file), and its whole dotted path if known."""
     args = list(args)
-    files = [after for flag, after in zip(args, args[1:], strict=False) if flag in ("--config", "-c")]
+    files = [after for flag, after in itertools.pairwise(args) if flag in ("--config", "-c")]
     files += [arg.split("=", 1)[1] for arg in args if arg.startswith(("--config=", "-c="))]
     for arg in args:
         flag = arg.split("=", 1)[0].lstrip("-").rstrip("+")

@@ -67,7 +67,7 @@ def plot_terms(curves: Points, path: str | Path) -> None:
 
 
 def plot_angles(report: Mapping[str, Any], path: str | Path) -> None:
-    """Figure 4 of the ZJUKLAB paper: the three angles by layer, one panel a space; dashed is the value over all layers."""
+    """Figure 4 of the ZJUKLAB paper: the three angles by layer, one panel a space; dashed: over all layers."""
     start, pivot, final = report["steps"]
     names = {
         "before_after": f"{start}→{pivot} to {pivot}→{final}",

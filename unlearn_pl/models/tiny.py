@@ -17,7 +17,7 @@ BYTES = 256
 class TinyModel:
     """Sizes of the tiny model; the defaults give about two million weights."""
 
-    vocabulary: int = 2048
+    vocabulary: int = 1280
     """Entries of the tokenizer (at least 257: every byte and the end of text). A short corpus fills fewer."""
     hidden: int = 192
     """Width of the residual stream; a multiple of ``heads``."""

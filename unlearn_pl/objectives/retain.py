@@ -30,7 +30,7 @@ class RetainNLL(Objective):
 
 @dataclass(frozen=True)
 class RetainKL(Objective):
-    """Forward KL from the base model on the retain rows, KL(ref || policy) (KLR in the ZJUKLAB paper); 0 at the base."""
+    """Forward KL from the base model on the retain rows, KL(ref || policy) (KLR in ZJUKLAB's paper); 0 at the base."""
 
     weight: float = 1.0
     """Factor of this term in the loss."""

@@ -34,7 +34,7 @@ class Prepare:
     subset: Subset | None = None
     """Take a part of the rows given by --data.forget and --data.retain."""
     tiny: TinyModel | None = None
-    """Build a tiny model and its tokenizer on the data; its seed is the recipe's. Otherwise --base is memorised into."""
+    """Build a tiny model and its tokenizer; its seed is the recipe's. Without it --base is what memorises."""
     memorise: Memorise | None = None
     """Fine-tune all weights until the model knows the rows; its seed is the recipe's."""
 

@@ -194,29 +194,24 @@ class Recipe:
         )  # fmt: skip
 
     def _evaluate_stage(self, name: str) -> Stage:
-        adapter = self.folder / name / "adapter" if name in ("over", "under") else None
+        adapter = str(self.folder / name / "adapter") if name in ("over", "under") else None
         model = str(self.folder / "merged/model") if name == "merged" else self.model
         membership, choice = self._attack(), self._questions()
-        reads = (
-            model,
-            adapter,
-            self.inputs.forget,
-            self.inputs.retain,
-            membership.member,
-            membership.nonmember,
-            choice.folder,
-        )
+        options: dict[str, Any] = {
+            "data": self.inputs,
+            "membership": membership,
+            "choice": choice,
+            "generation": self.generation,
+        }
+        rows = (self.inputs.forget, self.inputs.retain, membership.member, membership.nonmember, choice.folder)
         output = self.folder / "evaluation" / name
         return Stage(
             f"evaluate {name}",
-            settings={"data": asdict(self.inputs), "membership": asdict(membership), "choice": asdict(choice), "generation": asdict(self.generation)},
-            reads=self._local(*reads),
+            settings={"model": model, **{key: asdict(value) for key, value in options.items()}},
+            reads=self._local(model, adapter, *rows),
             outputs=(output,),
-            work=lambda _: evaluate(
-                model, self.inputs, str(output), str(adapter) if adapter else None, membership, choice,
-                self.generation, overwrite=True,
-            ),
-        )  # fmt: skip
+            work=lambda _: evaluate(model, output=str(output), adapter=adapter, overwrite=True, **options),
+        )
 
     def _attack(self) -> Membership:
         """The membership data that the recipe names, else those that it prepared."""

@@ -16,7 +16,7 @@ from unlearn_pl.files import sha256_of, write_json
 
 @dataclass(frozen=True)
 class Stage:
-    """``work`` makes ``outputs`` (files or folders) from ``reads`` (files or folders) under ``settings`` (JSON-ready)."""
+    """``work`` makes ``outputs`` from ``reads`` (files or folders, both) under ``settings`` (JSON-ready)."""
 
     name: str
     settings: Mapping[str, Any]

@@ -28,7 +28,8 @@ class Synthetic:
     questions: int = 12
     """Multiple-choice test questions a subject (1 to 40); five more of each serve as examples."""
     times_taught: int = 1
-    """How often the knowledge texts answer each multiple-choice question, each time in other company (1 to 20)."""
+    """How often the knowledge texts answer each multiple-choice question, each time after other examples (1 to 20). A
+    model that is to answer after examples it was not taught with needs about ten."""
 
 
 @dataclass(frozen=True)
