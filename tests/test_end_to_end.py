@@ -179,6 +179,7 @@ def test_two_processes_train_merge_and_score_with_wandb_offline(recipe: Path) ->
     root = recipe / "ddp"
     arguments = [
         "--config=over.yaml",
+        "--seed_everything=3",
         f"--trainer.default_root_dir={root}",
         "--trainer.devices=2",
         "--trainer.strategy=ddp",

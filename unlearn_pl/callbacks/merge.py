@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from unlearn_pl.callbacks.adapter import adapter_folder
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.adapters import merge_facts, merge_parents, save_merged
 from unlearn_pl.merging.methods import merge_settings
-from unlearn_pl.merging.parents import read_parents
+from unlearn_pl.merging.parents import read_parent, read_parents
 from unlearn_pl.models.load import load_base
 
 
@@ -37,11 +37,18 @@ class MergeAfterFit(Callback):
         self.with_adapter, self.save_model = with_adapter, save_model
         self.settings = merge_settings(2, method, weights or [1.0, 1.0], density)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Refuse an adapter that cannot be merged before training, not after it."""
         if not (Path(self.with_adapter) / "adapter_config.json").is_file():
             raise InputError(f"MergeAfterFit with_adapter: {self.with_adapter} is no PEFT adapter folder")
+        start = read_parent(self.with_adapter).facts.get("lora_init_sha256", pl_module.initial_factors)
+        if self.settings.method.space == "factors" and start != pl_module.initial_factors:
+            raise InputError(
+                f"MergeAfterFit with_adapter: {self.with_adapter} started from other A factors than this run, which "
+                f"{self.settings.method.name} cannot mix; train with its --seed_everything, or merge with ties_svd"
+            )
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             self._merge(trainer, pl_module)
         trainer.strategy.barrier("merge_after_fit")
