@@ -75,7 +75,8 @@ def resolve(name: str) -> tuple[str, str | None]:
             )
         folder = Path(spec.origin).parent
         return str(folder), next(folder.glob("*.gguf")).name
-    looks_like_path = name.startswith((".", "/", "~", "logs/")) or name.count("/") > 1
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_path and not Path(name).expanduser().is_dir():
-        raise InputError(f"model: {name} is not a folder")
+        hint = "a recipe makes its base model with `unlearn-pl run RECIPE.yaml --until base`"
+        raise InputError(f"model: {name} is not a folder ({hint})")
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name, None

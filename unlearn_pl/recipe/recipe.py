@@ -1,0 +1,233 @@
+"""Recipe: one experiment as stages, each reading what the ones before it wrote."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from unlearn_pl.commands.evaluate import evaluate
+from unlearn_pl.commands.merge import merge
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.choice import Choice
+from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.suite import EvaluationData
+from unlearn_pl.merging.methods import merge_settings
+from unlearn_pl.models.load import resolve
+from unlearn_pl.recipe.prepare import Prepare, prepare_base, prepare_data
+from unlearn_pl.recipe.stage import Stage
+
+STAGES = ("data", "base", "over", "under", "merge", "evaluate")
+MODELS = ("base", "over", "under", "merged")
+
+
+@dataclass(frozen=True)
+class Merging:
+    """How the two adapters become one."""
+
+    method: str = "ties"
+    """One of PEFT's combination types; `unlearn-pl merge --help` lists them."""
+    weights: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    """Weight of the over- and of the under-forgetting adapter."""
+    density: float | None = None
+    """Share of the entries that trimming keeps, in (0, 1]; 0.8 if not given, where the method trims."""
+
+
+@dataclass(frozen=True)
+class RecipeData:
+    """Rows for a recipe that does not make its own."""
+
+    forget: str | None = None
+    """Rows to forget, from whatever `fit` reads."""
+    retain: str | None = None
+    """Rows to keep."""
+    documents_per_task: int | None = None
+    """Only the first so many documents of each task in each set."""
+    columns: dict[str, str] | None = None
+    """Field of a row -> column of the source, where they differ."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment: its stages read what the ones before them wrote, all below one folder."""
+
+    name: str
+    over: str
+    under: str
+    folder: Path
+    seed: int
+    base: str | None
+    data: RecipeData
+    prepare: Prepare | None
+    merging: Merging
+    membership: Membership
+    choice: Choice
+    generation: Generation
+    fit_args: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for argument, path in (("--over", self.over), ("--under", self.under)):
+            if not Path(path).is_file():
+                raise InputError(f"{argument}: {path} is not a file; it must be a configuration of `unlearn-pl fit`")
+        if self.base is None and (self.prepare is None or self.prepare.tiny is None):
+            raise InputError("--base: needed, since the recipe does not build a tiny model")
+        if self.base is not None:
+            resolve(self.base)
+        if self.prepare is None or self.prepare.synthetic is None:
+            for name in ("forget", "retain"):
+                source = getattr(self.data, name)
+                if source is None:
+                    raise InputError(f"--data.{name}: needed, since the recipe does not make its own rows")
+                if not source.startswith("hf:") and not Path(source).expanduser().exists():
+                    raise InputError(f"--data.{name}: {source} does not exist; give the file with --data.{name}")
+        merge_settings(2, self.merging.method, self.merging.weights, self.merging.density)
+
+    @cached_property
+    def inputs(self) -> EvaluationData:
+        """The rows that the models are trained and scored on."""
+        if self.prepare is not None:
+            return EvaluationData(str(self.folder / "data/forget.jsonl"), str(self.folder / "data/retain.jsonl"))
+        assert self.data.forget is not None
+        assert self.data.retain is not None
+        return EvaluationData(self.data.forget, self.data.retain, self.data.documents_per_task, self.data.columns)
+
+    @cached_property
+    def model(self) -> str:
+        """The model that knows the rows."""
+        if self.prepare is not None:
+            return str(self.folder / "base")
+        assert self.base is not None
+        return self.base
+
+    def stages(self) -> Iterator[Stage]:
+        """The stages in order; what a recipe does not ask for is not among them."""
+        if self.prepare is not None:
+            yield from self._prepare_stages(self.prepare)
+        for name, config in (("over", self.over), ("under", self.under)):
+            yield Stage(
+                name,
+                settings={"arguments": self._fit_arguments(name, config)},
+                reads=(Path(config), *self._local(self.model, self.inputs.forget, self.inputs.retain)),
+                outputs=(self.folder / name / "adapter",),
+                work=partial(self._fit, name, config),
+            )
+        yield Stage(
+            "merge",
+            settings=asdict(self.merging),
+            reads=tuple(self.folder / name / "adapter" for name in ("over", "under")),
+            outputs=(self.folder / "merged/adapter", self.folder / "merged/model"),
+            work=self._merge,
+        )
+        for name in MODELS:
+            yield self._evaluate_stage(name)
+
+    def _prepare_stages(self, prepare: Prepare) -> Iterator[Stage]:
+        data, base = self.folder / "data", self.folder / "base"
+        sources = self._local(self.data.forget, self.data.retain) if prepare.subset is not None else ()
+        yield Stage(
+            "data",
+            settings={"seed": self.seed, "synthetic": jsonable(prepare.synthetic), "subset": jsonable(prepare.subset)},
+            reads=sources,
+            outputs=(data,),
+            work=lambda _: prepare_data(prepare, self.data.forget, self.data.retain, self.seed, data),
+        )
+        yield Stage(
+            "base",
+            settings={
+                "seed": self.seed,
+                "base": self.base,
+                "tiny": jsonable(prepare.tiny),
+                "memorise": jsonable(prepare.memorise),
+            },
+            reads=(data, *self._local(self.base)),
+            outputs=(base,),
+            work=lambda _: prepare_base(prepare, self.base, self.seed, data, base),
+        )
+
+    def _fit_arguments(self, name: str, config: str) -> list[str]:
+        columns = self.inputs.columns
+        arguments = {
+            "seed_everything": self.seed,
+            "model.base": self.model,
+            "data.forget": self.inputs.forget,
+            "data.retain": self.inputs.retain,
+            "data.documents_per_task": "null"
+            if self.inputs.documents_per_task is None
+            else self.inputs.documents_per_task,
+            "trainer.default_root_dir": self.folder / name,
+        }
+        extra = [f"--data.columns={columns}"] if columns else []
+        return ["--config", config, *(f"--{key}={value}" for key, value in arguments.items()), *extra, *self.fit_args]
+
+    def _fit(self, name: str, config: str, interrupted: bool) -> None:
+        arguments = ["fit", *self._fit_arguments(name, config)]
+        checkpoint = self.folder / name / "checkpoints" / "last.ckpt"
+        if interrupted and checkpoint.is_file():
+            arguments.append(f"--ckpt_path={checkpoint}")
+        elif checkpoint.is_file():
+            checkpoint.unlink()  # of an earlier run with other inputs
+        print("unlearn-pl " + " ".join(arguments), flush=True)
+        # a process of its own: a launcher of several processes starts the command line it finds again
+        code = subprocess.run([sys.executable, "-m", "unlearn_pl", *arguments]).returncode
+        if code:
+            raise InputError(
+                f"stage {name}: the fit above ended with exit code {code}; fix it and run the recipe again"
+            )
+
+    def _merge(self, _: bool) -> None:
+        adapters = [str(self.folder / name / "adapter") for name in ("over", "under")]
+        output, model = self.folder / "merged/adapter", self.folder / "merged/model"
+        merging = self.merging
+        merge(
+            self.model, adapters, str(output), merging.method, merging.weights, merging.density,
+            save_model=str(model), overwrite=True,
+        )  # fmt: skip
+
+    def _evaluate_stage(self, name: str) -> Stage:
+        adapter = str(self.folder / name / "adapter") if name in ("over", "under") else None
+        model = str(self.folder / "merged/model") if name == "merged" else self.model
+        membership, choice = self._attack(), self._questions()
+        options: dict[str, Any] = {
+            "data": self.inputs,
+            "membership": membership,
+            "choice": choice,
+            "generation": self.generation,
+        }
+        rows = (self.inputs.forget, self.inputs.retain, membership.member, membership.nonmember, choice.folder)
+        output = self.folder / "evaluation" / name
+        return Stage(
+            f"evaluate {name}",
+            settings={"model": model, **{key: asdict(value) for key, value in options.items()}},
+            reads=self._local(model, adapter, *rows),
+            outputs=(output,),
+            work=lambda _: evaluate(model, output=str(output), adapter=adapter, overwrite=True, **options),
+        )
+
+    def _attack(self) -> Membership:
+        """The membership data that the recipe names, else those that it prepared."""
+        if self.membership.nonmember is not None or self.prepare is None:
+            return self.membership
+        prepared = self.folder / "data/membership"
+        return replace(
+            self.membership, member=str(prepared / "member.jsonl"), nonmember=str(prepared / "nonmember.jsonl")
+        )
+
+    def _questions(self) -> Choice:
+        """The questions that the recipe names, else those that it prepared."""
+        if self.choice.folder is not None or self.prepare is None:
+            return self.choice
+        return replace(self.choice, folder=str(self.folder / "data/mmlu"))
+
+    @staticmethod
+    def _local(*sources: str | Path | None) -> tuple[Path, ...]:
+        """Those of the sources that are on this disk; a hub name stands for itself in the settings."""
+        paths = [Path(source).expanduser() for source in sources if source is not None]
+        return tuple(path for path in paths if path.exists())
+
+
+def jsonable(options: Any) -> Any:
+    """A dataclass as a dictionary, None as None."""
+    return None if options is None else asdict(options)
