@@ -155,6 +155,30 @@ def test_help_of_a_command_explains_its_fields(
     assert all(phrase in text for phrase in expected[verb])
 
 
+@pytest.mark.parametrize(
+    ("verb", "shown", "left"),
+    [
+        ("validate", "val/ga", {"config_validate.yaml"}),
+        ("test", "test/ga", {"config_test.yaml"}),
+        ("predict", "Predicting", {"config_predict.yaml", "predictions.jsonl"}),
+    ],
+)
+def test_the_other_verbs_of_lightning(
+    verb: str,
+    shown: str,
+    left: set[str],
+    config: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("unlearn_pl.training.module.NEW_TOKENS", 3)
+    monkeypatch.setattr(sys, "argv", ["unlearn-pl", verb, "--config", config])
+    main()
+    output = capsys.readouterr()
+    assert shown in output.out + output.err
+    assert left <= {path.name for path in Path(config).with_name("run").iterdir()}
+
+
 def test_fit_leaves_exactly_these_files(config: str) -> None:
     done = run_command("fit", "--config", config)
     assert done.returncode == 0, done.stderr

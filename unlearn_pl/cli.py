@@ -7,6 +7,7 @@ from jsonargparse import lazy_instance
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from unlearn_pl.callbacks.adapter import SaveAdapter
 from unlearn_pl.callbacks.angles import AngleAnalysis
@@ -42,9 +43,10 @@ class SaveRunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
-        name = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+        verb = TrainerFn(stage).value
+        name = "config.yaml" if verb == "fit" else f"config_{verb}.yaml"
         write_text(Path(trainer.default_root_dir) / name, text)
-        if stage == "fit":
+        if verb == "fit":
             for logger in trainer.loggers:
                 logger.log_hyperparams(self.config.as_dict())
 
