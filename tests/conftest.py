@@ -1,5 +1,6 @@
 """A tiny tokenizer and model built in code; offline and deterministic for every test."""
 
+import copy
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -63,7 +64,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[], LlamaForCausa
     def build() -> LlamaForCausalLM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return LlamaForCausalLM(config).eval()
+            return LlamaForCausalLM(copy.deepcopy(config)).eval()  # a test may change its model's configuration
 
     return build
 

@@ -107,7 +107,7 @@ def test_angles_of_a_run(base_folder: str, rows: dict[str, str], tmp_path: Path)
 
 
 def test_angles_without_their_snapshot_are_refused(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"needs a WeightSnapshot of step 9 among the callbacks, got steps \[5\]"):
+    with pytest.raises(InputError, match=r"needs a WeightSnapshot of step 9 among the callbacks, got \[5\]"):
         trainer(tmp_path, [WeightSnapshot(steps=[5]), AngleAnalysis(pivot=9)]).fit(
             module(base_folder), ForgetRetainData(**rows)
         )

@@ -204,8 +204,8 @@ def work(rank, folder):
     )
     inputs = read_inputs(EvaluationData(f"{folder}/forget.jsonl", f"{folder}/retain.jsonl"), options)
     rows = []
-    real = generation._continue_batch
-    generation._continue_batch = lambda *given: rows.extend(given[-1]) or real(*given)
+    real = generation.continue_batch
+    generation.continue_batch = lambda model, prompts, *rest: rows.extend(prompts) or real(model, prompts, *rest)
     model = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
     evaluation = evaluate_model(model, AutoTokenizer.from_pretrained(f"{folder}/model"), inputs, options)
     with open(f"{folder}/rank{rank}.json", "w") as stream:
@@ -249,7 +249,8 @@ def test_two_processes_agree_with_one(
         assert rank["results"] == alone.results
         assert rank["samples"] == alone.samples
         assert len(rank["rows"]) == 6
-    assert sorted(ranks[0]["rows"] + ranks[1]["rows"]) == list(range(12))
+    prompts = [tokenizer(sample["prompt"]).input_ids for sample in alone.samples]
+    assert sorted(ranks[0]["rows"] + ranks[1]["rows"]) == sorted(prompts)
 
 
 def test_inputs_keep_the_order_of_the_data(data: EvaluationData) -> None:
