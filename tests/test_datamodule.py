@@ -245,7 +245,9 @@ def test_works_without_a_trainer_and_moves_between_devices(base_folder, files):
     assert batch.forget.input_ids.shape == (3, int(batch.forget.lengths.max()))
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert isinstance(moved, PairBatch)
-    assert {t.device.type for rows in moved for t in (rows.input_ids, rows.lengths, rows.answer_starts)} == {"meta"}
+    sides = moved.forget, moved.retain
+    assert {t.device.type for rows in sides for t in (rows.input_ids, rows.lengths, rows.answer_starts)} == {"meta"}
+    assert moved.batch_size == 3
     assert moved.retain.record_ids == batch.retain.record_ids
 
 
@@ -255,6 +257,62 @@ def test_mixed_precision_passes_a_batch_through(base_folder, files):
     converted = MixedPrecision("bf16-mixed", "cpu").convert_input(batch)
     assert torch.equal(converted.forget.input_ids, batch.forget.input_ids)
     assert converted.forget.record_ids == batch.forget.record_ids
+    assert converted.batch_size == batch.batch_size == 3
+
+
+def test_a_batch_falls_into_micro_batches(base_folder, files):
+    """7 pairs in batches of 3 x 2: one of 6 and one of 1; then 2 x 4, whose last micro-batch has 1 pair."""
+    expected = {(2, 3): [[2, 2, 2], [1]], (4, 2): [[4, 3]], (1, 2): [[1, 1]] * 3 + [[1]], (2, 1): [[2]] * 3 + [[1]]}
+    for (batch_size, micro_batches), sizes in expected.items():
+        data = ForgetRetainData(**files, batch_size=batch_size, micro_batches=micro_batches, tokenizer=base_folder)
+        data.setup()
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            batches = list(loader)
+            assert [[len(part.forget.lengths) for part in batch.micro_batches()] for batch in batches] == sizes
+            for batch in batches:
+                assert batch.batch_size == batch_size
+                for side in ("forget", "retain"):
+                    parts = [getattr(part, side) for part in batch.micro_batches()]
+                    assert sum((part.record_ids for part in parts), ()) == getattr(batch, side).record_ids
+                    assert torch.equal(torch.cat([part.input_ids for part in parts]), getattr(batch, side).input_ids)
+
+
+def test_micro_batches_see_the_pairs_that_single_batches_see(tokenizer, files, tmp_path):
+    """In the same order, epoch after epoch."""
+    single = fit(tokenizer, files, tmp_path, data={"batch_size": 1}).seen
+    for data in ({"batch_size": 1, "micro_batches": 3}, {"batch_size": 3, "micro_batches": 2}):
+        together = fit(tokenizer, files, tmp_path, data=data).seen
+        pairs = [pair for forget, retain in together for pair in zip(forget, retain, strict=True)]
+        assert pairs == [(forget[0], retain[0]) for forget, retain in single]
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_resume_in_batches_of_micro_batches(tokenizer, files, tmp_path, touch):
+    """7 pairs in 2 x 2 make 2 batches an epoch."""
+    options = {"data": {"batch_size": 2, "micro_batches": 2}, "touch": touch}
+    straight = fit(tokenizer, files, tmp_path, [every_step(tmp_path / "ckpt", every_n_train_steps=1)], **options)
+    assert len(straight.seen) == 6
+    assert_every_checkpoint_resumes(
+        straight, tmp_path / "ckpt", 6, lambda ckpt: fit(tokenizer, files, tmp_path, ckpt=ckpt, **options)
+    )
+
+
+def test_a_checkpoint_within_an_epoch_refuses_another_number_of_micro_batches(tokenizer, files, tmp_path):
+    fit(tokenizer, files, tmp_path, [ModelCheckpoint(tmp_path, "mid", every_n_train_steps=2)], max_steps=2)
+    with pytest.raises(InputError, match=r"--ckpt_path: .*micro_batches was 1 and is 2$"):
+        fit(tokenizer, files, tmp_path, ckpt=tmp_path / "mid.ckpt", data={"micro_batches": 2})
+
+
+def test_micro_batches_start_at_one():
+    with pytest.raises(InputError, match=r"^--data\.micro_batches: must be at least 1, got 0$"):
+        ForgetRetainData("absent.jsonl", "absent.jsonl", micro_batches=0)
+
+
+def test_the_encoded_rows_of_both_sets_can_be_read(base_folder, files):
+    data = ForgetRetainData(**files, tokenizer=base_folder)
+    data.setup()
+    assert [row.record_id for row in data.encoded["forget"]] == [f"forget{i}qa0" for i in range(N_FORGET)]
+    assert [row.record_id for row in data.encoded["retain"]] == [f"retain{i}qa0" for i in range(N_RETAIN)]
 
 
 def test_a_tokenizer_without_pad_token_pads_with_eos(tokenizer, files, tmp_path):
@@ -294,6 +352,7 @@ def test_needs_a_tokenizer(files):
     ("option", "value"),
     [
         ("batch_size", 0),
+        ("micro_batches", 0),
         ("num_workers", -1),
         ("max_length", 1),
         ("prompt_share", 0.0),
@@ -314,5 +373,5 @@ def test_help_explains_every_argument():
     parser = jsonargparse.ArgumentParser()
     parser.add_class_arguments(ForgetRetainData, "data")
     actions = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
-    assert len(actions) == 13
+    assert len(actions) == 14
     assert not [name for name, text in actions.items() if not text]

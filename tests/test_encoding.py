@@ -165,6 +165,19 @@ def test_rows_move_as_a_whole():
     assert moved.record_ids == ("a",)
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (1, 3), (0, 3), (2, 9)])
+def test_a_part_holds_its_rows_with_the_padding_of_all(start, stop):
+    encoded = [Encoded("a", (5, 6, 7), 2, False), Encoded("b", (8, 9), 1, False), Encoded("c", (1, 2), 1, True)]
+    whole = collate_rows(encoded, pad_token_id=0)
+    part = whole.part(start, stop)
+    assert part.input_ids.tolist() == whole.input_ids.tolist()[start:stop]
+    assert part.lengths.tolist() == [len(row.input_ids) for row in encoded[start:stop]]
+    assert part.answer_starts.tolist() == [row.answer_start for row in encoded[start:stop]]
+    assert part.record_ids == tuple(row.record_id for row in encoded[start:stop])
+    assert part.attention_mask.tolist() == whole.attention_mask.tolist()[start:stop]
+    assert whole.record_ids == ("a", "b", "c")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -9,13 +9,13 @@ import unlearn_pl
 
 ROOT = Path(unlearn_pl.__file__).parent
 LEVELS = [
-    {"", "errors", "console"},
+    {"", "errors", "console", "matmul"},
     {"files", "provenance", "objectives"},
     {"data", "models", "parsing"},
     {"merging", "evaluation"},
     {"training"},
     {"analysis"},
-    {"callbacks"},
+    {"callbacks", "bench"},
     {"commands", "cli"},
     {"recipe"},
     {"__main__"},

@@ -1,7 +1,7 @@
 """Each loss against the sum written out in the docstring, and against a second implementation."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,20 +12,26 @@ from torch.nn import functional as F
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.objectives.forget import NPO, GradAscent
-from unlearn_pl.objectives.passes import IGNORED, Pass
+from unlearn_pl.objectives.head import IGNORED, Head
+from unlearn_pl.objectives.passes import Ask, Pass, Passes
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 
 REDUCTIONS = ["sequence_sum", "sequence_mean", "batch_mean"]
 
 
-@dataclass
-class Plain:
-    """Passes made of plain tensors."""
+def over(logits: Tensor, rows: Tensor, targets: Tensor, batch_size: int, max_length: int) -> Pass:
+    """A pass whose head changes nothing, so that its hidden states are its logits."""
+    return Pass(logits, Head(torch.eye(logits.shape[1], dtype=logits.dtype)), rows, targets, batch_size, max_length)
 
-    forget: Pass | None = None
-    retain: Pass | None = None
-    forget_ref: Pass | None = None
-    retain_ref: Pass | None = None
+
+def against(policy: Pass, base: Pass) -> Pass:
+    """The policy, with the other pass as that of the base model."""
+    return replace(policy, reference_nll=base.nll.detach(), reference_hidden=base.hidden.detach())
+
+
+def both(answers: Pass) -> Passes:
+    """The same rows for either split."""
+    return {"forget": answers, "retain": answers}
 
 
 def pass_with_nll(*rows: list[float]) -> Pass:
@@ -34,7 +40,7 @@ def pass_with_nll(*rows: list[float]) -> Pass:
     p = torch.exp(-token_nll)
     logits = torch.stack([torch.log(p), torch.log1p(-p)], dim=-1)
     index = torch.tensor([i for i, row in enumerate(rows) for _ in row])
-    return Pass(logits, index, torch.zeros(len(token_nll), dtype=torch.long), batch_size=len(rows), max_length=8)
+    return over(logits, index, torch.zeros(len(token_nll), dtype=torch.long), batch_size=len(rows), max_length=8)
 
 
 def random_pass(seed: int, lengths: tuple[int, ...] = (3, 5), ignored: int = 2, vocabulary: int = 7) -> Pass:
@@ -47,7 +53,7 @@ def random_pass(seed: int, lengths: tuple[int, ...] = (3, 5), ignored: int = 2, 
     for n in lengths:
         targets[start : start + ignored] = IGNORED
         start += n + ignored
-    return Pass(logits, rows, targets, batch_size=len(lengths), max_length=16)
+    return over(logits, rows, targets, batch_size=len(lengths), max_length=16)
 
 
 def reference_nll(answers: Pass, reduction: str) -> list[float]:
@@ -72,7 +78,7 @@ def test_npo_by_hand() -> None:
     sequence_mean: differences 0.5 and -0.5; 2 * 0.474077 = 0.948154 and 1.948154; mean 1.448154.
     batch_mean: 3.5 / 3 - 3 / 3 = 0.166667; -2 log sigmoid(0.166667) = 2 * 0.613281 = 1.226562 (one row).
     """
-    passes = Plain(forget=pass_with_nll([1.0, 2.0], [0.5]), forget_ref=pass_with_nll([1.0, 1.0], [1.0]))
+    passes = {"forget": against(pass_with_nll([1.0, 2.0], [0.5]), pass_with_nll([1.0, 1.0], [1.0]))}
     values = {name: NPO(beta=1.0, reduction=name)(passes).item() for name in REDUCTIONS}
     assert values["sequence_sum"] == pytest.approx(1.287338, abs=1e-5)
     assert values["sequence_mean"] == pytest.approx(1.448154, abs=1e-5)
@@ -82,12 +88,13 @@ def test_npo_by_hand() -> None:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("seed", range(3))
 def test_nll_terms_match_a_loop_over_positions(reduction: str, seed: int) -> None:
-    passes = Plain(forget=random_pass(seed), forget_ref=random_pass(seed + 10), retain=random_pass(seed + 20))
-    policy, base = reference_nll(passes.forget, reduction), reference_nll(passes.forget_ref, reduction)
+    forget, forget_base, retain = (random_pass(seed + shift) for shift in (0, 10, 20))
+    passes = {"forget": against(forget, forget_base), "retain": retain}
+    policy, base = reference_nll(forget, reduction), reference_nll(forget_base, reduction)
     npo = [-(2 / 0.3) * math.log(1 / (1 + math.exp(-0.3 * (p - b)))) for p, b in zip(policy, base, strict=True)]
     assert NPO(beta=0.3, reduction=reduction)(passes).item() == pytest.approx(sum(npo) / len(npo), rel=1e-5)
     assert GradAscent(reduction=reduction)(passes).item() == pytest.approx(-sum(policy) / len(policy), rel=1e-5)
-    retained = reference_nll(passes.retain, reduction)
+    retained = reference_nll(retain, reduction)
     assert RetainNLL(reduction=reduction)(passes).item() == pytest.approx(sum(retained) / len(retained), rel=1e-5)
 
 
@@ -95,19 +102,19 @@ def test_nll_terms_match_a_loop_over_positions(reduction: str, seed: int) -> Non
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_npo_at_the_base_model_is_two_over_beta_ln_two(reduction: str, beta: float) -> None:
     same = random_pass(3)
-    value = NPO(beta=beta, reduction=reduction)(Plain(forget=same, forget_ref=same))
+    value = NPO(beta=beta, reduction=reduction)({"forget": against(same, same)})
     assert value.item() == pytest.approx(2 / beta * math.log(2), rel=1e-6)
 
 
 def npo_weight(delta: float, tokens: int, reduction: str) -> float:
     """Gradient of NPO over that of gradient ascent with the same reduction, when each token lost ``delta`` nats."""
     nll = torch.full((tokens,), 1.0 + delta, dtype=torch.float64, requires_grad=True)
-    policy = Pass(torch.empty(tokens, 2), torch.zeros(tokens, dtype=torch.long), torch.zeros(tokens), 1, 8)
-    base = Pass(torch.empty(tokens, 2), torch.zeros(tokens, dtype=torch.long), torch.zeros(tokens), 1, 8)
-    policy.__dict__["nll"], base.__dict__["nll"] = nll.sum()[None], torch.full((1,), float(tokens), dtype=torch.float64)
-    NPO(beta=0.1, reduction=reduction)(Plain(forget=policy, forget_ref=base)).backward()
+    nothing, places = torch.empty(tokens, 2), torch.zeros(tokens, dtype=torch.long)
+    policy = replace(over(nothing, places, places, 1, 8), reference_nll=torch.tensor([float(tokens)]).double())
+    policy.__dict__["nll"] = nll.sum()[None]
+    NPO(beta=0.1, reduction=reduction)({"forget": policy}).backward()
     npo, nll.grad = nll.grad.clone(), None
-    GradAscent(reduction=reduction)(Plain(forget=policy)).backward()
+    GradAscent(reduction=reduction)({"forget": policy}).backward()
     return (npo / nll.grad).mean().item()
 
 
@@ -121,9 +128,9 @@ def test_npo_hardly_saturates_on_a_mean() -> None:
 @pytest.mark.parametrize("reduction", ["sequence_sum", "sequence_mean"])
 def test_per_sequence_reductions_do_not_depend_on_the_batch_layout(reduction: str) -> None:
     rows, base = ([0.2, 1.5, 0.3], [2.0]), ([0.3, 0.3, 0.3], [0.7])
-    together = NPO(reduction=reduction)(Plain(forget=pass_with_nll(*rows), forget_ref=pass_with_nll(*base)))
+    together = NPO(reduction=reduction)({"forget": against(pass_with_nll(*rows), pass_with_nll(*base))})
     apart = [
-        NPO(reduction=reduction)(Plain(forget=pass_with_nll(r), forget_ref=pass_with_nll(b)))
+        NPO(reduction=reduction)({"forget": against(pass_with_nll(r), pass_with_nll(b))})
         for r, b in zip(rows, base, strict=True)
     ]
     assert together.item() == pytest.approx(sum(a.item() for a in apart) / 2, rel=1e-6)
@@ -131,8 +138,8 @@ def test_per_sequence_reductions_do_not_depend_on_the_batch_layout(reduction: st
 
 def test_batch_mean_depends_on_the_batch_layout() -> None:
     rows = ([0.2, 1.5, 0.3], [2.0])
-    together = RetainNLL(reduction="batch_mean")(Plain(retain=pass_with_nll(*rows)))
-    apart = [RetainNLL(reduction="batch_mean")(Plain(retain=pass_with_nll(r))) for r in rows]
+    together = RetainNLL(reduction="batch_mean")({"retain": pass_with_nll(*rows)})
+    apart = [RetainNLL(reduction="batch_mean")({"retain": pass_with_nll(r)}) for r in rows]
     assert abs(together.item() - sum(a.item() for a in apart) / 2) > 0.1
 
 
@@ -144,16 +151,16 @@ def reference_kl(policy: Tensor, base: Tensor) -> Tensor:
 
 def test_kl_by_hand() -> None:
     """p = (1/2, 1/2) against p_ref = (3/4, 1/4): .75 ln 1.5 + .25 ln .5 = .304099 - .173287 = .130812."""
-    flat = Pass(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long), 1, 4)
-    steep = Pass(torch.tensor([[3.0, 1.0]]).log(), flat.rows, flat.targets, 1, 4)
-    passes = Plain(retain=flat, retain_ref=steep)
+    flat = over(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long), 1, 4)
+    steep = over(torch.tensor([[3.0, 1.0]]).log(), flat.rows, flat.targets, 1, 4)
+    passes = {"retain": against(flat, steep)}
     assert RetainKL(positions="answer")(passes).item() == pytest.approx(0.130812, abs=1e-6)
     assert RetainKL(positions="padded")(passes).item() == pytest.approx(0.130812 / 4, abs=1e-6)
 
 
 def test_kl_position_rules_match_a_second_implementation() -> None:
     policy, base = random_pass(1), random_pass(2)
-    passes, kl = Plain(retain=policy, retain_ref=base), reference_kl(policy.logits, base.logits)
+    passes, kl = {"retain": against(policy, base)}, reference_kl(policy.logits, base.logits)
     answers = policy.targets != IGNORED
     assert RetainKL(positions="answer")(passes).item() == pytest.approx(kl[answers].mean().item(), rel=1e-5)
     assert RetainKL(positions="attended")(passes).item() == pytest.approx(kl.mean().item(), rel=1e-5)
@@ -163,7 +170,7 @@ def test_kl_position_rules_match_a_second_implementation() -> None:
 @pytest.mark.parametrize("positions", ["answer", "attended", "padded"])
 def test_kl_of_equal_models_is_zero(positions: str) -> None:
     same = random_pass(5)
-    assert RetainKL(positions=positions)(Plain(retain=same, retain_ref=same)).item() == pytest.approx(0, abs=1e-7)
+    assert RetainKL(positions=positions)({"retain": against(same, same)}).item() == pytest.approx(0, abs=1e-7)
 
 
 @settings(max_examples=30, deadline=None)
@@ -172,11 +179,11 @@ def test_adding_a_constant_to_the_logits_changes_nothing(shift: int, seed: int) 
     """A loss on raw logits, as some releases have it, fails this."""
 
     def terms(policy: Pass) -> list[float]:
-        passes = Plain(forget=policy, forget_ref=random_pass(seed + 1), retain=policy, retain_ref=random_pass(seed + 1))
+        passes = both(against(policy, random_pass(seed + 1)))
         return [term(passes).item() for term in (NPO(), GradAscent(), RetainNLL(), RetainKL())]
 
     policy = random_pass(seed)
-    shifted = Pass(policy.logits + shift, policy.rows, policy.targets, policy.batch_size, policy.max_length)
+    shifted = replace(policy, hidden=policy.hidden + shift)
     assert terms(shifted) == pytest.approx(terms(policy), abs=1e-3, rel=1e-4)
 
 
@@ -184,8 +191,7 @@ def test_adding_a_constant_to_the_logits_changes_nothing(shift: int, seed: int) 
 def test_gradient_is_exactly_zero_where_no_answer_token_follows(term: object) -> None:
     policy, base = random_pass(1), random_pass(2)
     logits = policy.logits.clone().requires_grad_()
-    policy = Pass(logits, policy.rows, policy.targets, policy.batch_size, policy.max_length)
-    term(Plain(forget=policy, forget_ref=base, retain=policy, retain_ref=base)).backward()
+    term(both(against(replace(policy, hidden=logits), base))).backward()
     assert torch.count_nonzero(logits.grad[policy.targets == IGNORED]) == 0
     assert torch.count_nonzero(logits.grad[policy.targets != IGNORED]) > 0
 
@@ -193,3 +199,15 @@ def test_gradient_is_exactly_zero_where_no_answer_token_follows(term: object) ->
 def test_beta_must_be_positive() -> None:
     with pytest.raises(InputError, match=r"NPO beta: must be above 0, got 0"):
         NPO(beta=0.0)
+
+
+def test_what_serves_two_terms_is_the_wider_of_each_ask() -> None:
+    assert Ask() | Ask("attended", kl=True) == Ask("attended", kl=True)
+    assert Ask("attended", kl=True) | Ask(reference_nll=True) == Ask("attended", reference_nll=True, kl=True)
+    assert RetainKL(positions="answer").asks == {"retain": Ask("answer", kl=True)}
+    assert NPO().asks == {"forget": Ask("answer", reference_nll=True)}
+
+
+def test_a_term_that_asked_for_no_kl_cannot_read_it() -> None:
+    with pytest.raises(AssertionError, match="has no kl"):
+        _ = random_pass(0).kl

@@ -14,10 +14,21 @@ VERBS = {
     "predict": "the greedy answer to every row's prompt",
     "merge": "merge the adapters of one base model",
     "evaluate": "score a model, with or without an adapter",
+    "bench": "measure time, memory and exactness of training",
+}
+
+# The verbs that have verbs of their own.
+SUBVERBS = {
+    "bench": {
+        "train": "our training step beside the released one, on your model and rows",
+        "growth": "how both grow with row length, vocabulary and depth",
+        "estimate": "what a large model would take, by arithmetic",
+    }
 }
 
 # The verbs that are plain functions, by the module that has one of that name; the others are Lightning's.
 FUNCTIONS = {"run": "recipe.run", "merge": "commands.merge", "evaluate": "commands.evaluate"}
+FUNCTIONS |= {f"bench {verb}": "commands.bench" for verb in SUBVERBS["bench"]}
 
 
 def main() -> None:
@@ -33,28 +44,38 @@ def main() -> None:
         return
     if args[0] not in VERBS:
         fail(f"{args[0]!r} is no command; the commands are {', '.join(VERBS)}")
+    verb, args = args[0], args[1:]
+    if verb in SUBVERBS:
+        if not args or args[0] in ("-h", "--help"):
+            print(usage(verb))
+            return
+        if args[0] not in SUBVERBS[verb]:
+            fail(f"{args[0]!r} is no command of {verb}; its commands are {', '.join(SUBVERBS[verb])}")
+        verb, args = f"{verb} {args[0]}", args[1:]
     from unlearn_pl.errors import InputError
 
     try:
-        command(args[0])(args[1:])
+        command(verb)(args)
     except InputError as error:
         if os.environ.get("UNLEARN_PL_TRACEBACK"):
             traceback.print_exc()
         fail(str(error))
 
 
-def usage() -> str:
-    """What --help prints."""
-    lines = [f"  {verb:<10}{meaning}" for verb, meaning in VERBS.items()]
+def usage(verb: str | None = None) -> str:
+    """What --help prints, of all commands or of one that has commands of its own."""
+    verbs, name = (SUBVERBS[verb], f"unlearn-pl {verb}") if verb else (VERBS, "unlearn-pl")
+    about = VERBS[verb] if verb else "make a language model forget given documents, and prove how well that went"
+    lines = [f"  {verb:<10}{meaning}" for verb, meaning in verbs.items()]
     return "\n".join(
         [
-            "usage: unlearn-pl COMMAND ...",
+            f"usage: {name} COMMAND ...",
             "",
-            "Make a language model forget given documents, and prove how well that went.",
+            f"{about[0].upper()}{about[1:]}.",
             "",
             *lines,
             "",
-            "unlearn-pl COMMAND --help explains every field of a command; --version prints the version.",
+            f"{name} COMMAND --help explains every field of a command; unlearn-pl --version prints the version.",
         ]
     )
 
@@ -71,7 +92,7 @@ def command(verb: str) -> Callable[[list[str]], None]:
     from unlearn_pl.parsing import parse_function
 
     function = importlib.import_module(f"unlearn_pl.{FUNCTIONS[verb]}")
-    return lambda args: parse_function(getattr(function, verb), args, verb)
+    return lambda args: parse_function(getattr(function, verb.split()[-1]), args, verb)
 
 
 def fail(message: str) -> None:

@@ -15,19 +15,30 @@ from unlearn_pl.data.pairing import PAIRINGS, Pair, PairSampler
 from unlearn_pl.data.readers import check_columns, check_documents_per_task, read_split
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
+from unlearn_pl.objectives.passes import Split
 
 EncodedPair = tuple[Encoded, Encoded]
 
 
 class PairBatch(NamedTuple):
-    """B forget rows and the B retain rows that go with them; each side is padded to its own longest row."""
+    """B forget rows and the B retain rows that go with them; each side is padded to its own longest row.
+
+    They form micro-batches of ``batch_size`` pairs, the last of which may be smaller.
+    """
 
     forget: Rows
     retain: Rows
+    batch_size: int
+
+    def micro_batches(self) -> list["PairBatch"]:
+        """The micro-batches, one batch each."""
+        starts = range(0, len(self.forget.lengths), self.batch_size)
+        cuts = [(start, start + self.batch_size) for start in starts]
+        return [PairBatch(self.forget.part(*cut), self.retain.part(*cut), self.batch_size) for cut in cuts]
 
     def to(self, device: torch.device | str) -> "PairBatch":
         """The same batch on another device; Lightning's transfer calls it."""
-        return PairBatch(self.forget.to(device), self.retain.to(device))
+        return PairBatch(self.forget.to(device), self.retain.to(device), self.batch_size)
 
 
 class Pairs(Dataset[EncodedPair]):
@@ -61,10 +72,10 @@ class PairLoader(DataLoader[EncodedPair]):
         """Nothing."""
 
 
-def collate_pairs(pairs: Sequence[EncodedPair], pad_token_id: int) -> PairBatch:
-    """Pad the two sides of some pairs."""
+def collate_pairs(pairs: Sequence[EncodedPair], pad_token_id: int, batch_size: int | None = None) -> PairBatch:
+    """Pad the two sides of some pairs, in micro-batches of ``batch_size`` pairs (None: one of all)."""
     forget, retain = zip(*pairs, strict=True)
-    return PairBatch(collate_rows(forget, pad_token_id), collate_rows(retain, pad_token_id))
+    return PairBatch(collate_rows(forget, pad_token_id), collate_rows(retain, pad_token_id), batch_size or len(pairs))
 
 
 def check_layout(state: dict[str, Any], layout: dict[str, Any]) -> None:
@@ -87,6 +98,8 @@ class ForgetRetainData(LightningDataModule):
             hf:OWNER/NAME[/CONFIG][:SPLIT].
         retain: Rows to keep, from the same kinds of source. No id may be in both.
         batch_size: Pairs of a micro-batch on each process. At least 1.
+        micro_batches: Micro-batches that are computed together; the loss is the mean of theirs. The same gradient as
+            `--trainer.accumulate_grad_batches` of that number, for any loss, in fewer forwards. At least 1.
         max_length: Tokens of a row at most, its end is cut off. At least 2.
         prompt_share: The prompt keeps its last int(prompt_share * max_length) tokens. Above 0, at most 1.
         joiner: Between input and answer: " " (as in the memorised documents) or "" (as the ZJUKLAB system trained).
@@ -108,6 +121,7 @@ class ForgetRetainData(LightningDataModule):
         forget: str,
         retain: str,
         batch_size: int = 1,
+        micro_batches: int = 1,
         max_length: int = 256,
         prompt_share: float = 0.8,
         joiner: str = " ",
@@ -122,6 +136,8 @@ class ForgetRetainData(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise InputError(f"--data.batch_size: must be at least 1, got {batch_size}")
+        if micro_batches < 1:
+            raise InputError(f"--data.micro_batches: must be at least 1, got {micro_batches}")
         if num_workers < 0:
             raise InputError(f"--data.num_workers: must be at least 0, got {num_workers}")
         if pairing not in PAIRINGS:
@@ -130,7 +146,7 @@ class ForgetRetainData(LightningDataModule):
         check_columns(columns)
         self.encoding = Encoding(max_length, prompt_share, joiner, eos_on_forget)
         self.forget, self.retain = forget, retain
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.micro_batches, self.num_workers = batch_size, micro_batches, num_workers
         self.pairing, self.seed = pairing, seed
         self.documents_per_task, self.columns = documents_per_task, columns
         self.tokenizer_name = tokenizer
@@ -176,6 +192,12 @@ class ForgetRetainData(LightningDataModule):
         """The same as for validation."""
         return self.val_dataloader()
 
+    @property
+    def encoded(self) -> dict[Split, Sequence[Encoded]]:
+        """All rows of both sets, as they are trained on."""
+        assert self._pairs is not None, "setup comes first"
+        return {"forget": self._pairs.forget, "retain": self._pairs.retain}
+
     def state_dict(self) -> dict[str, Any]:
         """Where the next pair of the run stands, and what such a place depends on."""
         if self._pairs is None or self.trainer is None:
@@ -201,8 +223,12 @@ class ForgetRetainData(LightningDataModule):
         trained = max(0, self._batches_trained() - batches)
         if self.trainer is None or trained == 0:
             return epoch, pairs
-        more_epochs, batches = divmod(pairs // self.batch_size + trained, int(self.trainer.num_training_batches))
-        return epoch + more_epochs, batches * self.batch_size
+        more_epochs, batches = divmod(pairs // self._pairs_a_batch + trained, int(self.trainer.num_training_batches))
+        return epoch + more_epochs, batches * self._pairs_a_batch
+
+    @property
+    def _pairs_a_batch(self) -> int:
+        return self.batch_size * self.micro_batches
 
     def _batches_trained(self) -> int:
         """Batches that the run has trained on in all, also before it was resumed."""
@@ -222,6 +248,7 @@ class ForgetRetainData(LightningDataModule):
             "forget rows": sampler.n_forget,
             "retain rows": sampler.n_retain,
             "batch_size": self.batch_size,
+            "micro_batches": self.micro_batches,
             "pairing": self.pairing,
             "seed": self.seed,
             "processes": sampler.num_replicas,
@@ -230,8 +257,8 @@ class ForgetRetainData(LightningDataModule):
     def _loader_options(self) -> dict[str, Any]:
         assert self._tokenizer is not None
         pad, eos = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
-        collate = partial(collate_pairs, pad_token_id=eos if pad is None else pad)
-        return {"batch_size": self.batch_size, "num_workers": self.num_workers, "collate_fn": collate}
+        collate = partial(collate_pairs, pad_token_id=eos if pad is None else pad, batch_size=self.batch_size)
+        return {"batch_size": self._pairs_a_batch, "num_workers": self.num_workers, "collate_fn": collate}
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase:
         """The named tokenizer, else the one of the module that the trainer runs."""

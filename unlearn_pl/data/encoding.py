@@ -134,6 +134,11 @@ class Rows:
         positions = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
         return (positions < self.lengths[:, None]).long()
 
+    def part(self, start: int, stop: int) -> "Rows":
+        """Rows ``start`` to ``stop`` - 1, with the padding of all."""
+        cut = {name: getattr(self, name)[start:stop] for name in ("input_ids", "lengths", "answer_starts")}
+        return replace(self, **cut, record_ids=self.record_ids[start:stop])
+
     def to(self, device: torch.device | str) -> "Rows":
         """The same rows on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("input_ids", "lengths", "answer_starts")}

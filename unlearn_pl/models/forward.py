@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.objectives.head import Head
 
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
@@ -18,22 +19,28 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
     return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
 
-def vocabulary_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """[..., V] logits of hidden states [..., H]."""
-    return causal_model(model).get_output_embeddings()(hidden)
+def vocabulary_head(model: nn.Module) -> Head:
+    """The head behind the body, which must be a plain, frozen linear layer; ``check_head`` makes sure of it."""
+    layer = causal_model(model).get_output_embeddings()
+    return Head(layer.weight, layer.bias)
 
 
 @torch.no_grad()
 def check_head(model: nn.Module) -> None:
     """Compare body and head with the model's own forward on a few tokens.
 
-    Some architectures scale or cap their logits after the head; training them through ``vocabulary_logits`` would
-    optimise something else, so they are refused. Raises InputError.
+    Some architectures scale or cap their logits after the head; training them through ``vocabulary_head`` would
+    optimise something else, so they are refused, and so is a head with an adapter of its own. Raises InputError.
     """
     causal = causal_model(model)
+    head = causal.get_output_embeddings()
+    if type(head) is not nn.Linear or head.weight.requires_grad:
+        raise InputError(
+            f"--model.lora.target_modules: the vocabulary head must stay frozen, got {type(head).__name__}"
+        )
     device = causal.get_input_embeddings().weight.device
     input_ids = torch.arange(4, device=device)[None]
-    apart = vocabulary_logits(model, hidden_states(model, input_ids))
+    apart = vocabulary_head(model).logits(hidden_states(model, input_ids))
     whole = causal(input_ids=input_ids, use_cache=False).logits
     if not torch.allclose(apart.float(), whole.float(), rtol=1e-3, atol=1e-3):
         raise InputError(

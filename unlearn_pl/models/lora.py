@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from torch import Tensor
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, write_json
+from unlearn_pl.models.lora_linear import LoraLinear
 from unlearn_pl.provenance import provenance
 
 FACTS_FILE = "unlearn_pl.json"
+# What PEFT puts in the place of a linear layer; adapter files do not name it.
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: LoraLinear}
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,15 @@ class Lora:
             raise InputError(f"--model.lora.dropout: must be in [0, 1), got {self.dropout}")
 
 
-def attach_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
+def attach_lora(
+    model: PreTrainedModel, lora: Lora, seed: int, layers: dict[type[nn.Module], type[nn.Module]] | None = None
+) -> PeftModel:
     """``model`` with a fresh, trainable adapter in float32 and everything else frozen; B is zero, so it starts as the
     base model.
 
     The A factors are a function of ``seed`` alone. Two adapters that are to be merged in factor space must start
-    from the same A, so the over- and the under-forgetting run share it.
+    from the same A, so the over- and the under-forgetting run share it. ``layers`` are what PEFT puts in the place of
+    which layer: ``LAYERS`` by default; none of them ({}) for PEFT's own.
     """
     config = LoraConfig(
         r=lora.rank,
@@ -55,6 +61,7 @@ def attach_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
         task_type="CAUSAL_LM",
     )
+    config._register_custom_module(LAYERS if layers is None else layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -68,7 +75,10 @@ def open_adapter(model: PreTrainedModel, folder: str | Path, trainable: bool = F
     if not (Path(folder) / "adapter_config.json").is_file():
         raise InputError(f"adapter: {folder} has no adapter_config.json; a PEFT adapter folder is needed")
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        config = PeftConfig.from_pretrained(str(folder), inference_mode=not trainable)
+        if isinstance(config, LoraConfig):
+            config._register_custom_module(LAYERS)
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=config)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"adapter: {folder} does not fit this base model: {str(error).splitlines()[0]}") from error
 

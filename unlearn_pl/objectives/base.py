@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from unlearn_pl.objectives.passes import Pass, Passes, PassName, Positions
+from unlearn_pl.objectives.passes import Ask, Passes, Split
 
 Reduction = Literal["sequence_sum", "sequence_mean", "batch_mean"]
 
@@ -25,23 +25,23 @@ class Objective(ABC):
 
     @property
     @abstractmethod
-    def asks(self) -> Mapping[PassName, Positions]:
-        """The passes this term reads, and at which positions; nothing else is computed for it."""
+    def asks(self) -> Mapping[Split, Ask]:
+        """The splits this term reads, and what it needs of each; nothing else is computed for it."""
 
     @abstractmethod
     def __call__(self, passes: Passes) -> Tensor:
-        """The unweighted term: a scalar in nats."""
+        """The unweighted term of a micro-batch: a scalar in nats."""
 
 
-def reduce_nll(answers: Pass, reduction: Reduction) -> Tensor:
-    """Answer NLL of a micro-batch of B rows, in nats.
+def reduce_nll(nll: Tensor, tokens: Tensor, reduction: Reduction) -> Tensor:
+    """Answer NLL of a micro-batch of B rows, in nats, from each row's sum [B] and number of tokens [B].
 
     ``sequence_sum`` gives [B], summed over a row's tokens; ``sequence_mean`` [B], the mean over a row's tokens;
     ``batch_mean`` [1], the mean over all answer tokens of the micro-batch. The last depends on which rows share a
     micro-batch, so batch 2 is not the mean of two batches of 1; it is what Hugging Face models return as their loss.
     """
     if reduction == "sequence_sum":
-        return answers.nll
+        return nll
     if reduction == "sequence_mean":
-        return answers.nll / answers.tokens
-    return answers.nll.sum()[None] / answers.tokens.sum()
+        return nll / tokens
+    return nll.sum()[None] / tokens.sum()

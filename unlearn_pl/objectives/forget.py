@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.objectives.base import Objective, Reduction, reduce_nll
-from unlearn_pl.objectives.passes import Passes, PassName, Positions
+from unlearn_pl.objectives.passes import Ask, Passes, Split
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,14 @@ class NPO(Objective):
             raise InputError(f"NPO beta: must be above 0, got {self.beta}")
 
     @property
-    def asks(self) -> Mapping[PassName, Positions]:
-        return {"forget": "answer", "forget_ref": "answer"}
+    def asks(self) -> Mapping[Split, Ask]:
+        return {"forget": Ask(reference_nll=True)}
 
     def __call__(self, passes: Passes) -> Tensor:
-        policy, reference = (reduce_nll(answers, self.reduction) for answers in (passes.forget, passes.forget_ref))
+        answers = passes["forget"]
+        assert answers.reference_nll is not None
+        policy = reduce_nll(answers.nll, answers.tokens, self.reduction)
+        reference = reduce_nll(answers.reference_nll, answers.tokens, self.reduction)
         return -(2 / self.beta) * F.logsigmoid(self.beta * (policy - reference)).mean()
 
 
@@ -52,8 +55,9 @@ class GradAscent(Objective):
     """What NLL means: `sequence_sum`, `sequence_mean`, or `batch_mean`, the token mean over the micro-batch."""
 
     @property
-    def asks(self) -> Mapping[PassName, Positions]:
-        return {"forget": "answer"}
+    def asks(self) -> Mapping[Split, Ask]:
+        return {"forget": Ask()}
 
     def __call__(self, passes: Passes) -> Tensor:
-        return -reduce_nll(passes.forget, self.reduction).mean()
+        answers = passes["forget"]
+        return -reduce_nll(answers.nll, answers.tokens, self.reduction).mean()

@@ -1,36 +1,58 @@
-"""What an objective reads: the forward passes of one micro-batch, at the positions that some objective asked for.
+"""What an objective reads: a forward pass over the rows of one split of a micro-batch, at the positions asked for.
 
 Everything here is plain tensors, so that a test hands an objective a ``Pass`` made by hand and no model.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-IGNORED = -100
+from unlearn_pl.objectives.head import IGNORED, Head
 
-# Positions at which a pass has logits: those that predict an answer token, or every token that is not padding.
+Split = Literal["forget", "retain"]
+
+# Positions at which a pass is scored: those that predict an answer token, or every token that is not padding.
 Positions = Literal["answer", "attended"]
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One model's output over the rows of a split, at N asked positions.
+class Ask:
+    """What an objective needs of a split beside the policy's NLL; nothing else is computed for it."""
 
-    ``logits`` is [N, V], ``rows`` [N] the row of each position (0 to ``batch_size`` - 1), ``targets`` [N] the token
+    positions: Positions = "answer"
+    """Where the vocabulary head runs."""
+    reference_nll: bool = False
+    """Whether the answers' NLL under the base model is needed."""
+    kl: bool = False
+    """Whether the KL from the base model is needed, at those positions."""
+
+    def __or__(self, other: "Ask") -> "Ask":
+        """What serves both."""
+        wide = "attended" in (self.positions, other.positions)
+        return Ask("attended" if wide else "answer", self.reference_nll or other.reference_nll, self.kl or other.kl)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The policy's output over B rows of a split, at N positions, and what the base model says of the same rows.
+
+    ``hidden`` is [N, H], ``rows`` [N] the row of each position (0 to ``batch_size`` - 1), ``targets`` [N] the token
     that follows if it belongs to the answer, else ``IGNORED``. ``max_length`` is the length, in tokens, to which the
-    released ZJUKLAB code pads every row.
+    released ZJUKLAB code pads every row. ``reference_nll`` [B] and ``reference_hidden`` [N, H] are those of the base
+    model (adapter off, eval mode, no gradient), or None where no objective asked for them.
     """
 
-    logits: Tensor
+    hidden: Tensor
+    head: Head
     rows: Tensor
     targets: Tensor
     batch_size: int
     max_length: int
+    reference_nll: Tensor | None = None
+    reference_hidden: Tensor | None = None
 
     @cached_property
     def is_answer(self) -> Tensor:
@@ -38,48 +60,33 @@ class Pass:
         return self.targets != IGNORED
 
     @cached_property
-    def log_probs(self) -> Tensor:
-        """[N, V] float32 log-probabilities; float32 also under bf16, where sums over a vocabulary lose digits."""
-        return torch.log_softmax(self.logits.float(), dim=-1)
+    def logits(self) -> Tensor:
+        """[N, V] logits, for terms that need more than ``nll`` and ``kl``: N x V numbers and their gradients."""
+        return self.head.logits(self.hidden)
 
     @cached_property
     def nll(self) -> Tensor:
         """[B] negative log-likelihood of each row's answer, in nats, summed over its tokens."""
-        # an ignored target must not index the vocabulary, and its zero must not carry a gradient
-        target = self.targets.clamp(min=0)[:, None]
-        token_nll = F.nll_loss(self.log_probs, target[:, 0], reduction="none").masked_fill(~self.is_answer, 0.0)
-        return token_nll.new_zeros(self.batch_size).index_add(0, self.rows, token_nll)
+        return self._per_row(self._scores[0])
 
     @cached_property
     def tokens(self) -> Tensor:
         """[B] answer tokens of each row."""
-        counted = self.is_answer.float()
-        return counted.new_zeros(self.batch_size).index_add(0, self.rows, counted)
-
-    def kl_from(self, reference: "Pass") -> Tensor:
-        """[N] KL(reference || self) at each position, in nats; both passes must hold the same positions."""
-        assert reference.logits.shape == self.logits.shape, (reference.logits.shape, self.logits.shape)
-        return F.kl_div(self.log_probs, reference.log_probs, reduction="none", log_target=True).sum(-1)
-
-
-class Passes(Protocol):
-    """The passes of a micro-batch. Each is computed when it is first read, and only once.
-
-    ``forget`` and ``retain`` are the policy's; ``forget_ref`` and ``retain_ref`` come from the base model (adapter
-    off, eval mode, no gradient) on the same rows at the same positions.
-    """
+        return self._per_row(self.is_answer.float())
 
     @property
-    def forget(self) -> Pass: ...
+    def kl(self) -> Tensor:
+        """[N] KL(base || policy) at each position, in nats."""
+        assert self.reference_hidden is not None, "the objective's `asks` has no kl"
+        return self._scores[1]
 
-    @property
-    def retain(self) -> Pass: ...
+    @cached_property
+    def _scores(self) -> tuple[Tensor, Tensor]:
+        # together: the NLL and the KL of a position come from the same logits
+        return self.head.scores(self.hidden, self.targets, self.reference_hidden)
 
-    @property
-    def forget_ref(self) -> Pass: ...
-
-    @property
-    def retain_ref(self) -> Pass: ...
+    def _per_row(self, values: Tensor) -> Tensor:
+        return values.new_zeros(self.batch_size).index_add(0, self.rows, values)
 
 
-PassName = Literal["forget", "retain", "forget_ref", "retain_ref"]
+Passes = Mapping[Split, Pass]

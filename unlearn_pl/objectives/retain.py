@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from unlearn_pl.objectives.base import Objective, Reduction, reduce_nll
-from unlearn_pl.objectives.passes import Passes, PassName, Positions
+from unlearn_pl.objectives.passes import Ask, Passes, Split
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,12 @@ class RetainNLL(Objective):
     is what Hugging Face models return as their loss."""
 
     @property
-    def asks(self) -> Mapping[PassName, Positions]:
-        return {"retain": "answer"}
+    def asks(self) -> Mapping[Split, Ask]:
+        return {"retain": Ask()}
 
     def __call__(self, passes: Passes) -> Tensor:
-        return reduce_nll(passes.retain, self.reduction).mean()
+        answers = passes["retain"]
+        return reduce_nll(answers.nll, answers.tokens, self.reduction).mean()
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,13 @@ class RetainKL(Objective):
     released ZJUKLAB code, which averages over its padding (padding itself is never computed here)."""
 
     @property
-    def asks(self) -> Mapping[PassName, Positions]:
-        asked: Positions = "answer" if self.positions == "answer" else "attended"
-        return {"retain": asked, "retain_ref": asked}
+    def asks(self) -> Mapping[Split, Ask]:
+        return {"retain": Ask("answer" if self.positions == "answer" else "attended", kl=True)}
 
     def __call__(self, passes: Passes) -> Tensor:
-        kl = passes.retain.kl_from(passes.retain_ref)
+        rows = passes["retain"]
         if self.positions == "answer":
-            return kl[passes.retain.is_answer].mean()
+            return rows.kl[rows.is_answer].mean()
         if self.positions == "attended":
-            return kl.mean()
-        return kl.sum() / (passes.retain.batch_size * passes.retain.max_length)
+            return rows.kl.mean()
+        return rows.kl.sum() / (rows.batch_size * rows.max_length)

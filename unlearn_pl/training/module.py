@@ -1,25 +1,29 @@
 """UnlearningModule: a base model with a LoRA adapter, trained on a sum of objectives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.datamodule import PairBatch
+from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.forward import evaluating
 from unlearn_pl.evaluation.generation import Generation, continue_batch, decode_answer, eos_ids
-from unlearn_pl.models.forward import causal_model, check_head
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
 from unlearn_pl.objectives.base import Objective
-from unlearn_pl.training.passes import ModelPasses, asked_passes
+from unlearn_pl.objectives.passes import Split
+from unlearn_pl.training.cache import ReferenceCache, open_or_build
+from unlearn_pl.training.loss import PackedLoss
+from unlearn_pl.training.policy import adamw, prepare_policy
+from unlearn_pl.training.reference import Reference, live_reference
 from unlearn_pl.training.schedule import Warmup, linear_schedule, warmup_steps
 
 NEW_TOKENS = Generation.max_new_tokens
@@ -44,6 +48,10 @@ class UnlearningModule(LightningModule):
             below 1), or `epoch` for the first epoch.
         dtype: Data type of the frozen base: `float32`, `bfloat16` or `float16`. The adapter is float32.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
+        tokens_per_forward: Rows of a batch go through the model in packs of at most so many tokens (a longer row is
+            alone), each differentiated before the next, so that memory is that of one pack; null for one pack, as
+            always under `--trainer.precision=16-mixed`. The loss does not depend on it. At least 1.
+        reference_cache: Where the base model's part of the loss is kept between epochs and runs.
         max_length: Tokens to which the released ZJUKLAB code pads a row; only the KL positions `padded` use it.
             The command line takes it from the data.
         seed: Seed of the adapter's initial A factors and of dropout. The command line takes it from
@@ -64,6 +72,8 @@ class UnlearningModule(LightningModule):
         warmup: Warmup = "epoch",
         dtype: str = "float32",
         gradient_checkpointing: bool = False,
+        tokens_per_forward: int | None = 1024,
+        reference_cache: ReferenceCache | None = None,
         max_length: int = 256,
         seed: int = 42,
         trust_remote_code: bool = False,
@@ -77,14 +87,17 @@ class UnlearningModule(LightningModule):
             raise InputError(f"--model.weight_decay: must be 0 or above, got {weight_decay}")
         if dtype not in DTYPES:
             raise InputError(f"--model.dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
+        if tokens_per_forward is not None and tokens_per_forward < 1:
+            raise InputError(f"--model.tokens_per_forward: must be at least 1, or null, got {tokens_per_forward}")
         self.base, self.objectives, self.lora, self.adapter = base, objectives, lora or Lora(), adapter
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
         self.dtype_name, self.gradient_checkpointing = dtype, gradient_checkpointing
         self.max_length, self.seed, self.trust_remote_code = max_length, seed, trust_remote_code
-        self.asked = asked_passes(objectives.values())
-        self.strict_loading = (
-            False  # checkpoints hold the adapter only; on_load_checkpoint checks that all of it is there
-        )
+        self.packed_loss = PackedLoss(objectives, max_length, tokens_per_forward)
+        self.reference_cache = reference_cache or ReferenceCache()
+        self.reference: Reference = live_reference
+        # checkpoints hold the adapter only; on_load_checkpoint checks that all of it is there
+        self.strict_loading = False
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
@@ -97,24 +110,41 @@ class UnlearningModule(LightningModule):
         if hasattr(self, "model"):  # Lightning calls this hook for every entry point
             return
         base = load_base(self.base, self.dtype_name, self.trust_remote_code)
-        check_head(base)
         self.model = (
             open_adapter(base, self.adapter, trainable=True)
             if self.adapter
             else attach_lora(base, self.lora, self.seed)
         )
+        if not prepare_policy(self.model, self.gradient_checkpointing):
+            rank_zero_warn(f"{type(base).__name__} takes no packed rows; they are padded in groups of like lengths")
         self.initial_factors = initial_factors_hash(self.model)
-        if self.gradient_checkpointing:
-            causal_model(self.model).activation_checkpointing_enable({"use_reentrant": False})
-        self.model.train()  # from_pretrained leaves eval mode, in which Hugging Face skips gradient checkpointing
 
     def configure_optimizers(self) -> Any:
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = adamw(self.model, self.learning_rate, self.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)
         warmup = warmup_steps(self.warmup, total, self.trainer.max_epochs or 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: linear_schedule(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Open or build the reference cache; one process on each machine builds it."""
+        if self.trainer.precision == "16-mixed":
+            # the packs of a batch are differentiated before the loss is scaled, which float16 would not survive
+            self.packed_loss.tokens_per_forward = None
+        rows = getattr(getattr(self.trainer, "datamodule", None), "encoded", None)
+        if rows is None:  # a data module from elsewhere
+            return
+        with self.trainer.precision_plugin.forward_context():
+            if self.trainer.local_rank == 0:
+                self.reference = self._open_cache(rows)
+            self.trainer.strategy.barrier("reference cache")
+            if self.trainer.local_rank != 0:
+                self.reference = self._open_cache(rows)
+
+    def _open_cache(self, rows: dict[Split, Sequence[Encoded]]) -> Reference:
+        precision = str(self.trainer.precision)
+        asks = self.packed_loss.asks
+        return open_or_build(self.model, rows, asks, self.reference_cache, precision, rank_zero_info) or live_reference
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         # dropout is a function of (seed, epoch, step, rank), so that a resumed run equals an uninterrupted one
@@ -122,8 +152,7 @@ class UnlearningModule(LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        loss, _ = self._loss(batch, "train")
-        return loss
+        return self._loss(batch, "train")
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         self._loss(batch, "val")
@@ -134,7 +163,7 @@ class UnlearningModule(LightningModule):
     def predict_step(self, batch: PairBatch, batch_idx: int) -> list[dict[str, str]]:
         """The greedy continuation of every prompt, as the rows were encoded: ``split``, ``id``, ``generated``."""
         predicted = []
-        for split, rows in zip(PairBatch._fields, batch, strict=True):
+        for split, rows in (("forget", batch.forget), ("retain", batch.retain)):
             starts = rows.answer_starts.tolist()
             prompts = [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
             with evaluating(self.model):
@@ -145,22 +174,14 @@ class UnlearningModule(LightningModule):
             ]
         return predicted
 
-    def _loss(self, batch: PairBatch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:
-        passes = ModelPasses(self.model, batch, self.asked, self.max_length)
-        terms = {slot: objective(passes) for slot, objective in self.objectives.items()}
-        weighted = {slot: self.objectives[slot].weight * term for slot, term in terms.items()}
-        loss = torch.stack(list(weighted.values())).sum()
-        shown = {f"{stage}/{slot}": term.detach() for slot, term in terms.items()}
-        shown |= {f"{stage}/{slot}_weighted": term.detach() for slot, term in weighted.items()}
-        self.log_dict(shown, batch_size=len(batch.forget.lengths), sync_dist=stage != "train")
-        self.log(
-            f"{stage}/loss",
-            loss.detach(),
-            prog_bar=True,
-            batch_size=len(batch.forget.lengths),
-            sync_dist=stage != "train",
-        )
-        return loss, terms
+    def _loss(self, batch: PairBatch, stage: str) -> Tensor:
+        loss, terms = self.packed_loss(self.model, batch, self.reference)
+        shown = {f"{stage}/{slot}": term for slot, term in terms.items()}
+        shown |= {f"{stage}/{slot}_weighted": self.objectives[slot].weight * term for slot, term in terms.items()}
+        options: dict[str, Any] = {"batch_size": len(batch.forget.lengths), "sync_dist": stage != "train"}
+        self.log_dict(shown, **options)
+        self.log(f"{stage}/loss", loss.detach(), prog_bar=True, **options)
+        return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = self._adapter_only(checkpoint["state_dict"])

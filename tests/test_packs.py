@@ -1,0 +1,217 @@
+"""How a batch is cut into parts, units and packs; sums one by one; heads that are refused."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_adapters import PAD, batch_of, rows_of
+from torch import Tensor
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
+
+from unlearn_pl.data.encoding import Encoded, collate_rows
+from unlearn_pl.errors import InputError
+from unlearn_pl.models.forward import check_head, hidden_states, vocabulary_head
+from unlearn_pl.models.lora import Lora, attach_lora
+from unlearn_pl.objectives.base import Objective
+from unlearn_pl.objectives.forget import NPO, GradAscent
+from unlearn_pl.objectives.passes import Ask, Split
+from unlearn_pl.objectives.retain import RetainKL, RetainNLL
+from unlearn_pl.training.eager import sum_one_by_one
+from unlearn_pl.training.packs import Part, asks_of, first_fit, slots_by_splits
+
+
+def test_asked_positions_by_hand() -> None:
+    """Row 5 6 | 7 8 (answer from position 2): positions 1 and 2 predict 7 and 8; position 3 predicts nothing."""
+    rows = collate_rows([Encoded("a", (5, 6, 7, 8), 2, False), Encoded("b", (5, 9), 1, False)], PAD)
+    part = Part("forget", rows, Ask("answer"))
+    assert part.input_ids.tolist() == [5, 6, 7, 8, 5, 9]
+    assert part.lengths == [4, 2]
+    place, row, targets = part.asked
+    assert (place.tolist(), row.tolist(), targets.tolist()) == ([1, 2, 4], [0, 0, 1], [7, 8, 9])
+    place, row, targets = Part("forget", rows, Ask("attended")).asked
+    assert (place.tolist(), row.tolist()) == ([0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 1])
+    assert targets.tolist() == [-100, 7, 8, -100, 9, -100]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=5), seed=st.integers(0, 99)
+)
+def test_asked_positions_match_a_loop(lengths: list[tuple[int, int]], seed: int) -> None:
+    rows = rows_of(*lengths, seed=seed)
+    answer, attended, start = [], [], 0
+    for index, row in enumerate(rows):
+        for time in range(len(row.input_ids)):
+            predicts = row.answer_start - 1 <= time < len(row.input_ids) - 1
+            target = row.input_ids[time + 1] if predicts else -100
+            attended.append((start + time, index, target))
+            if predicts:
+                answer.append((start + time, index, target))
+        start += len(row.input_ids)
+    for rule, expected in (("answer", answer), ("attended", attended)):
+        got = Part("retain", collate_rows(rows, PAD), Ask(rule)).asked
+        assert list(zip(*(values.tolist() for values in got), strict=True)) == expected
+
+
+def test_padding_within_a_part_of_a_batch_is_dropped() -> None:
+    """A micro-batch keeps the padding of the whole batch."""
+    rows = rows_of((2, 3), (4, 9))
+    micro = batch_of(rows, rows, 1).micro_batches()[0]
+    assert micro.forget.input_ids.shape == (1, 13)
+    assert tuple(Part("forget", micro.forget, Ask()).input_ids.tolist()) == rows[0].input_ids
+
+
+@dataclass(frozen=True)
+class BothSplits(Objective):
+    """A term that reads both."""
+
+    weight: float = 1.0
+
+    @property
+    def asks(self) -> Mapping[Split, Ask]:
+        return {"retain": Ask(), "forget": Ask(kl=True)}
+
+    def __call__(self, passes: object) -> Tensor:
+        raise NotImplementedError
+
+
+def test_terms_that_read_the_same_rows_are_one_unit() -> None:
+    three = {"ga": NPO(), "gd": RetainNLL(), "gk": RetainKL(positions="attended")}
+    assert slots_by_splits(three) == {("forget",): ["ga"], ("retain",): ["gd", "gk"]}
+    assert slots_by_splits(three | {"x": BothSplits()}) == {("forget", "retain"): ["ga", "gd", "gk", "x"]}
+    assert slots_by_splits({"x": BothSplits()}) == {("forget", "retain"): ["x"]}
+    assert asks_of(three) == {"forget": Ask(reference_nll=True), "retain": Ask("attended", kl=True)}
+    assert asks_of(three | {"x": BothSplits()})["forget"] == Ask(reference_nll=True, kl=True)
+    assert asks_of({"ga": GradAscent()}) == {"forget": Ask()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 60))
+def test_first_fit_fills_bins_to_their_limit(sizes: list[int], limit: int) -> None:
+    bins = first_fit(sizes, limit)
+    assert sorted(index for members in bins for index in members) == list(range(len(sizes)))
+    loads = [sum(sizes[index] for index in members) for members in bins]
+    for load, members in zip(loads, bins, strict=True):
+        assert load <= limit or len(members) == 1
+    # the first item of a later bin fitted in no earlier one, so two bins together are over the limit
+    assert all(a + b > limit for i, a in enumerate(loads) for b in loads[:i])
+
+
+def test_without_a_limit_there_is_one_bin() -> None:
+    assert first_fit([5, 900, 2], None) == [[0, 1, 2]]
+    assert first_fit([5, 900, 2], 7) == [[1], [0, 2]]
+
+
+def some_leaves() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
+
+
+def summed(one_by_one: bool, make: Callable[..., list[Callable[[], Tensor]]]) -> tuple[float, list[Tensor | None]]:
+    """Three times the sum of the summands, and its gradients."""
+    leaves = some_leaves()
+    summands = make(*leaves)
+    total = sum_one_by_one(summands, leaves) if one_by_one else sum(summand() for summand in summands)
+    (3 * total).backward()
+    return total.item(), [leaf.grad for leaf in leaves]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a, b, c: [lambda: (a * b).sum(), lambda: (a @ b.T).sin().sum(), lambda: (a * b).exp().mean()],
+        lambda a, b, c: [lambda: (a * b).sum()],
+        lambda a, b, c: [lambda: (b * b).sum(), lambda: (a * b).sum()],
+        lambda a, b, c: [lambda: (a * b).sum(), lambda: (b * b).sum()],
+        lambda a, b, c: [lambda: a.sum(), lambda: a.sum()],
+        lambda a, b, c: [lambda: (a + b).square().sum(), lambda: (a + b).square().sum()],
+    ],
+    ids=["three", "one", "a parameter used later", "one used earlier only", "expanded gradients", "shared gradients"],
+)
+def test_sum_one_by_one_is_a_sum(make: Callable[..., list[Callable[[], Tensor]]]) -> None:
+    (value, grads), (expected, expected_grads) = summed(True, make), summed(False, make)
+    assert value == pytest.approx(expected, rel=1e-6)  # the value may be float32, the gradients are not
+    for ours, theirs in zip(grads, expected_grads, strict=True):
+        if theirs is None:  # a parameter that no summand has used
+            assert ours is None or not ours.any()
+        else:
+            assert torch.allclose(ours, theirs, rtol=1e-12)
+
+
+def test_sum_one_by_one_holds_one_graph_at_a_time() -> None:
+    """When a summand is computed, what the one before has saved is gone."""
+    alive: list[int] = []
+    counts: list[int] = []
+
+    class Saved(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a):
+            alive.append(1)
+            ctx.held = Held()
+            return a.sum()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad.expand(3, 4).clone()
+
+    class Held:
+        def __del__(self) -> None:
+            alive.pop()
+
+    def summand() -> Tensor:
+        counts.append(len(alive))
+        return Saved.apply(leaf)
+
+    leaf = some_leaves()[0]
+    sum_one_by_one([summand] * 3, [leaf]).backward()
+    assert counts == [0, 0, 0]
+
+
+def test_a_sum_is_differentiated_once() -> None:
+    a, b, _ = some_leaves()
+    total = sum_one_by_one([lambda: (a * b).sum()] * 2, [a, b])
+    total.backward(retain_graph=True)
+    with pytest.raises(AssertionError, match="differentiated twice"):
+        total.backward()
+
+
+def test_without_gradients_a_sum_is_only_a_sum() -> None:
+    a, b, _ = some_leaves()
+    with torch.no_grad():
+        total = sum_one_by_one([lambda: (a * b).sum(), lambda: a.sum()], [a, b])
+    assert not total.requires_grad
+    assert total.item() == pytest.approx(((a * b).sum() + a.sum()).item())
+
+
+def test_the_head_is_the_models_own(tiny_model: Callable[[], LlamaForCausalLM]) -> None:
+    model, ids = tiny_model(), torch.arange(6)[None]
+    assert torch.equal(vocabulary_head(model).logits(hidden_states(model, ids)), model(input_ids=ids).logits)
+
+
+def test_a_model_that_changes_its_logits_after_the_head_is_refused() -> None:
+    config = Gemma2Config(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        final_logit_softcapping=0.01,
+    )
+    model = attach_lora(Gemma2ForCausalLM(config).eval(), Lora(rank=2), seed=1)
+    with pytest.raises(InputError, match="Gemma2ForCausalLM changes its logits"):
+        check_head(model)
+
+
+def test_an_adapter_on_the_head_is_refused(tiny_model: Callable[[], LlamaForCausalLM]) -> None:
+    check_head(attach_lora(tiny_model(), Lora(rank=2), seed=1))
+    with pytest.raises(
+        InputError, match=r"--model.lora.target_modules: the vocabulary head must stay frozen, got Lora"
+    ):
+        check_head(attach_lora(tiny_model(), Lora(rank=2, target_modules=["lm_head"]), seed=1))
+    with pytest.raises(InputError, match=r"must stay frozen, got Linear"):
+        check_head(tiny_model())

@@ -1,0 +1,1 @@
+"""What training costs, measured: our step beside the released one."""

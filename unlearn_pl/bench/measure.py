@@ -1,0 +1,101 @@
+"""What the benchmark measures with: memory of this process, seconds of a call, and the peak of matrix products."""
+
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from unlearn_pl.errors import InputError
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MATMUL_SIZES = (512, 1024, 2048)
+
+
+def resident_bytes(device: torch.device) -> int:
+    """Memory in use now: resident memory of this process, or what its tensors hold on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return _status("VmRSS")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory in use since ``reset_peak``."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM")
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let ``peak_bytes`` begin anew, at what is in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    _need_proc()
+    CLEAR_REFS.write_text("5")  # 5 resets the high-water mark and leaves the pages alone
+
+
+def settle() -> None:
+    """Give back what is free already, so that the next measurement does not live in an earlier one's memory."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
+
+
+def _status(name: str) -> int:
+    _need_proc()
+    return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+
+
+def _need_proc() -> None:
+    if not CLEAR_REFS.exists():
+        raise InputError(f"bench: the peak memory of a process is read from {CLEAR_REFS.parent}, which Linux has")
+
+
+class Stopwatch:
+    """Marks in the work of a device; ``seconds`` between two of them."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.marks: list[float] = []
+        self.events: list[torch.cuda.Event] = []
+
+    def mark(self) -> None:
+        """Now; on a GPU, when everything handed to it so far is done."""
+        if self.device.type != "cuda":
+            self.marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        self.events.append(event)
+
+    def seconds(self, start: int, stop: int) -> float:
+        """From mark number ``start`` to mark number ``stop``."""
+        if self.device.type != "cuda":
+            return self.marks[stop] - self.marks[start]
+        torch.cuda.synchronize(self.device)
+        return self.events[start].elapsed_time(self.events[stop]) / 1000
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """How long ``call`` takes."""
+    watch = Stopwatch(device)
+    watch.mark()
+    call()
+    watch.mark()
+    return watch.seconds(0, 1)
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """FLOP/s of ``torch.mm`` of square matrices: of three sizes the best, of its repeats the median."""
+    best = 0.0
+    for size in MATMUL_SIZES:
+        a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+        out = torch.mm(a, b)  # also the warm-up
+        times = [seconds_of(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device) for _ in range(repeats)]  # type: ignore[misc]
+        best = max(best, 2 * size**3 / statistics.median(times))
+    return best

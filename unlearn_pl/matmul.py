@@ -1,0 +1,18 @@
+"""Matrix products of frozen weights outside of autograd, by the fastest library at hand."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# torch sends float32 products to MKL. oneDNN, which torch carries as well and calls from compiled code, is faster at
+# the shapes of a training step on AMD cores, and more exact where few rows meet a long inner dimension (the gradient
+# of a vocabulary head). Not public, hence the default.
+_ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W' + bias``, [N, K] with [M, K] gives [N, M]; no gradient is recorded on this way."""
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    if plain and _ONEDNN_LINEAR is not None and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled():
+        return _ONEDNN_LINEAR(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)

@@ -1,0 +1,139 @@
+"""A linear layer with LoRA as one autograd function, which keeps its input and nothing else of its size."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.lora.layer import Linear as PeftLinear
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unlearn_pl.matmul import frozen_linear
+
+
+class LoraLinear(PeftLinear):
+    """PEFT's LoRA layer; only how it is computed differs.
+
+    PEFT's own forward keeps its input a second time behind the dropout and adds the two branches in new tensors; on a
+    CPU its dropout alone takes a tenth of a training step. Anything unusual (several active adapters, a variant such
+    as DoRA, autocast, a quantised or trained base weight) goes to PEFT.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args or kwargs or not self.is_plain(x):
+            return super().forward(x, *args, **kwargs)
+        return self._delta(x, None)
+
+    def forward_gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """The layer at ``silu(gate) * up``, of which the product is not kept: the backward pass forms it again."""
+        if not self.is_plain(up):
+            return self.forward(F.silu(gate) * up)
+        return self._delta(up, gate)
+
+    def is_plain(self, x: Tensor) -> bool:
+        """Whether the layer is one active LoRA adapter, in training, on a frozen, unquantised weight."""
+        adapters = self.active_adapters
+        return (
+            torch.is_grad_enabled()
+            and not (self.disable_adapters or self.merged)
+            and len(adapters) == 1
+            and adapters[0] in self.lora_A
+            and adapters[0] not in self.lora_variant
+            and not torch.is_autocast_enabled(x.device.type)
+            and type(self.base_layer) is nn.Linear
+            and not self.base_layer.weight.requires_grad
+        )
+
+    def _delta(self, x: Tensor, gate: Tensor | None) -> Tensor:
+        name = self.active_adapters[0]
+        dropout = self.lora_dropout[name]
+        rate = dropout.p if self.training and isinstance(dropout, nn.Dropout) else 0.0
+        mask = DropoutMask(rate) if rate else None
+        base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+        return AddDelta.apply(
+            x, gate, base.weight, base.bias, a, b, mask, self.scaling[name] / (mask.keep if mask else 1.0)
+        )
+
+
+class DropoutMask:
+    """A mask of 0 and 1 that is drawn anew each time it is needed, since kept it would be as large as the input.
+
+    A zero has probability ``rate`` rounded to 1 / 65536; ``keep`` is the exact share of ones. Which mask it is depends
+    on torch's random state when the object is made. On a CPU torch draws from a slow generator on one thread, so
+    there it only seeds a faster one.
+    """
+
+    def __init__(self, rate: float):
+        self.threshold = min(round(rate * 65536), 65535)
+        self.keep = 1 - self.threshold / 65536
+        self.seed = int(torch.randint(2**62, ()))
+
+    def of(self, values: Tensor) -> Tensor:
+        """The mask, int8, in the shape of ``values``."""
+        count = values.numel()
+        if values.device.type == "cpu":
+            words = np.random.SFC64(self.seed).random_raw(-(-count // 4))
+            kept = (words.view(np.int16)[:count] >= self.threshold - 32768).view(np.int8)
+            return torch.from_numpy(kept).view(values.shape)
+        generator = torch.Generator(values.device).manual_seed(self.seed)
+        draws = torch.randint(65536, values.shape, generator=generator, device=values.device, dtype=torch.int32)
+        return (draws >= self.threshold).to(torch.int8)
+
+
+class AddDelta(torch.autograd.Function):
+    """``z W' + bias + factor * (z * mask) A' B'``, W and bias frozen, where ``z`` is ``x`` or ``silu(gate) * x``."""
+
+    @staticmethod
+    def forward(ctx: Any, x, gate, weight, bias, a, b, mask, factor):  # type: ignore[no-untyped-def]
+        z = gated(x, gate)
+        low = masked(z, None if mask is None else mask.of(z), a.dtype) @ a.t()
+        low *= factor
+        out = frozen_linear(z, weight, bias)
+        if out.dtype == b.dtype:
+            out.addmm_(low, b.t())
+        else:
+            out = (out + low @ b.t()).to(out.dtype)
+        ctx.save_for_backward(x, gate, weight, a, b, low)
+        ctx.mask, ctx.factor = mask, factor
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
+        x, gate, weight, a, b, low = ctx.saved_tensors
+        mask = None if ctx.mask is None else ctx.mask.of(x.reshape(-1, x.shape[-1]))
+        grad = grad.reshape(-1, grad.shape[-1])
+        fine = grad.to(b.dtype)
+        grad_low = fine @ b
+        grad_low *= ctx.factor
+        grad_a = grad_low.t() @ masked(gated(x, gate), mask, a.dtype)
+        grad_b = fine.t() @ low
+        grad_x = grad_gate = None
+        if any(ctx.needs_input_grad[:2]):
+            grad_z = frozen_linear(grad, weight.t())
+            if mask is None and grad_z.dtype == a.dtype:
+                grad_z.addmm_(grad_low, a)
+            else:
+                grad_z += masked(grad_low @ a, mask, a.dtype)
+            grad_x, grad_gate = through_gate(grad_z.view(x.shape), x, gate)
+        return grad_x, grad_gate, None, None, grad_a, grad_b, None, None
+
+
+def gated(x: Tensor, gate: Tensor | None) -> Tensor:
+    """[N, K]: ``x``, or ``silu(gate) * x``."""
+    z = x if gate is None else F.silu(gate).mul_(x)
+    return z.reshape(-1, x.shape[-1])
+
+
+def masked(values: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """[N, K] ``values`` in ``dtype``, with zeros where ``mask`` has them."""
+    values = values.to(dtype)
+    return values if mask is None else values * mask
+
+
+def through_gate(grad_z: Tensor, x: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The gradients of ``x`` and ``gate`` from that of ``silu(gate) * x``."""
+    if gate is None:
+        return grad_z, None
+    grad_gate = torch.ops.aten.silu_backward(grad_z * x, gate)
+    return grad_z.mul_(F.silu(gate)), grad_gate

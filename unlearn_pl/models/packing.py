@@ -1,0 +1,137 @@
+"""Rows of different lengths through the transformer body, without padding.
+
+All rows stand in one sequence; linear layers and norms run over it as one, and attention runs row by row, so a row
+never sees its neighbour. It is an attention implementation of transformers, so any architecture that uses those can
+have it; ``enable_packing`` tries it on the model at hand, and where it is not exact rows are padded in groups of like
+lengths.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from unlearn_pl.models.forward import causal_model, hidden_states
+
+PACKED = "packed_sdpa"
+# Of the tokens of a padded forward, where packing is not possible.
+MOST_PADDING = 0.1
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    row_lengths: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of packed rows, each to itself; without ``row_lengths`` it is transformers' own ``sdpa``.
+
+    ``query``, ``key`` and ``value`` are [1, heads, sum of row_lengths, head width]; gives [1, tokens, heads, width].
+    """
+    if row_lengths is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    rows = zip(*(states.split(list(row_lengths), dim=2) for states in (query, key, value)), strict=True)
+    return torch.cat([sdpa_attention_forward(module, *row, None, **kwargs)[0] for row in rows], dim=1), None
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
+
+
+def enable_packing(model: nn.Module) -> bool:
+    """Let ``model`` take packed rows if it gives what rows alone give; otherwise leave it as it was and say False.
+
+    The attention function must stay set for the backward pass too, where checkpointed layers run again.
+    """
+    causal = causal_model(model)
+    if causal.config._attn_implementation not in ("sdpa", PACKED):
+        return False
+    causal.set_attn_implementation(PACKED)
+    if packing_is_exact(model):
+        return True
+    causal.set_attn_implementation("sdpa")
+    return False
+
+
+@torch.no_grad()
+def packing_is_exact(model: nn.Module) -> bool:
+    """Whether two short rows, packed, give the hidden states that they give one at a time."""
+    training = model.training
+    model.eval()
+    ids = torch.arange(1, 9, device=causal_model(model).get_input_embeddings().weight.device)
+    alone = torch.cat([hidden_states(model, row[None])[0] for row in ids.split([3, 5])]).float()
+    try:
+        packed = packed_hidden_states(model, ids, [3, 5]).float()
+    except Exception:  # the architecture does not hand the row lengths on; each fails in its own way
+        return False
+    finally:
+        model.train(training)
+    return torch.allclose(packed, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
+
+
+def row_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[T, H] final hidden states of rows that follow each other in ``input_ids`` [T], T the sum of ``lengths``."""
+    if causal_model(model).config._attn_implementation == PACKED and max(lengths) <= packed_limit(model):
+        return packed_hidden_states(model, input_ids, lengths)
+    return padded_hidden_states(model, input_ids, lengths)
+
+
+def packed_limit(model: nn.Module) -> float:
+    """The longest row that packing is exact for: within a sliding window, which packed attention does not know, and
+    below the length from which some rotary embeddings take their angles from the longest row."""
+    config = causal_model(model).config
+    limits = [getattr(config, "sliding_window", None)]
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        limits += [rope.get("original_max_position_embeddings"), config.max_position_embeddings]
+    return min((limit for limit in limits if limit), default=float("inf"))
+
+
+def packed_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[T, H], in one forward over T tokens."""
+    positions = torch.cat([torch.arange(length, device=input_ids.device) for length in lengths])
+    # A mask of four dimensions is handed on as it is; without one transformers would build [T, T].
+    no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
+    body = causal_model(model).base_model
+    outputs = body(
+        input_ids=input_ids[None],
+        position_ids=positions[None],
+        attention_mask=no_mask,
+        use_cache=False,
+        row_lengths=tuple(lengths),
+    )
+    return outputs.last_hidden_state[0]
+
+
+def padded_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[T, H], in as many forwards as it takes to keep padding below ``MOST_PADDING`` of the tokens of each."""
+    rows = input_ids.split(list(lengths))
+    hidden: list[Tensor] = [input_ids] * len(rows)
+    for group in groups_of_like_length(lengths):
+        ids = pad_sequence([rows[index] for index in group], batch_first=True)
+        real = torch.tensor([lengths[index] for index in group], device=ids.device)
+        mask = (torch.arange(ids.shape[1], device=ids.device) < real[:, None]).long()
+        for index, states in zip(group, hidden_states(model, ids, mask), strict=True):
+            hidden[index] = states[: lengths[index]]
+    return torch.cat(hidden)
+
+
+def groups_of_like_length(lengths: Sequence[int]) -> list[list[int]]:
+    """The indices of ``lengths``, sorted by length and cut where padding would exceed ``MOST_PADDING``."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        group = [*groups[-1], index] if groups else []
+        padded = len(group) * lengths[group[0]] if group else 0
+        if group and sum(lengths[i] for i in group) >= (1 - MOST_PADDING) * padded:
+            groups[-1] = group
+        else:
+            groups.append([index])
+    return groups

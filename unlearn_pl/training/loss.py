@@ -1,0 +1,95 @@
+"""The loss of a training batch: micro-batches packed into few forwards, each term as if it had run alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from unlearn_pl.data.datamodule import PairBatch
+from unlearn_pl.models.forward import vocabulary_head
+from unlearn_pl.models.packing import row_hidden_states
+from unlearn_pl.objectives.base import Objective
+from unlearn_pl.objectives.passes import Pass, Split
+from unlearn_pl.training.eager import sum_one_by_one
+from unlearn_pl.training.packs import Part, asks_of, first_fit, slots_by_splits
+from unlearn_pl.training.reference import Reference
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The least that is computed in one piece: the terms of one micro-batch that read the same rows."""
+
+    slots: list[str]
+    parts: list[Part]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(part.input_ids) for part in self.parts)
+
+
+class PackedLoss:
+    """``mean over micro-batches of sum over slots of weight * term``.
+
+    The units of a batch go through the transformer in packs of at most ``tokens_per_forward`` tokens (None: all in
+    one pack). With several packs each is differentiated before the next begins, so memory is that of one pack.
+    ``max_length`` is that of ``Pass``.
+    """
+
+    def __init__(self, objectives: Mapping[str, Objective], max_length: int, tokens_per_forward: int | None):
+        self.objectives, self.max_length, self.tokens_per_forward = objectives, max_length, tokens_per_forward
+        self.asks, self.groups = asks_of(objectives), slots_by_splits(objectives)
+        self.forwards = 0
+        """How many forwards with gradient ran so far."""
+
+    def __call__(self, model: PeftModel, batch: PairBatch, reference: Reference) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and by slot the unweighted terms without gradient, in nats; each a mean over micro-batches."""
+        micro_batches = batch.micro_batches()
+        units = [unit for micro_batch in micro_batches for unit in self._units(micro_batch)]
+        packs = [
+            [units[i] for i in indices] for indices in first_fit([u.tokens for u in units], self.tokens_per_forward)
+        ]
+        terms = {slot: torch.zeros((), device=batch.forget.lengths.device) for slot in self.objectives}
+
+        losses = [partial(self._pack_loss, model, pack, reference, terms, len(micro_batches)) for pack in packs]
+        if len(losses) == 1:
+            return losses[0](), terms
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return sum_one_by_one(losses, trained), terms
+
+    def _units(self, micro_batch: PairBatch) -> list[Unit]:
+        return [
+            Unit(slots, [Part(split, getattr(micro_batch, split), self.asks[split]) for split in splits])
+            for splits, slots in self.groups.items()
+        ]
+
+    def _pack_loss(
+        self, model: PeftModel, pack: Sequence[Unit], reference: Reference, terms: dict[str, Tensor], divisor: int
+    ) -> Tensor:
+        """The share of a pack in the loss; adds its terms to ``terms``."""
+        passes = self._passes(model, [part for unit in pack for part in unit.parts], reference)
+        weighted = []
+        for unit in pack:
+            own = dict(passes.pop(0) for _ in unit.parts)
+            for slot in unit.slots:
+                term = self.objectives[slot](own) / divisor
+                terms[slot] = terms[slot] + term.detach()
+                weighted.append(self.objectives[slot].weight * term)
+        return torch.stack(weighted).sum()
+
+    def _passes(self, model: PeftModel, parts: Sequence[Part], reference: Reference) -> list[tuple[Split, Pass]]:
+        """One pass for each part, from one forward."""
+        said = reference(model, parts)
+        self.forwards += 1
+        lengths = [length for part in parts for length in part.lengths]
+        hidden = row_hidden_states(model, torch.cat([part.input_ids for part in parts]), lengths)
+        passes = []
+        for part, states, base in zip(parts, hidden.split([len(p.input_ids) for p in parts]), said, strict=True):
+            place, row, targets = part.asked
+            scored = Pass(
+                states[place], vocabulary_head(model), row, targets, len(part.lengths), self.max_length, *base
+            )
+            passes.append((part.split, scored))
+        return passes

@@ -1,0 +1,27 @@
+"""The policy: a base model with an adapter, made ready for packed training."""
+
+import torch
+from peft import PeftModel
+
+from unlearn_pl.models.forward import causal_model, check_head
+from unlearn_pl.models.gated import enable_gated
+from unlearn_pl.models.packing import enable_packing
+
+
+def prepare_policy(model: PeftModel, gradient_checkpointing: bool = False) -> bool:
+    """Put ``model`` into training mode, its rows packed and its feed-forward blocks gated where that is exact; False if
+    its rows cannot be packed. Raises InputError if its vocabulary head is not plain and frozen."""
+    check_head(model)
+    packed = enable_packing(model)
+    enable_gated(model)
+    if gradient_checkpointing:
+        causal_model(model).activation_checkpointing_enable({"use_reentrant": False})
+    model.train()  # from_pretrained leaves eval mode, in which Hugging Face skips gradient checkpointing
+    return packed
+
+
+def adamw(model: PeftModel, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """The optimizer of the adapter; nothing is kept for the frozen weights."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # fused: one pass over the adapter, and no temporaries of its size
+    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
