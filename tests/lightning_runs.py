@@ -10,6 +10,7 @@ from unlearn_pl.models.lora import Lora
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.forget import NPO
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
+from unlearn_pl.training.cache import ReferenceCache
 from unlearn_pl.training.module import UnlearningModule
 
 
@@ -35,7 +36,12 @@ def objectives(reduction: str = "sequence_mean") -> dict[str, Objective]:
 
 def module(base: str, **options: Any) -> UnlearningModule:
     """A module that learns fast enough to move within a few steps."""
-    options = {"lora": Lora(rank=4, alpha=8, dropout=0.1), "learning_rate": 1e-2, "objectives": objectives()} | options
+    options = {
+        "lora": Lora(rank=4, alpha=8, dropout=0.1),
+        "learning_rate": 1e-2,
+        "objectives": objectives(),
+        "reference_cache": ReferenceCache(folder=None),
+    } | options
     return UnlearningModule(base, **options)
 
 

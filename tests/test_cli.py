@@ -34,7 +34,13 @@ def config(base_folder: str, tmp_path: Path) -> str:
     term = {"class_path": "NPO", "init_args": {"weight": 0.5}}
     keep = {"class_path": "RetainNLL", "init_args": {"weight": 0.5}}
     content = {
-        "model": {"base": base_folder, "objectives": {"ga": term, "gd": keep}, "lora": {"rank": 2}, "warmup": 0},
+        "model": {
+            "base": base_folder,
+            "objectives": {"ga": term, "gd": keep},
+            "lora": {"rank": 2},
+            "warmup": 0,
+            "reference_cache": {"folder": str(tmp_path / "cache")},
+        },
         "data": {**rows, "batch_size": 2},
         "trainer": {
             "accelerator": "cpu",

@@ -15,6 +15,7 @@ from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.objectives.base import Objective
+from unlearn_pl.training.cache import ReferenceCache
 from unlearn_pl.training.module import UnlearningModule
 from unlearn_pl.training.schedule import linear_schedule, warmup_steps
 
@@ -265,3 +266,35 @@ def test_learning_rate_follows_the_schedule(base_folder: str, rows: dict[str, st
     data = ForgetRetainData(**rows, batch_size=2)
     trainer(tmp_path, [callback], max_epochs=2).fit(module(base_folder, learning_rate=1.0, warmup="epoch"), data)
     assert callback.rates == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("tokens_per_forward", [None, 16])
+def test_a_fit_with_the_reference_cache_equals_one_without(
+    base_folder: str, rows: dict[str, str], tmp_path: Path, tokens_per_forward: int | None
+) -> None:
+    """The second fit of a sweep, with other weights, finds the files of the first and leaves them as they are."""
+    cache = ReferenceCache(str(tmp_path / "cache"))
+    fits = {}
+    for name, kept in (("live", ReferenceCache(folder=None)), ("built", cache), ("found", cache)):
+        fits[name] = module(base_folder, reference_cache=kept, tokens_per_forward=tokens_per_forward)
+        trainer(tmp_path / name).fit(fits[name], ForgetRetainData(**rows, batch_size=2))
+        written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+        if name == "built":
+            first = written
+    assert written == first
+    assert len(written) == 3  # NLLs of forget rows; hidden states and their ends of retain rows
+    assert_equal(adapter_of(fits["built"]), adapter_of(fits["found"]))
+    assert_equal(adapter_of(fits["live"]), adapter_of(fits["built"]), tolerance=1e-3)
+
+
+def test_micro_batches_give_the_update_of_accumulation(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    """For every term, token means over a micro-batch included: 8 pairs as 2 windows of 2 micro-batches of 2."""
+    results = []
+    for micro_batches, accumulate in ((1, 2), (2, 1)):
+        trained = module(base_folder, objectives=objectives("batch_mean"), lora=Lora(rank=4, dropout=0.0), warmup=0)
+        data = ForgetRetainData(**rows, batch_size=2, micro_batches=micro_batches)
+        runner = trainer(tmp_path, accumulate_grad_batches=accumulate, max_epochs=2)
+        runner.fit(trained, data)
+        assert runner.global_step == 4
+        results.append(adapter_of(trained))
+    assert_equal(*results, tolerance=2e-5)
