@@ -59,6 +59,15 @@ def print_figures(figures: dict[str, Any]) -> None:
         print("note: the losses are the same, and compared, only with --positions padded")
 
 
+def print_parts(parts: Sequence[dict[str, Any]]) -> None:
+    """Print one line for each part that was switched off."""
+    table = Table("Without", "Seconds", "Times slower", "Peak above the loaded model, MB")
+    for part in parts:
+        peak = part["peak_above_loaded_bytes"] / 1e6
+        table.add_row(part["off"], *map(shown, (part["seconds"], part["times_slower"], peak)))
+    Console(width=100).print(table)
+
+
 def print_growth(points: Sequence[dict[str, Any]]) -> None:
     """Print one line for each size."""
     table = Table("Length", "Words", "Layers", "Released, s", "Ours, s", "Faster", "Released, MB", "Ours, MB")

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.bench.estimate import Load, Shape, estimate_training
 from unlearn_pl.bench.growth import GrowthSizes, measure_growth
-from unlearn_pl.bench.tables import print_estimates, print_figures, print_growth
+from unlearn_pl.bench.parts import measure_parts
+from unlearn_pl.bench.tables import print_estimates, print_figures, print_growth, print_parts
 from unlearn_pl.bench.train import compare
 from unlearn_pl.bench.variants import KLPositions, Settings
 from unlearn_pl.data.datamodule import EncodedPair
@@ -18,7 +19,7 @@ from unlearn_pl.data.pairing import PairSampler
 from unlearn_pl.data.readers import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import sha256_of, write_json
-from unlearn_pl.models.load import DTYPES, load_tokenizer, resolve
+from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.provenance import provenance
 
@@ -55,8 +56,8 @@ def train(
     """Train on the first pairs of an epoch by the released ZJUKLAB way and by ours, in turn, and compare.
 
     Each way has a process of its own; they take turns at every optimizer step. Before that, loss and gradient of the
-    first step are compared with the released formulas in float64. The released way here is better than it was: its
-    linear layers are ours, and its KL leaves out the padding.
+    first step are compared with the released formulas in float64. In the released way here the
+    KL leaves out the padding, so that the losses are the same.
 
     Args:
         model: Folder or hub name of the model, or smollm2-135m-instruct.
@@ -88,6 +89,46 @@ def train(
         figures["growth"] = [asdict(point) for point in measure_growth(GROWTH, place, _tell)]
         print_growth(figures["growth"])
     write_json(json, provenance(**figures, config=config | {"device": place}, hashes=hashes_of(data)))
+    print(f"wrote {json}")
+
+
+def parts(
+    model: str,
+    data: BenchData,
+    json: str,
+    pairs: int = 4,
+    max_length: int = 256,
+    tokens_per_forward: int | None = 256,
+    repeats: int = 3,
+    seed: int = 42,
+    dtype: str = "float32",
+    device: str = "auto",
+) -> None:
+    """What each part of our training step gives: the same optimizer step with one part switched off, in turn.
+
+    Args:
+        model: Folder or hub name of the model, or smollm2-135m-instruct.
+        data: The rows to train on.
+        json: File for all figures.
+        pairs: Pairs of the optimizer step, the first of an epoch.
+        max_length: Tokens of a row at most.
+        tokens_per_forward: Tokens of a pack at most.
+        repeats: How often to go through the parts; the figures are medians. At least 1.
+        seed: Of the adapter and of the order of the pairs.
+        dtype: Type of the base weights: float32, bfloat16 or float16.
+        device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one).
+    """
+    config = {**locals(), "data": asdict(data), "threads": torch.get_num_threads()}
+    place = checked_arguments(model, pairs, pairs, tokens_per_forward, repeats, dtype, device)
+    tokenizer = load_tokenizer(model)
+    rows = first_pairs(data, tokenizer, pairs, max_length, seed)
+    settings = Settings(
+        rows, pairs, max_length, int(tokenizer.pad_token_id), tokens_per_forward=tokens_per_forward, seed=seed,
+        device=place,
+    )  # fmt: skip
+    figures = [asdict(part) for part in measure_parts(load_base(model, dtype), settings, repeats, _tell)]
+    print_parts(figures)
+    write_json(json, provenance(parts=figures, config=config | {"device": place}, hashes=hashes_of(data)))
     print(f"wrote {json}")
 
 
