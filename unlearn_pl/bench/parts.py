@@ -56,7 +56,7 @@ def measure_parts(base: PreTrainedModel, settings: Settings, repeats: int, tell:
                 whole = window.seconds if name == WHOLE else whole
                 measured[name].append((window.seconds, window.seconds / whole, window.peak - resident))
     return [
-        PartFigures(name, *(statistics.median(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
+        PartFigures(name, *(statistics.median(column) for column in zip(*rows, strict=True)))
         for name, rows in measured.items()
     ]
 

@@ -72,12 +72,21 @@ class DropoutMask:
         """The mask, int8, in the shape of ``values``."""
         count = values.numel()
         if values.device.type == "cpu":
-            words = np.random.SFC64(self.seed).random_raw(-(-count // 4))
-            kept = (words.view(np.int16)[:count] >= self.threshold - 32768).view(np.int8)
-            return torch.from_numpy(kept).view(values.shape)
+            return torch.from_numpy(self._drawn(count)).view(values.shape)
         generator = torch.Generator(values.device).manual_seed(self.seed)
         draws = torch.randint(65536, values.shape, generator=generator, device=values.device, dtype=torch.int32)
         return (draws >= self.threshold).to(torch.int8)
+
+    def _drawn(self, count: int) -> np.ndarray:
+        """One random byte an entry, and a second one for the few that the first leaves undecided."""
+        source = np.random.PCG64DXSM(self.seed)
+        most, least = divmod(self.threshold, 256)
+        first = source.random_raw(-(-count // 8)).view(np.uint8)[:count]
+        kept = (first > most).view(np.int8)
+        undecided = np.flatnonzero(first == most)
+        second = source.random_raw(-(-len(undecided) // 8)).view(np.uint8)[: len(undecided)]
+        kept[undecided] = second >= least
+        return kept
 
 
 class AddDelta(torch.autograd.Function):

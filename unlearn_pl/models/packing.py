@@ -21,6 +21,8 @@ from unlearn_pl.models.forward import causal_model, hidden_states
 PACKED = "packed_sdpa"
 # Of the tokens of a padded forward, where packing is not possible.
 MOST_PADDING = 0.1
+# Matrix libraries compile a kernel for each number of rows and keep it, half a megabyte each: few numbers, few kernels.
+ROUND_TO = 16
 
 
 def packed_attention(
@@ -96,7 +98,10 @@ def packed_limit(model: nn.Module) -> float:
 
 
 def packed_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
-    """[T, H], in one forward over T tokens."""
+    """[T, H], in one forward over T tokens, and up to ``ROUND_TO`` - 1 more that make a row of their own."""
+    count = len(input_ids)
+    if filler := -count % ROUND_TO:
+        input_ids, lengths = nn.functional.pad(input_ids, (0, filler)), [*lengths, filler]
     positions = torch.cat([torch.arange(length, device=input_ids.device) for length in lengths])
     # A mask of four dimensions is handed on as it is; without one transformers would build [T, T].
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
@@ -108,7 +113,7 @@ def packed_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[
         use_cache=False,
         row_lengths=tuple(lengths),
     )
-    return outputs.last_hidden_state[0]
+    return outputs.last_hidden_state[0, :count]
 
 
 def padded_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
