@@ -21,6 +21,7 @@ VERBS = {
 SUBVERBS = {
     "bench": {
         "train": "our training step beside the released one, on your model and rows",
+        "parts": "what each part of our step gives, by switching it off",
         "growth": "how both grow with row length, vocabulary and depth",
         "estimate": "what a large model would take, by arithmetic",
     }

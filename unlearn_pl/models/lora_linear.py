@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from unlearn_pl.matmul import frozen_linear
 
+SOURCE = np.random.PCG64DXSM(0)
+
 
 class LoraLinear(PeftLinear):
     """PEFT's LoRA layer; only how it is computed differs.
@@ -56,37 +58,43 @@ class LoraLinear(PeftLinear):
 
 
 class DropoutMask:
-    """A mask of 0 and 1 that is drawn anew each time it is needed, since kept it would be as large as the input.
+    """A mask of 0 and 1 that takes a bit an entry until the backward pass; as int8 it would be as large as the input.
 
     A zero has probability ``rate`` rounded to 1 / 65536; ``keep`` is the exact share of ones. Which mask it is depends
-    on torch's random state when the object is made. On a CPU torch draws from a slow generator on one thread, so
-    there it only seeds a faster one.
+    on torch's random state when the object is made.
     """
 
     def __init__(self, rate: float):
         self.threshold = min(round(rate * 65536), 65535)
         self.keep = 1 - self.threshold / 65536
         self.seed = int(torch.randint(2**62, ()))
+        self.bits: np.ndarray | None = None
 
     def of(self, values: Tensor) -> Tensor:
-        """The mask, int8, in the shape of ``values``."""
-        count = values.numel()
+        """The mask, int8, in the shape of ``values``, which must be the same each time."""
         if values.device.type == "cpu":
-            return torch.from_numpy(self._drawn(count)).view(values.shape)
+            return torch.from_numpy(self._entries(values.numel())).view(values.shape)
         generator = torch.Generator(values.device).manual_seed(self.seed)
         draws = torch.randint(65536, values.shape, generator=generator, device=values.device, dtype=torch.int32)
         return (draws >= self.threshold).to(torch.int8)
 
-    def _drawn(self, count: int) -> np.ndarray:
-        """One random byte an entry, and a second one for the few that the first leaves undecided."""
-        source = np.random.PCG64DXSM(self.seed)
-        most, least = divmod(self.threshold, 256)
-        first = source.random_raw(-(-count // 8)).view(np.uint8)[:count]
-        kept = (first > most).view(np.int8)
-        undecided = np.flatnonzero(first == most)
-        second = source.random_raw(-(-len(undecided) // 8)).view(np.uint8)[: len(undecided)]
-        kept[undecided] = second >= least
-        return kept
+    def _entries(self, count: int) -> np.ndarray:
+        if self.bits is not None:
+            return np.unpackbits(self.bits, count=count).view(np.int8)
+        kept = random_words(self.seed, -(-count // 4)).view(np.int16)[:count] >= self.threshold - 32768
+        self.bits = np.packbits(kept)
+        return kept.view(np.int8)
+
+
+def random_words(seed: int, count: int) -> np.ndarray:
+    """``count`` random numbers of 64 bits, a function of ``seed``.
+
+    On a CPU torch draws on one thread from a slower generator. To make a numpy generator takes longer than to draw, so
+    there is one, whose state is set.
+    """
+    state = {"state": seed << 64 | seed, "inc": 1}
+    SOURCE.state = {"bit_generator": "PCG64DXSM", "state": state, "has_uint32": 0, "uinteger": 0}  # type: ignore[typeddict-item]
+    return SOURCE.random_raw(count)
 
 
 class AddDelta(torch.autograd.Function):
