@@ -82,7 +82,8 @@ def test_float32_is_near_and_the_check_leaves_no_trace(
 def test_a_window_trains_and_counts_its_tokens(tiny_model: Tiny, settings: Settings, tmp_path: Path) -> None:
     ours, released = Ours(tiny_model(), settings), Released(tiny_model(), settings)
     assert ours.build(tmp_path, settings.pairs).seconds > 0
-    for variant, tokens in ((ours, 9 + 30 + 24 + 6), (released, 2 * 2 * 48)):
+    packed = 9 + 30 + 24 + 6 + 11  # rounded up to a multiple of 16
+    for variant, tokens in ((ours, packed), (released, 2 * 2 * 48)):
         window = variant.window(0)
         assert window.tokens == tokens
         assert 0 < window.gradient_seconds < window.seconds
@@ -193,7 +194,7 @@ def test_the_verbs_of_bench_are_listed(capsys: pytest.CaptureFixture[str], monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "'trian' is no command of bench; its commands are train, growth, estimate"),
+        (["trian"], "'trian' is no command of bench; its commands are train, parts, growth, estimate"),
         (["train", "--pairs=3"], "--pairs: must be at least --accumulate 4, got 3"),
         (["train", "--pairs=99"], "--pairs: an epoch over these files has 8, got 99"),
         (["train", "--accumulate=0"], "--accumulate: must be at least 1, got 0"),
@@ -245,7 +246,7 @@ def test_the_whole_comparison(base_folder: str, tmp_path: Path) -> None:
     assert figures["peak_memory_ratio"] > 0
     assert figures["loss_relative_difference"] < 1e-4
     assert 0 < figures["gradient_relative_difference"] < 1e-4
-    assert figures["padding_share"] == 0
+    assert 0 <= figures["padding_share"] < 0.1  # packs are rounded up to 16 tokens
     assert figures["versions"]["torch"]
     for kind in ("released", "ours"):
         raw = figures[kind]
