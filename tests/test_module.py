@@ -13,7 +13,7 @@ from lightning_runs import module, objectives, trainer, write_rows
 
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.lora import Lora
+from unlearn_pl.models.lora import Lora, save_adapter
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.training.cache import ReferenceCache
 from unlearn_pl.training.module import UnlearningModule
@@ -298,3 +298,20 @@ def test_micro_batches_give_the_update_of_accumulation(base_folder: str, rows: d
         assert runner.global_step == 4
         results.append(adapter_of(trained))
     assert_equal(*results, tolerance=2e-5)
+
+
+def test_training_goes_on_from_a_saved_adapter_with_dropout(base_folder: str, tmp_path: Path) -> None:
+    """What is tried on the model before training compares forwards, which dropout must not make differ."""
+    first = module(base_folder)
+    first.configure_model()
+    with torch.no_grad():
+        for name, factor in first.named_parameters():
+            if "lora_B" in name:
+                factor.normal_(std=0.5, generator=torch.Generator().manual_seed(len(name)))
+    config = first.model.peft_config["default"]
+    config.lora_dropout = 0.9
+    save_adapter(first.model, tmp_path / "adapter")
+    second = module(base_folder, adapter=str(tmp_path / "adapter"))
+    second.configure_model()
+    assert second.model.training
+    assert_equal(adapter_of(first), adapter_of(second))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unlearn_pl import matmul
-from unlearn_pl.bench.measure import settle
+from unlearn_pl.bench.measure import resident_bytes, settle
 from unlearn_pl.bench.variants import Ours, Settings
 from unlearn_pl.models.forward import causal_model
 from unlearn_pl.models.gated import gated_forward
@@ -51,7 +51,7 @@ def measure_parts(base: PreTrainedModel, settings: Settings, repeats: int, tell:
             for name, switched_off in PARTS.items():
                 settle()
                 with switched_off(variant):
-                    resident = variant.resident()
+                    resident = resident_bytes(variant.device)
                     window = variant.window(0)
                 whole = window.seconds if name == WHOLE else whole
                 measured[name].append((window.seconds, window.seconds / whole, window.peak - resident))

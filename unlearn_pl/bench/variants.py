@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from unlearn_pl.bench.measure import Stopwatch, peak_bytes, reset_peak, resident_bytes
+from unlearn_pl.bench.measure import Stopwatch, peak_bytes, reset_peak
 from unlearn_pl.bench.released import ReleasedStep, Weights
 from unlearn_pl.data.datamodule import EncodedPair, collate_pairs
 from unlearn_pl.data.encoding import Encoded
@@ -119,10 +119,6 @@ class Variant(ABC):
         watch.mark()
         seconds, gradient_seconds = watch.seconds(0, 2), watch.seconds(0, 1)
         return Window(float(loss), seconds, gradient_seconds, peak_bytes(self.device), self.tokens)
-
-    def resident(self) -> int:
-        """Bytes in use now."""
-        return resident_bytes(self.device)
 
     def check(self, number: int) -> tuple[float, dict[str, Tensor]]:
         """Loss and gradient by name of an optimizer step without dropout, at an adapter that has left the base model;

@@ -53,7 +53,7 @@ class HeadScores(torch.autograd.Function):
         nll, kl = (hidden.new_zeros(len(hidden), dtype=wide) for _ in range(2))
         slopes = [torch.zeros_like(hidden) for _ in range(1 if reference is None else 2)] if differentiate else []
         size = max(1, CHUNK_LOGITS // len(head.weight))
-        with exact_type(head, hidden) as narrow:
+        with product_type(head, hidden) as narrow:
             for start in range(0, len(hidden), size):
                 part = slice(start, start + size)
                 chunk = Chunk(narrow, hidden[part], targets[part], None if reference is None else reference[part])
@@ -72,7 +72,7 @@ class HeadScores(torch.autograd.Function):
 
 
 @contextmanager
-def exact_type(head: Head, hidden: Tensor) -> Iterator[Head]:
+def product_type(head: Head, hidden: Tensor) -> Iterator[Head]:
     """``head`` in the type of its products: its own, or autocast's, which is off inside so that softmax stays wide."""
     device = hidden.device.type
     if not torch.is_autocast_enabled(device):
@@ -90,7 +90,7 @@ class Chunk:
     """
 
     def __init__(self, head: Head, hidden: Tensor, targets: Tensor, reference: Tensor | None):
-        self.weight, self.dtype = head.weight, head.weight.dtype
+        self.weight = head.weight
         self.answers = (targets != IGNORED).nonzero()[:, 0]
         self.targets = targets[self.answers]
         log_p = log_softmax(head, hidden)
@@ -115,7 +115,7 @@ class Chunk:
         return [nll, *slopes]
 
     def _back(self, values: Tensor) -> Tensor:
-        return frozen_linear(values.to(self.dtype), self.weight.t())
+        return frozen_linear(values.to(self.weight.dtype), self.weight.t())
 
 
 def log_softmax(head: Head, hidden: Tensor) -> Tensor:

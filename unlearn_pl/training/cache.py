@@ -164,7 +164,6 @@ def open_or_build(
             return CachedReference(folder)
         except InputError as error:
             report(f"{error}; it is built anew")
-            shutil.rmtree(folder, ignore_errors=True)
     count = sum(len(rows[split]) for split in asks)
     if refusal := too_large(size, options):
         report(f"reference cache: {refusal}; the base model's part is computed in every step")

@@ -41,8 +41,6 @@ class PackedLoss:
     def __init__(self, objectives: Mapping[str, Objective], max_length: int, tokens_per_forward: int | None):
         self.objectives, self.max_length, self.tokens_per_forward = objectives, max_length, tokens_per_forward
         self.asks, self.groups = asks_of(objectives), slots_by_splits(objectives)
-        self.forwards = 0
-        """How many forwards with gradient ran so far."""
 
     def __call__(self, model: PeftModel, batch: PairBatch, reference: Reference) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and by slot the unweighted terms without gradient, in nats; each a mean over micro-batches."""
@@ -82,7 +80,6 @@ class PackedLoss:
     def _passes(self, model: PeftModel, parts: Sequence[Part], reference: Reference) -> list[tuple[Split, Pass]]:
         """One pass for each part, from one forward."""
         said = reference(model, parts)
-        self.forwards += 1
         lengths = [length for part in parts for length in part.lengths]
         hidden = row_hidden_states(model, torch.cat([part.input_ids for part in parts]), lengths)
         passes = []

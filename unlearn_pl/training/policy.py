@@ -11,6 +11,7 @@ from unlearn_pl.models.packing import enable_packing
 def prepare_policy(model: PeftModel, gradient_checkpointing: bool = False) -> bool:
     """Put ``model`` into training mode, its rows packed and its feed-forward blocks gated where that is exact; False if
     its rows cannot be packed. Raises InputError if its vocabulary head is not plain and frozen."""
+    model.eval()  # both trials compare two forwards, which dropout would make differ
     check_head(model)
     packed = enable_packing(model)
     enable_gated(model)
