@@ -142,14 +142,14 @@ def test_dropout_keeps_its_share(rate: float) -> None:
     """Within 4 standard deviations, in all and in each column; what is kept is scaled to a mean of 1."""
     (values,) = drawn(rate, 4000)
     kept = values != 0
-    assert values[kept].unique().tolist() == pytest.approx([1 / (1 - rate)], rel=1e-3)
+    assert values[kept].unique().tolist() == pytest.approx([1 / (1 - rate)])
     deviation = (rate * (1 - rate)) ** 0.5
     assert abs(kept.double().mean() - (1 - rate)) < 4 * deviation / kept.numel() ** 0.5
     assert (kept.double().mean(0) - (1 - rate)).abs().max() < 4.5 * deviation / 4000**0.5
 
 
 def test_places_are_dropped_independently() -> None:
-    """Neighbours share 16-bit pieces of one random word: their correlations stay below 4.5 standard deviations."""
+    """The correlations of neighbours stay below 4.5 standard deviations, though gaps and not places are drawn."""
     kept = (drawn(0.5, 4000)[0] != 0).double().flatten() * 2 - 1
     for distance in (1, 2, 3, 4, 64):
         together = (kept[distance:] * kept[:-distance]).mean()
@@ -195,8 +195,7 @@ def test_dropout_is_that_of_the_adapters_input() -> None:
     torch.manual_seed(3)
     delta = (layer(x) - layer.base_layer(x)).detach()
     masks = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * IN)
-    kept = 1 - 26214 / 65536  # 0.4 to the nearest 65536th
-    possible = 5 / 3 * (x * masks / kept) @ a.T @ b.T
+    possible = 5 / 3 * (x * masks / (1 - 0.4)) @ a.T @ b.T
     assert (possible - delta).abs().amax(-1).min() < 1e-12
     assert torch.allclose(layer.eval()(x), layer.base_layer(x) + 5 / 3 * x @ a.T @ b.T, rtol=1e-12)
 

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearn_pl.matmul import frozen_linear
-
-SOURCE = np.random.PCG64DXSM(0)
+from unlearn_pl.models.dropout_mask import DropoutMask
 
 
 class LoraLinear(PeftLinear):
@@ -57,53 +55,13 @@ class LoraLinear(PeftLinear):
         )
 
 
-class DropoutMask:
-    """A mask of 0 and 1 that takes a bit an entry until the backward pass; as int8 it would be as large as the input.
-
-    A zero has probability ``rate`` rounded to 1 / 65536; ``keep`` is the exact share of ones. Which mask it is depends
-    on torch's random state when the object is made.
-    """
-
-    def __init__(self, rate: float):
-        self.threshold = min(round(rate * 65536), 65535)
-        self.keep = 1 - self.threshold / 65536
-        self.seed = int(torch.randint(2**62, ()))
-        self.bits: np.ndarray | None = None
-
-    def of(self, values: Tensor) -> Tensor:
-        """The mask, int8, in the shape of ``values``, which must be the same each time."""
-        if values.device.type == "cpu":
-            return torch.from_numpy(self._entries(values.numel())).view(values.shape)
-        generator = torch.Generator(values.device).manual_seed(self.seed)
-        draws = torch.randint(65536, values.shape, generator=generator, device=values.device, dtype=torch.int32)
-        return (draws >= self.threshold).to(torch.int8)
-
-    def _entries(self, count: int) -> np.ndarray:
-        if self.bits is not None:
-            return np.unpackbits(self.bits, count=count).view(np.int8)
-        kept = random_words(self.seed, -(-count // 4)).view(np.int16)[:count] >= self.threshold - 32768
-        self.bits = np.packbits(kept)
-        return kept.view(np.int8)
-
-
-def random_words(seed: int, count: int) -> np.ndarray:
-    """``count`` random numbers of 64 bits, a function of ``seed``.
-
-    On a CPU torch draws on one thread from a slower generator. To make a numpy generator takes longer than to draw, so
-    there is one, whose state is set.
-    """
-    state = {"state": seed << 64 | seed, "inc": 1}
-    SOURCE.state = {"bit_generator": "PCG64DXSM", "state": state, "has_uint32": 0, "uinteger": 0}  # type: ignore[typeddict-item]
-    return SOURCE.random_raw(count)
-
-
 class AddDelta(torch.autograd.Function):
     """``z W' + bias + factor * (z * mask) A' B'``, W and bias frozen, where ``z`` is ``x`` or ``silu(gate) * x``."""
 
     @staticmethod
     def forward(ctx: Any, x, gate, weight, bias, a, b, mask, factor):  # type: ignore[no-untyped-def]
         z = gated(x, gate)
-        low = masked(z, None if mask is None else mask.of(z), a.dtype) @ a.t()
+        low = masked(z, mask, a.dtype) @ a.t()
         low *= factor
         out = frozen_linear(z, weight, bias)
         if out.dtype == b.dtype:
@@ -118,7 +76,7 @@ class AddDelta(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
         x, gate, weight, a, b, low = ctx.saved_tensors
-        mask = None if ctx.mask is None else ctx.mask.of(x.reshape(-1, x.shape[-1]))
+        mask = ctx.mask
         grad = grad.reshape(-1, grad.shape[-1])
         fine = grad.to(b.dtype)
         grad_low = fine @ b
@@ -131,7 +89,8 @@ class AddDelta(torch.autograd.Function):
             if mask is None and grad_z.dtype == a.dtype:
                 grad_z.addmm_(grad_low, a)
             else:
-                grad_z += masked(grad_low @ a, mask, a.dtype)
+                through_a = frozen_linear(grad_low, a.t())
+                grad_z += through_a if mask is None else mask.zero_(through_a)
             grad_x, grad_gate = through_gate(grad_z.view(x.shape), x, gate)
         return grad_x, grad_gate, None, None, grad_a, grad_b, None, None
 
@@ -142,10 +101,11 @@ def gated(x: Tensor, gate: Tensor | None) -> Tensor:
     return z.reshape(-1, x.shape[-1])
 
 
-def masked(values: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """[N, K] ``values`` in ``dtype``, with zeros where ``mask`` has them."""
-    values = values.to(dtype)
-    return values if mask is None else values * mask
+def masked(values: Tensor, mask: DropoutMask | None, dtype: torch.dtype) -> Tensor:
+    """[N, K] ``values`` in ``dtype``; with a mask, a copy with zeros where that has them."""
+    if mask is None:
+        return values.to(dtype)
+    return mask.zero_(values.to(dtype, copy=True, memory_format=torch.contiguous_format))
 
 
 def through_gate(grad_z: Tensor, x: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor | None]:
