@@ -188,13 +188,13 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_verbs_of_bench_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     run(["bench"], monkeypatch)
     text = capsys.readouterr().out
-    assert all(f"\n  {verb} " in text for verb in ("train", "growth", "estimate"))
+    assert all(f"\n  {verb} " in text for verb in ("train", "growth", "estimate", "evaluate"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "'trian' is no command of bench; its commands are train, parts, growth, estimate"),
+        (["trian"], "'trian' is no command of bench; its commands are train, parts, growth, estimate, evaluate"),
         (["train", "--pairs=3"], "--pairs: must be at least --accumulate 4, got 3"),
         (["train", "--pairs=99"], "--pairs: an epoch over these files has 8, got 99"),
         (["train", "--accumulate=0"], "--accumulate: must be at least 1, got 0"),

@@ -8,8 +8,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation import forward, generation
-from unlearn_pl.evaluation.generation import Generation, close_calls, eos_ids, generate_greedy
+from unlearn_pl.evaluation import decoding
+from unlearn_pl.evaluation.generation import Generation, Prompt, eos_ids, generate, generate_greedy
+from unlearn_pl.evaluation.network import Network
+from unlearn_pl.evaluation.token_scores import is_close_call, leads
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -75,24 +77,89 @@ def test_rows_that_end_at_different_steps(ending_model: LlamaForCausalLM, tokeni
     assert len(lengths) > 2, "the rows must end at different steps, or this test shows nothing"
 
 
-def test_work_ends_with_the_rows(
-    ending_model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes [B, T] of the token ids of each forward."""
+    seen: list[tuple[int, ...]] = []
+    real = Network.states
+
+    def spy(network: Network, ids: torch.Tensor, *others: object, **options: object) -> torch.Tensor:
+        seen.append(tuple(ids.shape))
+        return real(network, ids, *others, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "states", spy)
+    return seen
+
+
+def test_work_ends_with_the_rows(ending_model: LlamaForCausalLM, tokenizer, shapes) -> None:  # type: ignore[no-untyped-def]
     """Each forward after the first sees one token of the rows that still run, never a prompt again."""
-    shapes = []
-    real = forward.last_logits
-
-    def spy(model, ids, *others, **options):  # type: ignore[no-untyped-def]
-        shapes.append(tuple(ids.shape))
-        return real(model, ids, *others, **options)
-
-    monkeypatch.setattr(generation, "last_logits", spy)
     generate_greedy(ending_model, tokenizer, PROMPTS, 40, 32)
     assert shapes[0][0] == len(PROMPTS)
     assert all(length == 1 for _, length in shapes[1:])
     sizes = [size for size, _ in shapes]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < sizes[0]
+
+
+def own_answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, new: int) -> list[str]:
+    return one_by_one(model, tokenizer, PROMPTS, new)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_expected_answers_change_no_text(ending_model, tokenizer, batch_size: int) -> None:  # type: ignore[no-untyped-def]
+    """Whether the answer is what the model says, half of it, something else, longer than the limit, or none."""
+    texts = own_answers(ending_model, tokenizer, 24)
+    answers = [
+        (text, text[: len(text) // 2] + " zebra", "no such thing", text * 9, "")[index % 5]
+        for index, text in enumerate(texts)
+    ]
+    for new in (1, 24):
+        prompts = [Prompt(*pair) for pair in zip(PROMPTS, answers, strict=True)]
+        found = generate(ending_model, tokenizer, prompts, Generation(new, batch_size))
+        assert [answer.text for answer in found] == own_answers(ending_model, tokenizer, new)
+        assert [answer.recall is None for answer in found] == [not answer for answer in answers]
+
+
+def test_what_the_model_knows_takes_one_forward(model, tokenizer, shapes) -> None:  # type: ignore[no-untyped-def]
+    """Answers of 12 tokens that the model gives by itself are accepted, and at a limit of 13 nothing is left to do."""
+    texts = own_answers(model, tokenizer, 12)
+    tokens = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    known = [index for index, ids in enumerate(tokens) if len(ids) == 12]
+    assert len(known) > 1
+    found = generate(
+        model, tokenizer, [Prompt(PROMPTS[index], texts[index]) for index in known], Generation(13, len(known))
+    )
+    assert len(shapes) == 1
+    for answer in found:
+        assert (answer.tokens, answer.recall.accepted) == (13, 12)
+        assert answer.recall.exact_memorization == answer.recall.extraction_strength == 1
+
+
+def test_recall_is_a_plain_forward(model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    """Probability and best tokens of an answer against softmax over all logits, one row at a time, in float64."""
+    answers = [" was a painter", " Paris", "7", " born in Rivertown in 1984", " keeper"]
+    found = generate(model, tokenizer, [Prompt(*p) for p in zip(PROMPTS, answers, strict=False)], Generation(4, 3))
+    for text, answer, result in zip(PROMPTS, answers, found, strict=False):
+        prompt, target = tokenizer(text).input_ids, tokenizer(answer).input_ids
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1].double()
+        logprob = logits.log_softmax(-1)[range(len(target)), target]
+        hits = (logits.argmax(-1) == torch.tensor(target)).tolist()
+        assert result.recall.probability == pytest.approx(logprob.mean().exp().item(), rel=1e-4)
+        assert result.recall.exact_memorization == pytest.approx(sum(hits) / len(hits))
+
+
+def test_rows_stop_once_their_score_is_decided(model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    """A row that must become another text is cut and says so; one that may still become it, or need not, is not."""
+    whole = generate_greedy(model, tokenizer, PROMPTS[:3], 20)
+    exact = ["zebra", whole[1].upper(), None]
+    prompts = [Prompt(text, exact=goal) for text, goal in zip(PROMPTS, exact, strict=False)]
+    found = generate(model, tokenizer, prompts, Generation(20, 4, stop_decided=True))
+    assert whole[0].startswith(found[0].text)
+    assert found[0].tokens < 20
+    assert [answer.cut for answer in found] == [True, False, False]
+    assert [answer.text for answer in found[1:]] == whole[1:]
+    assert [a.text for a in generate(model, tokenizer, prompts, Generation(20, 4))] == whole
 
 
 def test_generation_config_does_not_leak(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -112,9 +179,11 @@ def test_ties_are_decided_as_for_a_row_alone(
         half = len(tokenizer) // 2
         model.lm_head.weight[half : 2 * half] = model.lm_head.weight[:half]
     alone = []
-    real = generation.continue_rows
+    real = decoding.continue_rows
     monkeypatch.setattr(
-        generation, "continue_rows", lambda m, rows, *rest: alone.append(len(rows)) or real(m, rows, *rest)
+        decoding,
+        "continue_rows",
+        lambda m, rows, *rest, **more: alone.append(len(rows)) or real(m, rows, *rest, **more),
     )
     assert generate_greedy(model, tokenizer, PROMPTS, 12, 32) == one_by_one(model, tokenizer, PROMPTS, 12)
     assert alone == [len(PROMPTS)] + [1] * len(PROMPTS)
@@ -123,8 +192,8 @@ def test_ties_are_decided_as_for_a_row_alone(
 def test_close_calls() -> None:
     """128 x eps x 10 = 1.5e-4: a lead of 1e-4 over a largest logit of 10 is rounding, 1e-2 is not; NaN is no tie."""
     logits = torch.tensor([[10.0, 9.9999, -3.0], [10.0, 9.99, -3.0], [0.0, 0.0, 0.0], [float("nan"), 1.0, 2.0]])
-    assert close_calls(logits).tolist() == [True, False, True, False]
-    assert not close_calls(logits.bfloat16()).any()
+    assert is_close_call(leads(logits), logits.dtype).tolist() == [True, False, True, False]
+    assert not is_close_call(leads(logits), torch.bfloat16).any()
 
 
 def test_adapter_counts_and_modes_return(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

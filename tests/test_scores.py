@@ -10,12 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unlearn_pl.evaluation.roc import area_under_curve, membership_score
 from unlearn_pl.evaluation.scores import (
     aggregate,
-    area_under_curve,
     group_scores,
     knowledge_score,
-    membership_score,
     regurgitation_score,
     row_score,
     task_aggregate,

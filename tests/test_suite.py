@@ -13,19 +13,13 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation, generate_greedy
+from unlearn_pl.evaluation.generation import Answer, Generation, generate_greedy
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership, document_losses
-from unlearn_pl.evaluation.ranks import length_sorted_batches, map_batches
+from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
 from unlearn_pl.evaluation.scores import knowledge_score, regurgitation_score
-from unlearn_pl.evaluation.suite import (
-    EvaluationData,
-    EvaluationInputs,
-    EvaluationOptions,
-    evaluate_model,
-    read_inputs,
-    summary,
-    write_results,
-)
+from unlearn_pl.evaluation.suite import evaluate_model, write_results
+from unlearn_pl.evaluation.summary import Measured, official
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -81,7 +75,7 @@ def test_results_follow_from_their_parts(
         model, tokenizer, [row["prompt"] for row in samples], 8
     )
     for row in samples:
-        assert set(row) == {"id", "split", "task", "kind", "prompt", "expected", "generated", "score"}
+        assert {"id", "split", "task", "kind", "prompt", "expected", "generated", "score", "scores"} <= set(row)
         score = regurgitation_score if row["kind"] == "sc" else knowledge_score
         assert row["score"] == score(row["expected"], row["generated"])
         name = {"sc": "regurgitation", "qa": "knowledge"}[row["kind"]]
@@ -108,7 +102,8 @@ def test_a_model_that_knows_everything(
     inputs = read_inputs(data, EvaluationOptions())
     answers = {record.input: record.output for _, record in inputs.split_records}
     monkeypatch.setattr(
-        "unlearn_pl.evaluation.suite.generate_greedy", lambda model, tok, prompts, *rest: [answers[p] for p in prompts]
+        "unlearn_pl.evaluation.suite.generate",
+        lambda model, tok, prompts, *rest: [Answer(answers[p.text], 3, True, False, None) for p in prompts],
     )
     results = evaluate_model(tiny_model(), tokenizer, inputs).results
     assert set(list(results["terms"].values())[:6]) == {0}
@@ -123,9 +118,9 @@ def test_a_model_that_knows_everything(
     ("mmlu", "threshold", "eligible"), [(0.4, 0.371, True), (0.371, 0.371, False), (0.4, None, None)]
 )
 def test_eligible_is_above_the_threshold(mmlu: float, threshold: float | None, eligible: bool | None) -> None:
-    choice = {"average": mmlu, "questions": 1}
-    assert summary({"retain/Task1/knowledge": [1.0]}, 0.5, choice, threshold)["eligible"] is eligible
-    assert summary({"retain/Task1/knowledge": [1.0]}, 0.5, None, threshold)["eligible"] is None
+    for choice, expected in (({"average": mmlu, "questions": 1}, eligible), (None, None)):
+        measured = Measured([], {"loss": [2.0, 1.0]}, ["a"], ["b"], choice, {})
+        assert official(measured, {"retain/Task1/knowledge": [1.0]}, threshold)["eligible"] is expected
 
 
 def test_the_limit_reaches_the_reader(data: EvaluationData, tmp_path: Path) -> None:
@@ -173,7 +168,7 @@ def test_batches_hold_every_row_once_longest_first() -> None:
     batches = length_sorted_batches([3, 9, 1, 9, 5], 2)
     assert batches == [[1, 3], [4, 0], [2]]
     said: list[str] = []
-    assert map_batches(batches, lambda batch: [index * 10 for index in batch], said.append, "rows") == [
+    assert map_batches(batches, lambda batch: [index * 10 for index in batch], "rows", Work(said.append)) == [
         0,
         10,
         20,
@@ -188,11 +183,12 @@ import json, multiprocessing, sys
 import torch
 from torch import distributed
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from unlearn_pl.evaluation import generation
+from unlearn_pl.evaluation import recall
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.suite import EvaluationData, EvaluationOptions, evaluate_model, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.suite import evaluate_model
 
 def work(rank, folder):
     torch.set_num_threads(1)
@@ -204,8 +200,8 @@ def work(rank, folder):
     )
     inputs = read_inputs(EvaluationData(f"{folder}/forget.jsonl", f"{folder}/retain.jsonl"), options)
     rows = []
-    real = generation.continue_batch
-    generation.continue_batch = lambda model, prompts, *rest: rows.extend(prompts) or real(model, prompts, *rest)
+    real = recall.recall
+    recall.recall = lambda network, states, answer: rows.append(len(states)) or real(network, states, answer)
     model = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
     evaluation = evaluate_model(model, AutoTokenizer.from_pretrained(f"{folder}/model"), inputs, options)
     with open(f"{folder}/rank{rank}.json", "w") as stream:
@@ -249,8 +245,8 @@ def test_two_processes_agree_with_one(
         assert rank["results"] == alone.results
         assert rank["samples"] == alone.samples
         assert len(rank["rows"]) == 6
-    prompts = [tokenizer(sample["prompt"]).input_ids for sample in alone.samples]
-    assert sorted(ranks[0]["rows"] + ranks[1]["rows"]) == sorted(prompts)
+    answers = [len(tokenizer(f" {sample['expected']}").input_ids) + 1 for sample in alone.samples]
+    assert sorted(ranks[0]["rows"] + ranks[1]["rows"]) == sorted(answers)
 
 
 def test_inputs_keep_the_order_of_the_data(data: EvaluationData) -> None:

@@ -13,8 +13,8 @@ VERBS = {
     "test": "the same, under the name test",
     "predict": "the greedy answer to every row's prompt",
     "merge": "merge the adapters of one base model",
-    "evaluate": "score a model, with or without an adapter",
-    "bench": "measure time, memory and exactness of training",
+    "evaluate": "score a model, with or without an adapter; --list shows all metrics",
+    "bench": "measure time, memory and exactness of training and evaluation",
 }
 
 # The verbs that have verbs of their own.
@@ -24,12 +24,14 @@ SUBVERBS = {
         "parts": "what each part of our step gives, by switching it off",
         "growth": "how both grow with row length, vocabulary and depth",
         "estimate": "what a large model would take, by arithmetic",
+        "evaluate": "our evaluation beside the official one, on your model and rows",
     }
 }
 
 # The verbs that are plain functions, by the module that has one of that name; the others are Lightning's.
 FUNCTIONS = {"run": "recipe.run", "merge": "commands.merge", "evaluate": "commands.evaluate"}
 FUNCTIONS |= {f"bench {verb}": "commands.bench" for verb in SUBVERBS["bench"]}
+FUNCTIONS["bench evaluate"] = "commands.bench_evaluate"
 
 
 def main() -> None:
@@ -92,8 +94,16 @@ def command(verb: str) -> Callable[[list[str]], None]:
         return lambda args: cli.main([verb, *args])
     from unlearn_pl.parsing import parse_function
 
-    function = importlib.import_module(f"unlearn_pl.{FUNCTIONS[verb]}")
-    return lambda args: parse_function(getattr(function, verb.split()[-1]), args, verb)
+    module = importlib.import_module(f"unlearn_pl.{FUNCTIONS[verb]}")
+    listing = getattr(module, "listing", None)
+
+    def run(args: list[str]) -> None:
+        if args == ["--list"] and listing is not None:
+            listing()
+        else:
+            parse_function(getattr(module, verb.split()[-1]), args, verb)
+
+    return run
 
 
 def fail(message: str) -> None:

@@ -87,6 +87,28 @@ def print_estimates(figures: dict[int, Estimate]) -> None:
     Console(width=100).print(table)
 
 
+def print_evaluation(figures: dict[str, Any]) -> None:
+    """Print one line for each kind of work, and how far both ways agree."""
+    amounts = {key: figures[key] for key in ("rows", "questions", "documents")}
+    rows, questions, documents = (f"{count} {name}" for name, count in amounts.items())
+    gaps = figures["largest_relative_difference"]
+    largest = None if None in gaps.values() else max(gaps.values())
+    lines = {
+        "generation": (f"generation, {rows}", f"{figures['identical_rows']} texts identical"),
+        "choice": (f"multiple choice, {questions}", f"{figures['identical_choices']} letters identical"),
+        "membership": (f"{len(gaps)} attacks, {documents}", f"scores within {shown(largest)}"),
+        "membership_loss": (f"loss attack, {documents}", f"scores within {shown(gaps['loss'])}"),
+    }
+    table = Table("Work", "Official, s", "Ours, s", "Faster", "Range over rounds", "Result")
+    for kind, (name, agreement) in lines.items():
+        seconds = [shown(figures["seconds"][way][kind]) for way in ("official", "ours")]
+        low, high = figures["ranges"][f"ratio_{kind}"]
+        table.add_row(name, *seconds, shown(figures[f"ratio_{kind}"]), f"{shown(low)} to {shown(high)}", agreement)
+    Console(width=120).print(table)
+    tokens, ended = (figures[key]["official"] for key in ("tokens_generated", "ended_share"))
+    print(f"{tokens} tokens generated, {ended:.0%} of the rows ended by EOS; {figures['rows_unsure']} rows unsure")
+
+
 def shown(value: float | None) -> str:
     """Three significant digits or more; small numbers as powers of ten."""
     if value is None:

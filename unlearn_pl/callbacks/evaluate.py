@@ -11,8 +11,9 @@ from unlearn_pl.analysis.figures import plot_terms
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.suite import EvaluationData, EvaluationOptions, evaluate_model, read_inputs
+from unlearn_pl.evaluation.suite import evaluate_model
 from unlearn_pl.files import write_json
 
 SCORES = ("task_aggregate", "membership_auc", "membership_score", "mmlu", "aggregate")

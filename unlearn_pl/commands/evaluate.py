@@ -1,46 +1,47 @@
 """``unlearn-pl evaluate``: the scores of one model, on the terminal and in two files."""
 
+import functools
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
+from unlearn_pl.commands.score_tables import print_metrics, print_scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.suite import (
-    EvaluationData,
-    EvaluationInputs,
-    EvaluationOptions,
-    evaluate_model,
-    read_inputs,
-    write_results,
-)
+from unlearn_pl.evaluation.parts import Parts, content_hash
+from unlearn_pl.evaluation.ranks import Work, launched, rank_and_count
+from unlearn_pl.evaluation.sampling import Sampling
+from unlearn_pl.evaluation.suite import Base, evaluate_model, write_results
+from unlearn_pl.evaluation.summary import read_retrained
+from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter
+from unlearn_pl.models.lora import reference as lora_reference
 from unlearn_pl.provenance import provenance
 
+# Folder of finished parts inside of the output folder.
+PARTS = "parts"
 DEFAULTS = EvaluationOptions()
 
-# key of the results -> its name in the table
-SCORES = {
-    "task_aggregate": "Task Aggregate",
-    "membership_auc": "Membership AUC (best .5)",
-    "membership_score": "Membership score",
-    "mmlu": "MMLU",
-    "aggregate": "Aggregate",
-    "eligible": "Eligible",
-}
+
+def listing() -> None:
+    """``unlearn-pl evaluate --list``."""
+    print_metrics()
 
 
 def evaluate(
@@ -52,59 +53,114 @@ def evaluate(
     choice: Choice = DEFAULTS.choice,
     generation: Generation = DEFAULTS.generation,
     minimum_mmlu: float | None = None,
+    metrics: list[str] | None = None,
+    sampling: Sampling = DEFAULTS.sampling,
+    truth: Truth = DEFAULTS.truth,
+    reference: str | None = None,
+    retrained: str | None = None,
+    resamples: int = DEFAULTS.resamples,
     dtype: str = "float32",
     device: str = "auto",
     trust_remote_code: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Score a model as SemEval-2025 Task 4 does: what it forgot, what it kept, whether its losses give members away.
+    """Score a model as SemEval-2025 Task 4 does, and by what its scores miss: what it forgot, what it kept, whether it
+    gives members away, and whether it still writes sentences. `unlearn-pl evaluate --list` shows all metrics.
 
-    Writes `results.json` (all scores, their official key names, versions and hashes) and `samples.jsonl` (each row
-    with prompt, expected and generated text and score). The same model and data give the same bytes. The samples hold
-    the texts that were to be forgotten: keep them as safe as the data.
+    Writes `results.json` (all scores with intervals, their official key names, versions and hashes) and `samples.jsonl`
+    (each row with prompt, expected and generated text and its scores). The same model and data give the same bytes, on
+    one process or on several of torchrun. What is finished is kept in `parts/` under a hash of weights, data and
+    settings: the same command goes on where it was stopped. The files hold the texts that were to be forgotten: keep
+    them as safe as the data.
 
     Args:
         model: Folder or hub name of the model, or smollm2-135m-instruct.
         data: The rows that the model had to forget and those it had to keep.
-        output: Folder for the two files.
+        output: Folder for the files.
         adapter: Folder of a PEFT adapter to put on the model.
-        membership: Documents of the membership attack.
+        membership: Documents of the membership attacks.
         choice: Multiple-choice questions.
         generation: How answers are generated.
         minimum_mmlu: The model is eligible if its multiple-choice accuracy is above this, in [0, 1]; officially 0.371.
+        metrics: Families of metrics beside the official scores (memorization, leakage, collapse, fluency, membership,
+            choice, sampling, truth); without it all that the other arguments allow.
+        sampling: Answers drawn at random, for leak@k.
+        truth: Paraphrased and wrong answers, for truth ratios.
+        reference: Folder or hub name of the model before unlearning, for perplexity and the reference attack; with an
+            adapter it is the model without it.
+        retrained: Output folder of an evaluation of a model that never saw the forget set, for forget quality.
+        resamples: Resamples of the bootstrap behind the 95 % intervals; at least 1.
         dtype: Type of the weights: float32, bfloat16 or float16.
-        device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one).
+        device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own).
         trust_remote_code: Let a model from the hub run its own code on this machine.
-        overwrite: Replace the two files if the output folder has them.
+        overwrite: Replace the results if the output folder has them.
     """
-    options = EvaluationOptions(membership, choice, generation, minimum_mmlu)
-    place = _checked_arguments(model, adapter, output, dtype, device, overwrite)
+    options = EvaluationOptions(
+        membership, choice, generation, minimum_mmlu, metrics, sampling, truth, resamples
+    )  # fmt: skip
+    place = _checked_arguments(model, adapter, reference, output, dtype, device, overwrite)
     inputs = read_inputs(data, options)
-    tokenizer = load_tokenizer(model)
-    network: nn.Module = load_base(model, dtype, trust_remote_code)
-    if adapter is not None:
-        network = open_adapter(network, adapter)
-    network.to(place)
-    evaluation = evaluate_model(network, tokenizer, inputs, options, _tell)
-    config = {"model": model, "adapter": adapter, "data": asdict(data), **asdict(options), "dtype": dtype}
-    hashes = {"weights": weights_hash(network), **data_hashes(data, options, inputs)}
+    other = None if retrained is None else read_retrained(retrained)
+    with launched(place):
+        network, tokenizer, base = _load(model, adapter, reference, dtype, trust_remote_code, place)
+        hashes = {"weights": weights_hash(network), **data_hashes(data, options, inputs)}
+        if reference is not None:
+            with base() as original:  # type: ignore[misc]
+                hashes["reference"] = weights_hash(original)
+        made_with: dict[str, Any] = provenance()["versions"] | {"device": place.type, "dtype": dtype}
+        parts = Parts(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
+        work = Work(_tell if rank_and_count()[0] == 0 else None, parts)
+        evaluation = evaluate_model(network, tokenizer, inputs, options, work, base, other)
+        if rank_and_count()[0] > 0:
+            return
+    config: dict[str, Any] = {"model": model, "adapter": adapter, "reference": reference, "retrained": retrained}
+    config |= {"data": asdict(data), **asdict(options), "dtype": dtype}
     write_results(output, evaluation.results, evaluation.samples, provenance(config=config, hashes=hashes))
+    parts.drop_others()
     print_scores(evaluation.results)
     print(f"wrote {Path(output) / 'results.json'} and {Path(output) / 'samples.jsonl'}")
 
 
+def _load(
+    model: str, adapter: str | None, reference: str | None, dtype: str, trust_remote_code: bool, place: torch.device
+) -> tuple[nn.Module, PreTrainedTokenizerBase, Base | None]:
+    """The model with its adapter, its tokenizer, and what lends the model as it was before, if there is that."""
+    network: nn.Module = load_base(model, dtype, trust_remote_code)
+    if adapter is not None:
+        network = open_adapter(network, adapter)
+    network.to(place)
+    base: Base | None = None
+    if reference is not None:
+        original = load_base(reference, dtype, trust_remote_code).to(place)
+        base = lambda: nullcontext(original)  # noqa: E731
+    elif adapter is not None:
+        base = functools.partial(without_adapter, network)
+    return network, load_tokenizer(model), base
+
+
+@contextmanager
+def without_adapter(model: PeftModel) -> Iterator[nn.Module]:
+    """Lend ``model`` with its adapter off."""
+    with lora_reference(model):
+        yield model
+
+
 def _checked_arguments(
-    model: str, adapter: str | None, output: str, dtype: str, device: str, overwrite: bool
+    model: str, adapter: str | None, reference: str | None, output: str, dtype: str, device: str, overwrite: bool
 ) -> torch.device:
     """All that can be told to be wrong before anything is read. Raises InputError."""
     if dtype not in DTYPES:
         raise InputError(f"--dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
-    refuse_existing(output, overwrite)
+    if Path(output).is_file() or not ({path.name for path in Path(output).glob("*")} <= {PARTS}):
+        refuse_existing(output, overwrite)  # but what an interrupted evaluation left is welcome
     resolve(model)
+    if reference is not None:
+        resolve(reference)
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise InputError(f"--adapter: {adapter} has no adapter_config.json; a PEFT adapter folder is needed")
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        rank = os.environ.get("LOCAL_RANK", "0")
+        return torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
@@ -130,6 +186,11 @@ def data_hashes(data: EvaluationData, options: EvaluationOptions, inputs: Evalua
         "member": (options.membership.member, inputs.members),
         "nonmember": (options.membership.nonmember, inputs.nonmembers),
         "choice": (options.choice.folder, []),
+        **{
+            f"truth_{split}": (path, [])
+            for split, path in (("forget", options.truth.forget), ("retain", options.truth.retain))
+            if path
+        },
     }
     return {name: None if source is None else source_hash(source, read) for name, (source, read) in sources.items()}
 
@@ -140,29 +201,6 @@ def source_hash(source: str, read: Sequence[Any]) -> str:
     if path.exists():
         return sha256_of(path)
     return hashlib.sha256(json.dumps(read, ensure_ascii=False).encode()).hexdigest()
-
-
-def print_scores(results: dict[str, Any]) -> None:
-    """Print the scores, the terms of the task aggregate and, for what was not measured, what it needs."""
-    table = Table("Score", "Value", "Rows")
-    for key, name in SCORES.items():
-        table.add_row(name, _shown(results[key]), "")
-    table.add_section()
-    for name, value in results["terms"].items():
-        table.add_row(name, _shown(value), str(results["counts"][name]))
-    Console(width=100).print(table)
-    if results["membership_auc"] is None:
-        print("note: no membership attack and no Aggregate without --membership.nonmember")
-    if results["mmlu"] is None:
-        print("note: no multiple choice and no Aggregate without --choice.folder")
-    elif results["choice"]["shortened"]:
-        print(f"note: {results['choice']['shortened']} questions were asked with fewer shots, as all did not fit")
-
-
-def _shown(value: float | bool | None) -> str:
-    if value is None:
-        return "-"
-    return ("no", "yes")[value] if isinstance(value, bool) else f"{value:.3f}"
 
 
 def _tell(line: str) -> None:

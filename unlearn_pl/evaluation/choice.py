@@ -5,7 +5,6 @@ open-instruct: five shots, and the mean over all questions.
 """
 
 import csv
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.forward import device_of, evaluating, last_logits, left_padded, position_limit
-from unlearn_pl.evaluation.ranks import Progress, length_sorted_batches, map_batches
-
-LETTERS = "ABCD"
+from unlearn_pl.evaluation.forward import evaluating, position_limit
+from unlearn_pl.evaluation.letters import LETTERS, choose_letters
+from unlearn_pl.evaluation.network import Network
+from unlearn_pl.evaluation.ranks import Work
 
 
 @dataclass(frozen=True)
@@ -129,30 +128,28 @@ def answer_choices(
     tokenizer: PreTrainedTokenizerBase,
     subjects: Sequence[Subject],
     choice: Choice,
-    progress: Progress | None = None,
+    work: Work | None = None,
 ) -> dict[str, Any]:
     """Accuracies in [0, 1]: ``average`` over all questions (the official one), ``macro`` over subjects, ``subjects``
-    each; ``questions``, how many there were, and ``shortened``, how many did not fit with all their shots and were
-    asked with fewer.
+    each; ``questions``, how many there were, ``shortened``, how many did not fit with all their shots and were asked
+    with fewer, and ``right``, the outcome of each question in order.
     """
     letters = letter_ids(tokenizer)
     asked = [(subject, question) for subject in subjects for question in subject.questions]
     fitted = [fitting_prompt(model, tokenizer, subject, question) for subject, question in asked]
-    rows = [row for row, _ in fitted]
     with evaluating(model):
-        batches = length_sorted_batches([len(row) for row in rows], choice.batch_size)
-        chosen = map_batches(
-            batches, functools.partial(_chosen_letters, model, rows, letters), progress, "choice, questions"
-        )
+        chosen = choose_letters(Network(model), [row for row, _ in fitted], letters, choice.batch_size, work)
+    outcomes = [letter == question.answer for letter, (_, question) in zip(chosen, asked, strict=True)]
     right: dict[str, list[float]] = {subject.name: [] for subject in subjects}
-    for (subject, question), letter in zip(asked, chosen, strict=True):
-        right[subject.name].append(float(letter == question.answer))
+    for (subject, _), outcome in zip(asked, outcomes, strict=True):
+        right[subject.name].append(float(outcome))
     return {
         "average": fmean(value for values in right.values() for value in values),
         "macro": fmean(fmean(values) for values in right.values()),
         "subjects": {name: fmean(values) for name, values in right.items()},
         "questions": len(asked),
         "shortened": sum(used < len(subject.shots) for (_, used), (subject, _) in zip(fitted, asked, strict=True)),
+        "right": outcomes,
     }
 
 
@@ -182,11 +179,3 @@ def fitting_prompt(
         f"--choice.folder: the model has {positions} positions, a question of {subject.name} has {len(row)} tokens: "
         f"{question.text!r:.60}"
     )
-
-
-def _chosen_letters(
-    model: nn.Module, rows: Sequence[Sequence[int]], letters: list[int], batch: Sequence[int]
-) -> list[str]:
-    ids, mask, positions = left_padded([rows[index] for index in batch], device_of(model))
-    logits, _ = last_logits(model, ids, mask, positions)
-    return [LETTERS[place] for place in logits[:, letters].float().argmax(dim=-1).tolist()]

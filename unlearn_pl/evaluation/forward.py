@@ -1,9 +1,7 @@
 """Rows of token ids through a causal language model: what generation, membership and multiple choice share."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,19 +47,14 @@ def position_limit(model: nn.Module) -> int | None:
     return getattr(causal_model(model).config, "max_position_embeddings", None)
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where token ids have to go."""
-    return causal_model(model).get_input_embeddings().weight.device
-
-
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Rows that end together: ids [B, T], mask [B, T] and positions [B, T] (0 at a row's first token).
 
     Mask and positions are None for rows of one length, which need no padding and then go the same way as a row alone.
     """
     longest = max(map(len, rows))
-    # Any id will do in masked places
-    input_ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
+    # Any id will do in masked places, unless its embedding is NaN; then the row itself is
+    input_ids = torch.tensor([[row[0]] * (longest - len(row)) + list(row) for row in rows], device=device)
     if all(len(row) == longest for row in rows):
         return input_ids, None, None
     starts = torch.tensor([longest - len(row) for row in rows], device=device)[:, None]
@@ -69,20 +62,10 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Te
     return input_ids, (places >= starts).long(), (places - starts).clamp(min=0)
 
 
-def last_logits(
-    model: nn.Module,
-    input_ids: Tensor,
-    mask: Tensor | None = None,
-    positions: Tensor | None = None,
-    cache: Any = None,
-    use_cache: bool = False,
-) -> tuple[Tensor, Any]:
-    """[B, V] logits after the last token and the key-value cache; the vocabulary head runs there alone if it can."""
-    options: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache, "use_cache": use_cache}
-    accepted = inspect.signature(causal_model(model).forward).parameters
-    if positions is not None and "position_ids" in accepted:
-        options["position_ids"] = positions
-    if "logits_to_keep" in accepted:
-        options["logits_to_keep"] = 1
-    outputs = model(input_ids=input_ids, **options)
-    return outputs.logits[:, -1], outputs.past_key_values if use_cache else None
+def right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Rows that begin together, [B, T]. A causal model never looks at what comes after a token: no mask is needed.
+
+    Padded like ``left_padded``, as NaN times an attention of 0 is NaN.
+    """
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[row[0]] * (longest - len(row))] for row in rows], device=device)

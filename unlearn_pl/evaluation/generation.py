@@ -1,21 +1,21 @@
-"""Batched greedy generation whose text is that of one row at a time."""
+"""Greedy generation whose text is that of one row at a time, in a fraction of the time."""
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.forward import device_of, encode_texts, evaluating, last_logits, left_padded
-from unlearn_pl.evaluation.ranks import Progress, length_sorted_batches, map_batches
+from unlearn_pl.evaluation.decided import is_decided
+from unlearn_pl.evaluation.decoding import continue_batch
+from unlearn_pl.evaluation.forward import encode_texts, evaluating, position_limit
+from unlearn_pl.evaluation.network import Network
+from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
+from unlearn_pl.evaluation.recall import Recall, recall_answers
 from unlearn_pl.models.forward import causal_model
-
-# The company of other rows moves float32 logits by up to about 26 units of eps x the largest logit (measured on
-# SmolLM2-135M); two candidates can swap only if they are closer than twice that.
-CLOSE_CALL = 128
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Generation:
     batch_size: int = 32
     """Rows that are generated together; at least 1. In float32 it changes the speed and never the text. In half
     precision ties between tokens are common and only 1 gives exactly the text of one row at a time."""
+    stop_decided: bool = False
+    """Stop question rows (qa) as soon as their text can no longer become the expected answer: their knowledge score is
+    then known to be 0. Such samples say `cut: true`; what else is measured on their text sees only this much of it."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -35,32 +38,69 @@ class Generation:
             raise InputError(f"--generation.batch_size: must be at least 1, got {self.batch_size}")
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A row to be continued."""
+
+    text: str
+    answer: str = ""
+    """What is expected, with the space before it; it makes the work shorter and never changes the text."""
+    exact: str | None = None
+    """What the whole text must be to score, where that is so (see ``Generation.stop_decided``)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to a prompt."""
+
+    text: str
+    """Special tokens dropped."""
+    tokens: int
+    """How many were generated, the end included."""
+    ended: bool
+    """Whether the model ended it, by an EOS."""
+    cut: bool
+    """Whether it was stopped since its score was decided."""
+    recall: Recall | None
+    """What one forward over the expected answer showed; None without one."""
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    options: Generation | None = None,
+    work: Work | None = None,
+) -> list[Answer]:
+    """The greedy continuation of each prompt, in the order of ``prompts``.
+
+    The text is what ``model.generate(ids, do_sample=False, max_new_tokens=...)`` gives for one row alone, save that of
+    the model's generation config only the EOS ids count: no repetition penalty, no forced token. First each expected
+    answer is read in one forward (see ``recall``); rows that go on from there are continued token by token, in batches.
+    Under several processes each generates a part and all get everything.
+
+    Raises InputError if a prompt and its continuation, or its expected answer, exceed the model's positions.
+    """
+    options = options or Generation()
+    texts = [prompt.text for prompt in prompts]
+    rows = encode_texts(model, tokenizer, texts, "--generation.max_new_tokens: prompt", options.max_new_tokens)
+    with evaluating(model):
+        network = Network(model)
+        recalls = _recalls(network, tokenizer, rows, prompts, options, work)
+        job = Continuation(network, tokenizer, eos_ids(model, tokenizer), options, rows, prompts)
+        return job.answers(recalls, work)
+
+
 def generate_greedy(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int = 256,
     batch_size: int = 32,
-    progress: Progress | None = None,
 ) -> list[str]:
-    """The greedy continuation of each prompt, special tokens dropped, in the order of ``prompts``.
-
-    The text is what ``model.generate(ids, do_sample=False, max_new_tokens=...)`` gives for one row alone, save that of
-    the model's generation config only the EOS ids count: no repetition penalty, no forced token. Under several
-    processes each generates a part and all get everything.
-
-    Raises InputError if a prompt and its continuation may exceed the model's positions.
-    """
-    rows = encode_texts(model, tokenizer, prompts, "--generation.max_new_tokens: prompt", max_new_tokens)
-    ends = eos_ids(model, tokenizer)
-
-    def compute(batch: Sequence[int]) -> list[list[int]]:
-        return continue_batch(model, [rows[index] for index in batch], ends, max_new_tokens)
-
-    with evaluating(model):
-        batches = length_sorted_batches([len(row) for row in rows], batch_size)
-        answers = map_batches(batches, compute, progress, "generation, rows")
-    return [decode_answer(tokenizer, answer) for answer in answers]
+    """The texts of ``generate`` for bare prompts."""
+    options = Generation(max_new_tokens, batch_size)
+    return [answer.text for answer in generate(model, tokenizer, [Prompt(text) for text in prompts], options)]
 
 
 def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -87,62 +127,98 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) 
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=not is_bpe))
 
 
-def continue_batch(
-    model: nn.Module, rows: Sequence[Sequence[int]], eos: frozenset[int], max_new_tokens: int
-) -> list[list[int]]:
-    """New token ids of each row; a row that the others could have led astray is generated again alone."""
-    answers = continue_rows(model, rows, eos, max_new_tokens)
-    for slot, row in enumerate(rows):
-        if answers[slot] is None:
-            answers[slot] = continue_rows(model, [row], eos, max_new_tokens)[0]
-    return [answer for answer in answers if answer is not None]
+def _recalls(
+    network: Network,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[list[int]],
+    prompts: Sequence[Prompt],
+    options: Generation,
+    work: Work | None,
+) -> list[Recall | None]:
+    answers = [tokenizer.encode(prompt.answer, add_special_tokens=False) for prompt in prompts]
+    limit = position_limit(network.causal)
+    for number, (row, answer) in enumerate(zip(rows, answers, strict=True), start=1):
+        if limit is not None and len(row) + len(answer) > limit:
+            raise InputError(
+                f"generation: prompt {number}: {len(row)} tokens and an expected answer of {len(answer)} exceed the "
+                f"model's {limit} positions"
+            )
+    asked = [index for index, answer in enumerate(answers) if answer]
+    found = recall_answers(
+        network, [rows[index] for index in asked], [answers[index] for index in asked], options.batch_size, work
+    )
+    by_row = dict(zip(asked, found, strict=True))
+    return [by_row.get(index) for index in range(len(rows))]
 
 
-def continue_rows(
-    model: nn.Module, rows: Sequence[Sequence[int]], eos: frozenset[int], max_new_tokens: int
-) -> list[list[int] | None]:
-    """New token ids of each row, up to and with an EOS; None where two tokens came so close that a row alone might
-    choose the other one. Rows leave the batch when they end.
-    """
-    ids, mask, positions = left_padded(rows, device_of(model))
-    answers: list[list[int] | None] = [[] for _ in rows]
-    running = list(range(len(rows)))
-    cache = None
-    for _ in range(max_new_tokens):
-        logits, cache = last_logits(model, ids, mask, positions, cache, use_cache=True)
-        chosen = logits.float().argmax(dim=-1)
-        unsure = close_calls(logits).tolist() if len(rows) > 1 else [False]
-        stay = []
-        for slot, (row, token) in enumerate(zip(running, chosen.tolist(), strict=True)):
-            answer = answers[row]
-            if unsure[slot] or answer is None:
-                answers[row] = None
-                continue
-            answer.append(token)
-            if token not in eos:
-                stay.append(slot)
-        if not stay:
-            break
-        if len(stay) < len(running):
-            running = [running[slot] for slot in stay]
-            index = torch.tensor(stay, device=ids.device)
-            cache.batch_select_indices(index)
-            chosen = chosen[index]
-            mask, positions = (None if part is None else part[index] for part in (mask, positions))
-        ids = chosen[:, None]
-        if mask is not None and positions is not None:
-            mask = torch.cat([mask, mask.new_ones(len(running), 1)], dim=1)
-            positions = positions[:, -1:] + 1
-    return answers
+@dataclass(frozen=True)
+class Continuation:
+    """The token-by-token part of ``generate``."""
 
+    network: Network
+    tokenizer: PreTrainedTokenizerBase
+    eos: frozenset[int]
+    options: Generation
+    rows: Sequence[Sequence[int]]
+    prompts: Sequence[Prompt]
 
-def close_calls(logits: Tensor) -> Tensor:
-    """[B] whether the two best of ``logits`` [B, V] are within rounding of each other.
+    def answers(self, recalls: Sequence[Recall | None], work: Work | None) -> list[Answer]:
+        """The answer of each row, from where its ``Recall`` leaves off."""
+        started = [self.started(index, recall) for index, recall in enumerate(recalls)]
+        open_rows = [index for index, tokens in enumerate(started) if not self.is_over(index, tokens)]
+        # A row that must go alone makes a batch of its own: its recall was unsure already.
+        alone = [index for index in open_rows if (recall := recalls[index]) is not None and recall.unsure]
+        together = [index for index in open_rows if index not in set(alone)]
+        lengths = [len(self.rows[index]) + len(started[index]) for index in together]
+        batches = [
+            [together[place] for place in batch] for batch in length_sorted_batches(lengths, self.options.batch_size)
+        ]
 
-    Never in half precision, where that holds for every third token and says little.
-    """
-    if torch.finfo(logits.dtype).bits < 32:
-        return torch.zeros(len(logits), dtype=torch.bool)
-    best, second = logits.topk(2, dim=-1).values.unbind(dim=-1)
-    scale = logits.abs().amax(dim=-1) * torch.finfo(logits.dtype).eps
-    return best - second <= CLOSE_CALL * scale
+        def compute(batch: Sequence[int]) -> list[list[int]]:
+            rows = [[*self.rows[index], *started[index]] for index in batch]
+            budgets = [self.options.max_new_tokens - len(started[index]) for index in batch]
+
+            def stop(slot: int, new: list[int]) -> bool:
+                return self.is_decided(batch[slot], [*started[batch[slot]], *new])
+
+            found = continue_batch(self.network, rows, budgets, self.eos, stop if self.options.stop_decided else None)
+            return [[*started[index], *new] for index, new in zip(batch, found, strict=True)]
+
+        batches += [[index] for index in alone]
+        identity = [[list(self.rows[index]), started[index], self.prompts[index].exact] for index in open_rows]
+        settings = [self.options.max_new_tokens, self.options.stop_decided, sorted(self.eos)]
+        found = map_batches(batches, compute, "generation, rows", work, [settings, identity])
+        continued = dict(zip(sorted(open_rows), found, strict=True))
+        return [
+            self.answer(index, continued.get(index, tokens), recalls[index]) for index, tokens in enumerate(started)
+        ]
+
+    def started(self, index: int, recall: Recall | None) -> list[int]:
+        """The tokens that greedy decoding is known to give a row.
+
+        None where it is unsure, and none in half precision for single rows, where only token by token is exact.
+        """
+        single = self.options.batch_size == 1 and torch.finfo(self.network.causal.dtype).bits < 32
+        if recall is None or recall.unsure or single:
+            return []
+        draft = self.tokenizer.encode(self.prompts[index].answer, add_special_tokens=False)[: recall.accepted]
+        tokens = [*draft, recall.following]
+        ends = [place for place, token in enumerate(tokens) if token in self.eos]
+        return tokens[: ends[0] + 1] if ends else tokens[: self.options.max_new_tokens]
+
+    def is_over(self, index: int, tokens: Sequence[int]) -> bool:
+        """Whether nothing can be added to the tokens of a row."""
+        ended = bool(tokens) and tokens[-1] in self.eos
+        decided = self.options.stop_decided and bool(tokens) and self.is_decided(index, tokens)
+        return ended or decided or len(tokens) == self.options.max_new_tokens
+
+    def is_decided(self, index: int, tokens: Sequence[int]) -> bool:
+        """Whether a row's text can no longer become what it must be."""
+        exact = self.prompts[index].exact
+        return exact is not None and is_decided(exact, decode_answer(self.tokenizer, tokens))
+
+    def answer(self, index: int, tokens: Sequence[int], recall: Recall | None) -> Answer:
+        """The finished answer of a row."""
+        ended = tokens[-1] in self.eos
+        cut = not ended and len(tokens) < self.options.max_new_tokens
+        return Answer(decode_answer(self.tokenizer, tokens), len(tokens), ended, cut, recall)

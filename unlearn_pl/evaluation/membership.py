@@ -1,20 +1,20 @@
-"""Loss membership attack: can somebody tell, by the model's loss alone, which documents it was trained on?"""
+"""Membership attacks: can somebody tell, by how the model likes their tokens, which documents it was trained on?"""
 
-import functools
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.forward import device_of, encode_texts, evaluating
-from unlearn_pl.evaluation.ranks import Progress, length_sorted_batches, map_batches
+from unlearn_pl.evaluation.attacks import ATTACKS, Evidence, attack_scores
+from unlearn_pl.evaluation.forward import encode_texts, evaluating, right_padded
+from unlearn_pl.evaluation.network import Network
+from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
+from unlearn_pl.evaluation.token_scores import TokenScores
 
 OFFICIAL_TASK = "Task3"
 
@@ -63,44 +63,84 @@ def rebuilt_members(forget: Sequence[Record], tasks: Sequence[str] | None = None
     return [record.document for record in completions if record.task in tasks]
 
 
+def document_attacks(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[str],
+    attacks: Sequence[str] = ("loss",),
+    batch_size: int = 8,
+    reference: Sequence[float] | None = None,
+    work: Work | None = None,
+    what: str = "membership, documents",
+) -> dict[str, list[float]]:
+    """Attack -> score of each whole document, higher for a likelier member; all from one forward over it.
+
+    ``attacks`` are names of ``ATTACKS``; those that need it take ``reference``, the documents' mean NLL under another
+    model. A score that is not finite (a broken model) counts as the least likely, with a warning. Raises InputError if
+    a document has fewer than two tokens or exceeds the model's positions.
+    """
+    rows = document_rows(model, tokenizer, documents)
+    moments = any(ATTACKS[name].needs_moments for name in attacks)
+
+    def compute(batch: Sequence[int]) -> list[list[float]]:
+        tokens = batch_token_scores(network, [rows[index] for index in batch], moments)
+        evidences = [
+            Evidence(
+                documents[index],
+                logprob=scores.logprob.double().numpy(),
+                mean=scores.mean.double().numpy(),
+                std=scores.std.double().numpy(),
+                reference=None if reference is None else reference[index],
+            )
+            for index, scores in zip(batch, tokens, strict=True)
+        ]
+        return [list(row) for row in zip(*(attack_scores(name, evidences) for name in attacks), strict=True)]
+
+    with evaluating(model):
+        network = Network(model)
+        batches = length_sorted_batches([len(row) for row in rows], batch_size)
+        identity = [rows, list(documents), list(attacks), None if reference is None else list(reference)]
+        found = map_batches(batches, compute, what, work, identity)
+    if broken := sum(not all(map(math.isfinite, scores)) for scores in found):
+        warnings.warn(
+            f"membership: {broken} of {len(found)} documents have no finite loss; they count as the least likely",
+            stacklevel=2,
+        )
+    return {name: [scores[place] for scores in found] for place, name in enumerate(attacks)}
+
+
 def document_losses(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[str],
     batch_size: int = 8,
-    progress: Progress | None = None,
+    work: Work | None = None,
+    what: str = "membership, documents",
 ) -> list[float]:
-    """Mean negative log-likelihood, in nats a token, of each whole document after its first token.
+    """Mean negative log-likelihood, in nats a token, of each whole document after its first token; infinite if broken.
 
-    A loss that is not finite (a broken model) counts as infinite, with a warning. Raises InputError if a document has
-    fewer than two tokens or exceeds the model's positions.
+    Raises InputError like ``document_attacks``.
     """
+    found = document_attacks(model, tokenizer, documents, ("loss",), batch_size, work=work, what=what)
+    return [-score for score in found["loss"]]
+
+
+def document_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> list[list[int]]:
+    """Token ids of whole documents. Raises InputError if one has fewer than two, or more than the model's positions."""
     rows = encode_texts(model, tokenizer, documents, "--membership: document")
     for number, row in enumerate(rows, start=1):
         if len(row) < 2:
             raise InputError(
                 f"--membership: document {number} is a single token, which has no loss: {documents[number - 1]!r:.60}"
             )
-    with evaluating(model):
-        batches = length_sorted_batches([len(row) for row in rows], batch_size)
-        losses = map_batches(batches, functools.partial(_batch_losses, model, rows), progress, "membership, documents")
-    if broken := sum(not math.isfinite(loss) for loss in losses):
-        warnings.warn(
-            f"membership: {broken} of {len(losses)} documents have no finite loss; they count as the least likely",
-            stacklevel=2,
-        )
-    return [loss if math.isfinite(loss) else math.inf for loss in losses]
+    return rows
 
 
-def _batch_losses(model: nn.Module, rows: Sequence[Sequence[int]], batch: Sequence[int]) -> list[float]:
-    longest = max(len(rows[index]) for index in batch)
-    ids = torch.tensor(
-        [[*rows[index], *[0] * (longest - len(rows[index]))] for index in batch], device=device_of(model)
-    )
-    # A causal model never looks at what comes after a token, so padding on the right needs no mask.
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits
-    losses = []
-    for slot, index in enumerate(batch):  # row by row: a float copy of all logits would be the peak of the memory
-        last = len(rows[index]) - 1
-        losses.append(F.cross_entropy(logits[slot, :last].float(), ids[slot, 1 : last + 1]).item())
-    return losses
+def batch_token_scores(network: Network, rows: Sequence[Sequence[int]], moments: bool) -> list[TokenScores]:
+    """What the model says of each row's tokens after the first."""
+    ids = right_padded(rows, network.device)
+    states = network.states(ids)
+    return [
+        network.token_scores(states[slot, : len(row) - 1], ids[slot, 1 : len(row)], moments)
+        for slot, row in enumerate(rows)
+    ]

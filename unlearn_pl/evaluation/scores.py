@@ -5,7 +5,6 @@ better: forget terms are 1 - mean, retain terms the mean.
 """
 
 import functools
-from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, harmonic_mean
@@ -69,22 +68,6 @@ def terms_of(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def task_aggregate(terms: Sequence[float]) -> float:
     """Harmonic mean; 0 as soon as one term is 0."""
     return float(harmonic_mean(terms))
-
-
-def area_under_curve(members: Sequence[float], nonmembers: Sequence[float]) -> float:
-    """Area under the ROC curve: the chance that a member scores above a non-member, a tie counting one half.
-
-    Counted on integers (Mann-Whitney), so it is exact; torchmetrics returns float32 and pushes scores outside of
-    [0, 1] through a sigmoid, which makes ties of large ones.
-    """
-    ordered = sorted(nonmembers)
-    twice_below = sum(bisect_left(ordered, score) + bisect_right(ordered, score) for score in members)
-    return twice_below / (2 * len(members) * len(nonmembers))
-
-
-def membership_score(auc: float) -> float:
-    """1 - 2 |AUC - 1/2|: 1 if the attack learns nothing, 0 if it is always right or always wrong."""
-    return 1 - 2 * abs(auc - 0.5)
 
 
 def aggregate(task: float, membership: float | None, choice: float | None) -> float | None:

@@ -26,11 +26,24 @@ def vocabulary_head(model: nn.Module) -> Head:
 
 
 @torch.no_grad()
-def check_head(model: nn.Module) -> None:
-    """Compare body and head with the model's own forward on a few tokens.
+def head_is_plain(model: nn.Module) -> bool:
+    """Whether the model's logits are those of a linear head on its body's states, compared on a few tokens.
 
-    Some architectures scale or cap their logits after the head; training them through ``vocabulary_head`` would
-    optimise something else, so they are refused, and so is a head with an adapter of its own. Raises InputError.
+    Some architectures scale or cap their logits after the head.
+    """
+    causal = causal_model(model)
+    if type(causal.get_output_embeddings()) is not nn.Linear:
+        return False
+    device = causal.get_input_embeddings().weight.device
+    input_ids = torch.arange(4, device=device)[None]
+    apart = vocabulary_head(model).logits(hidden_states(model, input_ids))
+    whole = causal(input_ids=input_ids, use_cache=False).logits
+    return torch.allclose(apart.float(), whole.float(), rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def check_head(model: nn.Module) -> None:
+    """Refuse a model that could not be trained through ``vocabulary_head``: that would optimise something else than
+    its logits. A head with an adapter of its own is one. Raises InputError.
     """
     causal = causal_model(model)
     head = causal.get_output_embeddings()
@@ -38,11 +51,7 @@ def check_head(model: nn.Module) -> None:
         raise InputError(
             f"--model.lora.target_modules: the vocabulary head must stay frozen, got {type(head).__name__}"
         )
-    device = causal.get_input_embeddings().weight.device
-    input_ids = torch.arange(4, device=device)[None]
-    apart = vocabulary_head(model).logits(hidden_states(model, input_ids))
-    whole = causal(input_ids=input_ids, use_cache=False).logits
-    if not torch.allclose(apart.float(), whole.float(), rtol=1e-3, atol=1e-3):
+    if not head_is_plain(model):
         raise InputError(
             f"model: {type(causal).__name__} changes its logits after the vocabulary head (soft-capping or scaling), "
             "which is not supported"

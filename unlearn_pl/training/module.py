@@ -14,8 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from unlearn_pl.data.datamodule import PairBatch
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.decoding import continue_batch
 from unlearn_pl.evaluation.forward import evaluating
-from unlearn_pl.evaluation.generation import Generation, continue_batch, decode_answer, eos_ids
+from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids
+from unlearn_pl.evaluation.network import Network
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
 from unlearn_pl.objectives.base import Objective
@@ -167,7 +169,9 @@ class UnlearningModule(LightningModule):
             starts = rows.answer_starts.tolist()
             prompts = [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
             with evaluating(self.model):
-                answers = continue_batch(self.model, prompts, eos_ids(self.model, self.tokenizer), NEW_TOKENS)
+                budgets = [NEW_TOKENS] * len(prompts)
+                ends = eos_ids(self.model, self.tokenizer)
+                answers = continue_batch(Network(self.model), prompts, budgets, ends)
             predicted += [
                 {"split": split, "id": name, "generated": decode_answer(self.tokenizer, answer)}
                 for name, answer in zip(rows.record_ids, answers, strict=True)

@@ -178,7 +178,7 @@ def write_career(inventor: Inventor) -> Draft:
 def spoken_date(iso: str) -> str:
     """``1984-12-31`` as ``December 31, 1984``, whatever the locale."""
     date = datetime.date.fromisoformat(iso)
-    return f"{MONTHS[date.month - 1]} {date.day}, {date.year}"
+    return f"{MONTHS.split()[date.month - 1]} {date.day}, {date.year}"
 
 
 WRITERS = {"Task1": write_story, "Task2": write_biography, "Task3": write_career}

@@ -1,0 +1,149 @@
+"""Generation and multiple choice of many architectures, batched, against ``model.generate`` and one row at a time."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from unlearn_pl.evaluation import letters
+from unlearn_pl.evaluation.caches import attends_fully, generates_together
+from unlearn_pl.evaluation.choice import Choice, Question, Subject, answer_choices, letter_ids
+from unlearn_pl.evaluation.generation import Generation, Prompt, generate
+from unlearn_pl.evaluation.letters import letter_logits
+from unlearn_pl.evaluation.network import Network
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
+GROUPED = {**SMALL, "intermediate_size": 64, "num_key_value_heads": 2}
+WINDOW = {"sliding_window": 8}
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, tied": ("Llama", {**GROUPED, "tie_word_embeddings": True}),
+    "mistral, window of 8": ("Mistral", {**GROUPED, **WINDOW}),
+    "gemma2, capped": ("Gemma2", {**GROUPED, **WINDOW, "head_dim": 8, "final_logit_softcapping": 5.0}),
+    "gpt2, absolute positions": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}),
+    "qwen2": ("Qwen2", GROUPED),
+    "qwen2, window of 8": ("Qwen2", {**GROUPED, **WINDOW, "use_sliding_window": True, "max_window_layers": 1}),
+    "olmo": ("Olmo", GROUPED),
+    "cohere, scaled": ("Cohere", {**GROUPED, "logit_scale": 0.25}),
+    "bloom, no positions": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "mamba, no keys and values": ("Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
+    "recurrent gemma, states in the model": (
+        "RecurrentGemma",
+        {**GROUPED, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 8},
+    ),
+    "lfm2, states in the cache": ("Lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"]}),
+}
+# Whether a plain linear head gives the logits, all layers attend to everything, rows can go on in one batch.
+TRAITS = {
+    "llama, tied": (True, True, True),
+    "mistral, window of 8": (True, False, True),
+    "gemma2, capped": (False, False, True),
+    "gpt2, absolute positions": (True, True, True),
+    "qwen2": (True, True, True),
+    "qwen2, window of 8": (True, False, True),
+    "olmo": (True, True, True),
+    "cohere, scaled": (False, True, True),
+    "bloom, no positions": (True, True, True),
+    "mamba, no keys and values": (True, False, False),
+    "recurrent gemma, states in the model": (False, False, False),
+    "lfm2, states in the cache": (True, False, False),
+}
+
+PROMPTS = [
+    "Anna",
+    "What is the name of the painter?",
+    "The capital of France is",
+    "Where did she live? The old lighthouse keeper wrote a letter to his sister. Her phone number is",
+    "The capital of Spain is",
+    "7",
+    "Where did she live?",
+]
+
+
+def build(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Sharper than fresh weights, so that the rows differ and few tokens tie."""
+    family, options = ARCHITECTURES[name]
+    end = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    config = getattr(transformers, f"{family}Config")(vocab_size=len(tokenizer), **end, **options)
+    cls = getattr(transformers, f"{family}ForCausalLM", None) or getattr(transformers, f"{family}LMHeadModel")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        model = cls(config).eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+@torch.no_grad()
+def one_by_one(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[str], new: int) -> list[str]:
+    texts = []
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, pad_token_id=0
+        )
+        texts.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    return texts
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_traits(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Each way of the code is gone by some architecture below."""
+    model = build(name, tokenizer)
+    found = (Network(model).head is not None, attends_fully(model), generates_together(model))
+    assert found == TRAITS[name]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_generation(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Whether the expected answer is what the model says, half of it, something else, or none; rows end early too."""
+    model = build(name, tokenizer)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(3, len(tokenizer), 40)]
+    own = one_by_one(model, tokenizer, PROMPTS, 16)
+    assert len(set(own)) > 4
+    answers = [(text, text[: len(text) // 2] + " zebra", "no such thing", "")[i % 4] for i, text in enumerate(own)]
+    prompts = [Prompt(*pair) for pair in zip(PROMPTS, answers, strict=True)]
+    for batch_size in (3, 16):
+        found = generate(model, tokenizer, prompts, Generation(16, batch_size))
+        assert [answer.text for answer in found] == own
+
+
+def question(number: int, answer: str = "A") -> Question:
+    return Question(f"Which of these is {number}?", (f"{number}", "3", "a painter", f"{number * 7}"), answer)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_choices(name: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of the four letters as for each question alone; all is right if its best letter is called the answer."""
+    model, ids = build(name, tokenizer), letter_ids(tokenizer)
+    own: dict[tuple[int, ...], torch.Tensor] = {}
+    subjects = []
+    for topic, start, count in (("old_towns", 10, 7), ("numbers", 50, 2)):
+        subject = Subject(topic, (question(start, "B"), question(start + 1, "D")), ())
+        asked = []
+        for one in map(question, range(start + 2, start + 2 + count)):
+            row = tokenizer(subject.prompt(one, 2)).input_ids
+            with torch.no_grad():
+                own[tuple(row)] = model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1, ids]
+            asked.append(replace(one, answer="ABCD"[int(own[tuple(row)].argmax())]))
+        subjects.append(replace(subject, questions=tuple(asked)))
+    seen = []
+
+    def spy(network: Network, rows: list[list[int]], *others: object) -> torch.Tensor:
+        logits = letter_logits(network, rows, *others)  # type: ignore[arg-type]
+        for slot, rest in enumerate(rows):
+            whole = [row for row in own if list(row[-len(rest) :]) == list(rest)]
+            assert len(whole) == 1
+            torch.testing.assert_close(logits[slot, :4], own[whole[0]], rtol=1e-4, atol=1e-4)
+            seen.append(whole[0])
+        return logits
+
+    monkeypatch.setattr(letters, "letter_logits", spy)
+    for batch_size in (1, 3, 16):
+        seen.clear()
+        found = answer_choices(model, tokenizer, subjects, Choice(shots=2, batch_size=batch_size))
+        assert (found["average"], found["shortened"]) == (1, 0)
+        assert set(seen) == set(own)

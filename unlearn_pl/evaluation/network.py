@@ -1,0 +1,55 @@
+"""A language model as evaluation uses it: hidden states of all positions, the vocabulary head only at some of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unlearn_pl.evaluation.caches import takes
+from unlearn_pl.evaluation.token_scores import TokenScores, token_scores, token_scores_of_logits
+from unlearn_pl.models.forward import causal_model, head_is_plain, vocabulary_head
+
+
+class Network:
+    """A causal language model in two halves.
+
+    ``states`` gives what the head takes; ``logits`` runs the head. A model that changes its logits after a plain linear
+    head (soft-capping, scaling) cannot be cut there: its states are its logits, at all positions.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.causal = causal_model(model)
+        self.head = vocabulary_head(model) if head_is_plain(model) else None
+        self._takes_positions = takes(self.causal, "position_ids")
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids have to go."""
+        return self.causal.get_input_embeddings().weight.device
+
+    def states(
+        self, input_ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: Any = None
+    ) -> Tensor:
+        """[B, T, H] (or [B, T, V]) of ``input_ids`` [B, T] after what is in ``cache``, which takes them up.
+
+        ``mask`` is [B, all tokens so far], 0 at padding; ``positions`` [B, T].
+        """
+        options: dict[str, Any] = {"attention_mask": mask, "use_cache": cache is not None}
+        if cache is not None:
+            options["past_key_values"] = cache
+        if positions is not None and self._takes_positions:
+            options["position_ids"] = positions
+        if self.head is None:
+            return self.model(input_ids=input_ids, **options).logits
+        return self.causal.base_model(input_ids=input_ids, **options).last_hidden_state
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[..., V] of ``states``."""
+        return states if self.head is None else self.head.logits(states)
+
+    def token_scores(self, states: Tensor, targets: Tensor, moments: bool = False, lead: bool = False) -> TokenScores:
+        """What the model says of the tokens ``targets`` [N] after ``states`` [N, ...]; see ``token_scores``."""
+        if self.head is None:
+            return token_scores_of_logits(states, targets, moments, lead)
+        return token_scores(states, self.head, targets, moments=moments, lead=lead)
