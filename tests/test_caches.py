@@ -138,10 +138,11 @@ def test_the_growing_cache_of_a_model(tiny_model: Build) -> None:
         ("Llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, False, True),
         ("Lfm2", {"layer_types": ["conv", "full_attention"]}, False, False),
         ("RecurrentGemma", {"num_hidden_layers": 3, "lru_width": 32}, False, False),
+        ("Rwkv", {}, False, False),
     ],
 )
 def test_which_models_may_share(family: str, options: dict[str, Any], fully: bool, together: bool) -> None:
-    """A recurrent Gemma has plain cache layers, but keeps states in itself."""
+    """Recurrent states neither grow nor leave the batch with their row; RWKV names its cache otherwise."""
     model = small(family, **options)
     assert (attends_fully(model), generates_together(model)) == (fully, together)
 

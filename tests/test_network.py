@@ -139,14 +139,22 @@ def test_generation_through_whole_logits(family: str, tokenizer: PreTrainedToken
         assert answer.recall.probability == pytest.approx(chances.mean().exp().item(), rel=1e-4)
 
 
-def test_positions_go_only_to_models_that_take_them() -> None:
-    """Bloom takes none (it finds distances from the mask); what it gives for padded rows is right all the same."""
-    config = transformers.BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4, pad_token_id=0)
-    model = transformers.BloomForCausalLM(config).eval()
+@pytest.mark.parametrize(("family", "taken"), [("GPT2LMHeadModel", True), ("BloomForCausalLM", False)])
+def test_positions_go_only_to_models_that_take_them(family: str, taken: bool) -> None:
+    """GPT-2 needs them for padded rows; Bloom takes none, as it finds distances from the mask."""
+    kind = getattr(transformers, family)
+    config = kind.config_class(vocab_size=64, n_embd=32, n_layer=2, n_head=4, pad_token_id=0)
+    model = kind(config).eval()
+    given: list[bool] = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, args, options: given.append("position_ids" in options), with_kwargs=True
+    )
     network = Network(model)
+    given.clear()
     with torch.inference_mode():
         ids, mask, positions = left_padded(ROWS, network.device)
         last = network.logits(network.states(ids, mask, positions)[:, -1])
+    assert given == [taken]
     for slot, row in enumerate(ROWS):
         torch.testing.assert_close(last[slot], own_logits(model, row)[-1], rtol=1e-4, atol=1e-4)
 

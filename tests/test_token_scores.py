@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unlearn_pl.evaluation.token_scores import TokenScores, token_scores, token_scores_of_logits
+from unlearn_pl.evaluation.token_scores import (
+    CLOSE_CALL,
+    TokenScores,
+    is_close_call,
+    leads,
+    token_scores,
+    token_scores_of_logits,
+)
 from unlearn_pl.objectives.head import Head
 
 H, V = 6, 13
@@ -154,3 +161,65 @@ def test_a_target_for_each_position() -> None:
         token_scores(numbers(7, 4, H), head, some_targets(3))
     with pytest.raises(AssertionError):
         token_scores(numbers(7, 4, H), head, some_targets(4), chunk=-1)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 5).flatmap(lambda width: st.lists(st.lists(logit, min_size=width, max_size=width), min_size=1)))
+def test_leads_are_those_of_two_sorted_logits(rows: list[list[float]]) -> None:
+    """(best - second) / (2^-23 max |logit|), 0 where all are 0, whatever the rows beside it and their order."""
+    expected = []
+    for row in rows:
+        second, best = sorted(row)[-2:]
+        size = max(map(abs, row)) * 2.0**-23
+        expected.append((best - second) / size if size else 0.0)
+    logits = torch.tensor(rows)
+    assert leads(logits).tolist() == pytest.approx(expected, rel=1e-5, abs=0.6)  # a difference is rounded too
+    assert torch.equal(leads(logits.flip(-1)), leads(logits))
+    assert torch.equal(leads(logits), torch.cat([leads(row[None]) for row in logits]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_leads_are_in_units_of_their_type(dtype: torch.dtype) -> None:
+    """1, 1 + 4 eps and -2: the lead is 4 eps of a largest logit of 2, two units. Logits are left as they are."""
+    eps = torch.finfo(dtype).eps
+    logits = torch.tensor([[1.0, 1 + 4 * eps, -2.0], [0.0, 0.0, -1.0]], dtype=torch.float64).to(dtype)
+    before = logits.clone()
+    assert leads(logits).tolist() == [2, 0]
+    assert leads(logits).dtype == torch.float32
+    assert torch.equal(logits, before)
+
+
+def test_broken_logits_have_no_lead() -> None:
+    """NaN, wherever it is, and +inf, since a unit is infinite then; the row beside it has one."""
+    nan, inf = math.nan, math.inf
+    assert leads(torch.tensor([[nan, 1.0], [1.0, nan], [inf, 1.0], [inf, inf]])).isnan().all()
+    lead = leads(torch.tensor([[nan, 1.0], [3.0, 1.0]]))
+    assert lead[1].item() == pytest.approx(2 / 3 * 2**23)
+
+
+def test_only_a_small_lead_in_full_precision_is_a_close_call() -> None:
+    """Up to 128 units; NaN, the lead of broken logits, is none."""
+    lead = torch.tensor([0.0, CLOSE_CALL, CLOSE_CALL + 0.1, math.inf, math.nan])
+    for wide in (torch.float32, torch.float64):
+        assert is_close_call(lead, wide).tolist() == [True, True, False, False, False]
+    for narrow in (torch.bfloat16, torch.float16):
+        assert is_close_call(lead, narrow).tolist() == [False] * 5
+
+
+@pytest.mark.parametrize("moments", [False, True])
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+def test_the_lead_is_that_of_the_logits(chunk: int, moments: bool) -> None:
+    """Of all positions, whatever the chunks; the other scores stay the same, and without the option there is none."""
+    hidden, head = numbers(7, 7, H), Head(numbers(8, V, H), numbers(9, V))
+    logits = head.logits(hidden)
+    before = logits.clone()
+    full = token_scores(hidden, head, some_targets(7), chunk, moments, lead=True)
+    torch.testing.assert_close(full.lead, leads(logits), rtol=1e-4, atol=20.0)
+    short = token_scores(hidden, head, some_targets(7), chunk, moments)
+    assert short.lead.shape == (0,)
+    for name in NAMES:
+        assert torch.equal(getattr(full, name), getattr(short, name))
+    of_logits = token_scores_of_logits(logits, some_targets(7), moments, lead=True)
+    assert torch.equal(of_logits.lead, leads(before))
+    assert torch.equal(logits, before)
+    assert token_scores(hidden[:0], head, some_targets(0), lead=True).lead.shape == (0,)

@@ -81,11 +81,11 @@ def attends_fully(model: nn.Module) -> bool:
 def attends_only(model: nn.Module, *layers: type[DynamicLayer]) -> bool:
     """Whether a cache of keys and values, in ``layers`` of just these classes, is all that ``model`` keeps of a text.
 
-    A recurrent state, in the cache or in the model itself, takes up the padding too and no row can be taken out of it.
+    A recurrent state takes up the padding too, and no row can be taken out of it.
     """
     causal = causal_model(model)
     kinds = {type(layer) for layer in DynamicCache(config=causal.config).layers}
-    return takes(causal, "past_key_values") and not causal._is_stateful and bool(kinds) and kinds <= set(layers)
+    return takes(causal, "past_key_values") and bool(kinds) and kinds <= set(layers)
 
 
 def takes(causal: nn.Module, option: str) -> bool:

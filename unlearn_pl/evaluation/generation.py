@@ -196,10 +196,10 @@ class Continuation:
     def started(self, index: int, recall: Recall | None) -> list[int]:
         """The tokens that greedy decoding is known to give a row.
 
-        None where it is unsure, and none in half precision for single rows, where only token by token is exact.
+        None where it is unsure or broken; none in half precision for single rows, where only token by token is exact.
         """
         single = self.options.batch_size == 1 and torch.finfo(self.network.causal.dtype).bits < 32
-        if recall is None or recall.unsure or single:
+        if recall is None or recall.unsure or recall.broken or single:
             return []
         draft = self.tokenizer.encode(self.prompts[index].answer, add_special_tokens=False)[: recall.accepted]
         tokens = [*draft, recall.following]

@@ -31,6 +31,9 @@ class Recall:
     """Whether one of these decisions is so close that the row alone, token by token, might take the other."""
     logprob: float
     """Mean log probability of the answer's tokens, in nats; NaN from a broken model."""
+    broken: bool
+    """Whether one of them has NaN logits, which say nothing of decoding: what follows in the answer may be their cause,
+    as NaN times an attention of 0 is NaN."""
     probability: float
     """``verbatim_probability`` of the answer."""
     exact_memorization: float
@@ -67,11 +70,12 @@ def recall(network: Network, states: torch.Tensor, answer: Sequence[int]) -> Rec
     best, logprob = scores.argmax.tolist(), scores.logprob[:-1].tolist()
     hits = [own == true for own, true in zip(best, answer, strict=False)]
     accepted = hits.index(False) if False in hits else len(hits)
-    unsure = is_close_call(scores.lead[: accepted + 1], states.dtype)
+    lead = scores.lead[: accepted + 1]
     return Recall(
         accepted=accepted,
         following=best[accepted],
-        unsure=bool(unsure.any()),
+        unsure=bool(is_close_call(lead, states.dtype).any()),
+        broken=bool(lead.isnan().any()),
         logprob=fmean(logprob),
         probability=verbatim_probability(logprob),
         exact_memorization=exact_memorization(best[:-1], answer),
