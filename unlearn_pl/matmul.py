@@ -1,7 +1,11 @@
 """Matrix products of frozen weights outside of autograd, by the fastest library at hand."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 # torch sends float32 products to MKL. oneDNN, which torch carries as well and calls from compiled code, is faster at
@@ -16,3 +20,21 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     if plain and _ONEDNN_LINEAR is not None and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled():
         return _ONEDNN_LINEAR(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
+
+
+@contextmanager
+def frozen_linears(model: nn.Module) -> Iterator[None]:
+    """Inside the block the linear layers of ``model`` compute by ``frozen_linear``, where that is another way."""
+    layers = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
+    layers = [layer for layer in layers if layer.weight.dtype == torch.float32 and layer.weight.device.type == "cpu"]
+    for layer in layers:
+        layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
+    return frozen_linear(x.reshape(-1, x.shape[-1]), layer.weight, layer.bias).view(*x.shape[:-1], -1)

@@ -62,10 +62,12 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Te
     return input_ids, (places >= starts).long(), (places - starts).clamp(min=0)
 
 
-def right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Rows that begin together, [B, T]. A causal model never looks at what comes after a token: no mask is needed.
+def right_padded(rows: Sequence[Sequence[int]], device: torch.device, room: int = 0) -> Tensor:
+    """Rows that begin together, [B, T], T the longest and ``room`` more.
+
+    A causal model never looks at what comes after a token: no mask is needed.
 
     Padded like ``left_padded``, as NaN times an attention of 0 is NaN.
     """
-    longest = max(map(len, rows))
+    longest = max(map(len, rows)) + room
     return torch.tensor([[*row, *[row[0]] * (longest - len(row))] for row in rows], device=device)

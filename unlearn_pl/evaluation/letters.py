@@ -85,14 +85,12 @@ def letter_logits(
 ) -> Tensor:
     """[B, letters + 1] logits after each row, which continues ``prefix``; the last column is the largest of all
     logits in size, the scale of their rounding."""
-    ids = right_padded(rows, network.device)
-    positions = None
-    if prefix is not None:
-        start = prefix.get_seq_length()
-        positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(len(rows), -1)
-    ends = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
-    states = network.states(ids, positions=positions, cache=prefix)
-    logits = network.logits(states[torch.arange(len(rows), device=ids.device), ends])
+    if prefix is None and len(rows) == 1:
+        states = network.states(right_padded(rows, network.device))  # exactly as the model has it
+    else:
+        states = network.rows_states(rows, 0 if prefix is None else prefix.get_seq_length(), prefix)
+    ends = torch.tensor([len(row) - 1 for row in rows], device=states.device)
+    logits = network.logits(states[torch.arange(len(rows), device=states.device), ends])
     return torch.cat([logits[:, list(letters)], logits.abs().amax(dim=-1, keepdim=True)], dim=-1)
 
 

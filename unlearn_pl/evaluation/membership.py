@@ -5,13 +5,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.attacks import ATTACKS, Evidence, attack_scores
-from unlearn_pl.evaluation.forward import encode_texts, evaluating, right_padded
+from unlearn_pl.evaluation.forward import encode_texts, evaluating
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
 from unlearn_pl.evaluation.token_scores import TokenScores
@@ -138,9 +139,8 @@ def document_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, document
 
 def batch_token_scores(network: Network, rows: Sequence[Sequence[int]], moments: bool) -> list[TokenScores]:
     """What the model says of each row's tokens after the first."""
-    ids = right_padded(rows, network.device)
-    states = network.states(ids)
+    states = network.rows_states(rows)
     return [
-        network.token_scores(states[slot, : len(row) - 1], ids[slot, 1 : len(row)], moments)
+        network.token_scores(states[slot, : len(row) - 1], torch.tensor(row[1:], device=states.device), moments)
         for slot, row in enumerate(rows)
     ]

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from unlearn_pl.evaluation.forward import right_padded
 from unlearn_pl.evaluation.memorization import exact_memorization, extraction_strength, verbatim_probability
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
@@ -52,7 +51,7 @@ def recall_answers(
 
     def compute(batch: Sequence[int]) -> list[dict[str, Any]]:
         rows = [[*prompts[index], *answers[index]] for index in batch]
-        states = network.states(right_padded(rows, network.device))
+        states = network.rows_states(rows)
         return [
             asdict(recall(network, states[slot, len(prompts[index]) - 1 : len(row)], answers[index]))
             for slot, (index, row) in enumerate(zip(batch, rows, strict=True))

@@ -7,6 +7,9 @@ from transformers import PreTrainedModel
 from unlearn_pl.errors import InputError
 from unlearn_pl.objectives.head import Head
 
+# Of a configuration: what caps or scales the logits, which near zero shows too little to be seen by trying.
+LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model inside a PEFT wrapper (its linear layers carry the adapters), or ``model`` itself."""
@@ -32,7 +35,8 @@ def head_is_plain(model: nn.Module) -> bool:
     Some architectures scale or cap their logits after the head.
     """
     causal = causal_model(model)
-    if type(causal.get_output_embeddings()) is not nn.Linear:
+    changed = [getattr(causal.config, name, None) not in (None, 1, 1.0) for name in LOGIT_CHANGES]
+    if any(changed) or type(causal.get_output_embeddings()) is not nn.Linear:
         return False
     device = causal.get_input_embeddings().weight.device
     input_ids = torch.arange(4, device=device)[None]
