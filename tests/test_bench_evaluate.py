@@ -163,7 +163,7 @@ def test_questions_depend_on_the_seed_alone() -> None:
 def test_a_subject_without_four_answers_is_left_out() -> None:
     """Answers that differ in the spaces around them are one; rows whose kind is not in the id count by their task."""
     few = [Record(f"{n}qa0", f"Q{n}?", [" yes", "yes ", "no", "maybe"][n % 4], "Task1", "qa") for n in range(1, 20)]
-    with pytest.raises(InputError, match=r"--shots: multiple choice needs a task with 4 different answers"):
+    with pytest.raises(InputError, match=r"--shots: multiple choice needs 4 different answers"):
         make_subjects(few, 5, 1, seed=0)
     named = [Record(f"row {n}", f"Q{n}?", f"answer {n}", "Task2", "qa") for n in range(5)]
     (subject,) = make_subjects([*few, *named], 9, 1, seed=0)
@@ -316,7 +316,7 @@ def test_differences_are_seen(base_folder: str, tmp_path: Path, monkeypatch: pyt
         (["--rows=1"], "--rows: must be at least 2, got 1"),
         (["--rows=50"], "--rows: 50 need 25 rows of --data.forget, which has 24"),
         (["--questions=0"], "--questions: must be at least 1, got 0"),
-        (["--shots=99", "--rows=4"], "--shots: multiple choice needs a task with 4 different answers"),
+        (["--shots=99", "--rows=4"], "--shots: multiple choice needs 4 different answers"),
         (["--documents=0"], "--documents: must be at least 1, got 0"),
         (["--rounds=0"], "--rounds: must be at least 1, got 0"),
         (["--dtype=float8"], "--dtype: must be one of float32, bfloat16, float16, got float8"),

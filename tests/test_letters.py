@@ -149,7 +149,10 @@ def test_a_prefix_is_computed_once(model: LlamaForCausalLM, shapes: list[tuple[i
     """Forwards for the two rows alone, and for each subject one over the prefix and those over what is left."""
     choose(model, ROWS, 16)
     rests = [max(len(ROWS[index]) for index in group) for group in (range(7), range(8, 12))]
-    assert shapes == [(2, 30), (1, 40), (7, rests[0] - 40), (1, 25), (4, rests[1] - 25)]
+    plain = [(2, 30), (1, 40), (7, rests[0] - 40), (1, 25), (4, rests[1] - 25)]
+    assert [size for size, _ in shapes] == [size for size, _ in plain]
+    # and up to 15 tokens more, that their number be a multiple of 16 (over all rows)
+    assert all(length <= found < length + 16 for (_, found), (_, length) in zip(shapes, plain, strict=True))
     shapes.clear()
     choose(model, ROWS, 3)
     assert [shape for shape in shapes if shape[0] == 1 and shape[1] in (40, 25)] == [(1, 40), (1, 25)]

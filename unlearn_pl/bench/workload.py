@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from unlearn_pl.data.records import Record, kind_of_id
@@ -65,30 +65,35 @@ def choose_work(forget: Sequence[Record], retain: Sequence[Record], amounts: Amo
 def make_subjects(records: Sequence[Record], questions: int, shots: int, seed: int) -> list[Subject]:
     """Multiple choice out of the question rows (qa): a row's own answer and those of three others of its subject.
 
-    A subject is a task and the last digit of the id, which in LUME says what is asked for. Its first ``shots`` rows, in
-    an order by ``seed``, are the solved ones. At most ``questions``, evenly over the subjects. Raises InputError if no
-    subject has four different answers and more rows than ``shots``.
+    A subject is a task and the last digit of the id, which in LUME says what is asked for; in sets too small for that,
+    all question rows. Its first ``shots`` rows, in an order by ``seed``, are the solved ones. At most ``questions``,
+    evenly over the subjects. Raises InputError if no subject has four different answers and more rows than ``shots``.
     """
     groups: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record.kind == "qa":
             digit = f"_{record.id[-1]}" if kind_of_id(record.id) == "qa" else ""
             groups[f"{record.task}{digit}"].append(record)
+    everything = {"all": [record for rows in groups.values() for record in rows]}
     order = random.Random(seed)
+    subjects = _subjects(groups, shots, order) or _subjects(everything, shots, order)
+    if not subjects:
+        raise InputError(
+            f"--shots: multiple choice needs {len(LETTERS)} different answers and more question rows (qa) than shots; "
+            f"the two sets have {len(everything['all'])} rows, got {shots}"
+        )
+    return first_questions(subjects, questions)
+
+
+def _subjects(groups: Mapping[str, list[Record]], shots: int, order: random.Random) -> list[Subject]:
     subjects = []
     for name, rows in sorted(groups.items()):
         answers = sorted({row.output.strip() for row in rows})
-        if len(answers) < len(LETTERS) or len(rows) <= shots:
-            continue
-        order.shuffle(rows)
-        made = [_question(row, answers, order) for row in rows]
-        subjects.append(Subject(name, tuple(made[:shots]), tuple(made[shots:])))
-    if not subjects:
-        raise InputError(
-            f"--shots: multiple choice needs a task with {len(LETTERS)} different answers and more question rows (qa), "
-            f"of one last digit of the id, than shots; the two sets have none, got {shots}"
-        )
-    return first_questions(subjects, questions)
+        if len(answers) >= len(LETTERS) and len(rows) > shots:
+            order.shuffle(rows)
+            made = [_question(row, answers, order) for row in rows]
+            subjects.append(Subject(name, tuple(made[:shots]), tuple(made[shots:])))
+    return subjects
 
 
 def first_questions(subjects: Sequence[Subject], count: int) -> list[Subject]:

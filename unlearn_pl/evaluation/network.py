@@ -1,5 +1,6 @@
 """A language model as evaluation uses it: hidden states of all positions, the vocabulary head only at some of them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from unlearn_pl.evaluation.token_scores import TokenScores, token_scores, token_
 from unlearn_pl.matmul import frozen_linears
 from unlearn_pl.models.forward import causal_model, head_is_plain, vocabulary_head
 
-# The length of padded rows is a multiple of this: each number of tokens costs a compiled kernel that is kept.
-ROUND_TO = 16
+# Tokens of a forward are a multiple of the first, from the second on of the third: each number costs a compiled
+# kernel, which is kept.
+ROUND_FEW, MANY, ROUND_MANY = 16, 512, 64
 
 
 class Network:
@@ -39,9 +41,10 @@ class Network:
 
         By the fastest products at hand, which round otherwise than the model's own.
         """
-        limit = position_limit(self.model)
-        room = -max(map(len, rows)) % ROUND_TO
-        if limit is not None and start + max(map(len, rows)) + room > limit:
+        longest, limit = max(map(len, rows)), position_limit(self.model)
+        multiple = ROUND_MANY if longest * len(rows) >= MANY else ROUND_FEW
+        room = -longest % (multiple // math.gcd(multiple, len(rows)))
+        if limit is not None and start + longest + room > limit:
             room = 0
         ids = right_padded(rows, self.device, room)
         positions = None

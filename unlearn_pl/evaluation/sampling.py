@@ -1,5 +1,6 @@
 """Answers drawn at random from the model: what greedy decoding hides, a patient user still finds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Sampling:
     samples: int = 0
     """Answers of each row; 0 for no sampling."""
     temperature: float = 1.0
-    """Divides the logits; above 0."""
+    """Divides the logits; above 0 and finite."""
     max_new_tokens: int = 64
     """A sample that has not ended by then is cut; at least 1."""
     batch_size: int = 64
@@ -36,8 +37,8 @@ class Sampling:
         for name, least in (("samples", 0), ("max_new_tokens", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"--sampling.{name}: must be at least {least}, got {getattr(self, name)}")
-        if self.temperature <= 0:
-            raise InputError(f"--sampling.temperature: must be above 0, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"--sampling.temperature: must be above 0 and finite, got {self.temperature}")
 
 
 def sample_answers(
@@ -58,7 +59,7 @@ def sample_answers(
         )
 
         def pick(logits: Tensor, lines: Sequence[int], step: int) -> Tensor:
-            return drawn_tokens(logits / options.temperature, draws[list(lines), step])
+            return drawn_tokens(logits, draws[list(lines), step], options.temperature)
 
         budgets = [options.max_new_tokens] * len(batch)
         found = continue_rows(network, [rows[index] for index in batch], budgets, ends, pick)
@@ -69,7 +70,7 @@ def sample_answers(
         batches = length_sorted_batches([len(row) for row in rows], options.batch_size)
         settings = [options.temperature, options.max_new_tokens, options.seed, sorted(ends)]
         flat = map_batches(batches, compute, "sampling, answers", work, [rows, settings])
-    return [flat[start : start + options.samples] for start in range(0, len(flat), options.samples)]
+    return [flat[row * options.samples : (row + 1) * options.samples] for row in range(len(prompts))]
 
 
 def random_numbers(prompt: str, sample: int, options: Sampling) -> np.ndarray:
@@ -78,12 +79,14 @@ def random_numbers(prompt: str, sample: int, options: Sampling) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).random(options.max_new_tokens)
 
 
-def drawn_tokens(logits: Tensor, numbers: Tensor) -> Tensor:
+def drawn_tokens(logits: Tensor, numbers: Tensor, temperature: float = 1.0) -> Tensor:
     """[B] the token of ``logits`` [B, V] whose stretch of the cumulative distribution holds the number [B].
 
     The first token where logits are not finite, as a broken model has no distribution.
     """
-    chances = logits.double().softmax(dim=-1).nan_to_num(nan=0.0)
+    wide = logits.double()
+    behind = wide - wide.amax(dim=-1, keepdim=True)  # at most 0: no temperature, however low, makes it +inf
+    chances = (behind / temperature).softmax(dim=-1).nan_to_num(nan=0.0)
     places = torch.searchsorted(chances.cumsum(dim=-1), numbers.to(logits.device)[:, None].double(), right=True)
     best = chances.argmax(dim=-1)  # rounding can leave the sum just below the largest number
     return torch.where(places[:, 0] < logits.shape[-1], places[:, 0], best)

@@ -52,7 +52,7 @@ def read_retrained(folder: str) -> Retrained:
         scores = results["scores"]
         auc = {name.split("/")[1]: scores[name]["value"] for name in scores if name.endswith("/auc")}
         return Retrained(results["truth_ratios"], auc)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"--retrained: {path} is not the results of an evaluation: {error}") from error
 
 
@@ -99,6 +99,9 @@ def summary(
     if "membership" in options.families:
         add_membership(scores, measured)
     add_composites(scores, measured, retrained)
+    if retrained is not None:
+        missing = [name for name in ("forget_quality", "open_unlearning/privacy") if name not in scores.entries]
+        results["notes"] += [f"no {name}: what it needs was not measured here or in --retrained" for name in missing]
     results["scores"] = scores.entries
     results["verdicts"] = verdicts(scores, min(len(measured.members), len(measured.nonmembers)))
     results["truth_ratios"] = dict(measured.truth_ratios)

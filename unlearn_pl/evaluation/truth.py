@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from unlearn_pl.data.readers import rows_of
 from unlearn_pl.data.records import text_field
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.forward import encode_texts, evaluating
+from unlearn_pl.evaluation.forward import encode_texts, evaluating, position_limit
 from unlearn_pl.evaluation.memorization import truth_ratio
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.ranks import Work
@@ -74,11 +74,18 @@ def truth_ratios(
 ) -> list[float]:
     """``memorization.truth_ratio`` of each row; question and answer are joined with a space.
 
-    A ratio that is not finite (a broken model) counts as the largest float, with a warning.
+    A ratio that is not finite (a broken model) counts as the largest float, with a warning. Raises InputError if a
+    question and an answer exceed the model's positions.
     """
     asked = [(row.question, answer) for row in rows for answer in (*row.paraphrased, *row.perturbed)]
     prompts = encode_texts(model, tokenizer, [question for question, _ in asked], "--truth: question")
     answers = [tokenizer.encode(f" {answer}", add_special_tokens=False) for _, answer in asked]
+    limit = position_limit(model)
+    for (question, _), prompt, answer in zip(asked, prompts, answers, strict=True):
+        if limit is not None and (tokens := len(prompt) + len(answer)) > limit:
+            raise InputError(
+                f"--truth: a question with an answer has {tokens} tokens, the model {limit} positions: {question!r:.60}"
+            )
     with evaluating(model):
         found = recall_answers(Network(model), prompts, answers, batch_size, work, "truth ratio, answers")
     logprobs = iter([recall.logprob for recall in found])

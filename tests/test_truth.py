@@ -1,0 +1,128 @@
+"""Truth ratios against the loss of transformers, and the files that they are read from."""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.composites import truth_ratio_closeness, truth_ratio_utility
+from unlearn_pl.evaluation.truth import Truth, TruthRow, read_truth_rows, truth_ratios
+
+Build = Callable[[], LlamaForCausalLM]
+
+ROW = {"question": "Who paints?", "paraphrased_answer": "Anna does", "perturbed_answer": ["Bo does", "Ida does"]}
+ROWS = [
+    TruthRow("Who paints?", ("Anna does",), ("Bo does", "The lighthouse keeper does")),
+    TruthRow("Wo ist der Fluß? 東京?", ("in Paris", "bei 東京", "there"), ("7",)),
+    TruthRow("A", ("B",), ("B",)),
+]
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_rows_are_read(tmp_path: Path) -> None:
+    """A single answer is a list of one; other fields are ignored; splits without a file have no rows."""
+    single = ROW | {"perturbed_answer": "Bo does", "answer": "Anna"}
+    several = ROW | {"paraphrased_answer": ["Anna", "Анна"]}
+    path = write_lines(tmp_path / "f.jsonl", [ROW, single, several])
+    first = TruthRow("Who paints?", ("Anna does",), ("Bo does", "Ida does"))
+    rows = [first, TruthRow("Who paints?", ("Anna does",), ("Bo does",))]
+    rows.append(TruthRow("Who paints?", ("Anna", "Анна"), ("Bo does", "Ida does")))
+    assert read_truth_rows(Truth(forget=path)) == {"forget": rows}
+    assert read_truth_rows(Truth(retain=path, forget=path)) == {"forget": rows, "retain": rows}
+    assert read_truth_rows(Truth()) == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({key: value for key, value in ROW.items() if key != "question"}, "field 'question' is missing"),
+        ({key: value for key, value in ROW.items() if key != "paraphrased_answer"}, "'paraphrased_answer' is missing"),
+        (ROW | {"perturbed_answer": None}, "field 'perturbed_answer' is missing"),
+        (ROW | {"perturbed_answer": []}, "field 'perturbed_answer' must be text, got list"),
+        (ROW | {"perturbed_answer": ["Bo", " "]}, "field 'perturbed_answer' is empty"),
+        (ROW | {"paraphrased_answer": ""}, "field 'paraphrased_answer' is empty"),
+        (ROW | {"paraphrased_answer": ["Anna", 7]}, "field 'paraphrased_answer' must be text, got int 7"),
+        (ROW | {"question": "\n"}, "field 'question' is empty"),
+        (ROW | {"question": ["Who?"]}, "field 'question' must be text, got list"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    path = write_lines(tmp_path / "f.jsonl", [ROW, row])
+    for split in ("forget", "retain"):
+        with pytest.raises(InputError, match=rf"^--truth.{split}: .*f.jsonl, line 2: .*{message}"):
+            read_truth_rows(Truth(**{split: path}))
+
+
+def test_a_file_that_is_empty_or_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--truth.retain: .*e.jsonl is empty; it must hold at least one question"):
+        read_truth_rows(Truth(retain=write_lines(tmp_path / "e.jsonl", [])))
+    with pytest.raises(InputError, match=r"^--truth.forget: .*gone.jsonl does not exist"):
+        read_truth_rows(Truth(forget=str(tmp_path / "gone.jsonl")))
+    with pytest.raises(InputError, match=r"^--truth.batch_size: must be at least 1, got 0"):
+        Truth(batch_size=0)
+
+
+def normalized_probability(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, question: str, answer: str
+) -> float:
+    """P(answer | question)^(1/T) as exp(-loss) of transformers, in float64."""
+    ids = tokenizer(f"{question} {answer}", return_tensors="pt").input_ids
+    asked = len(tokenizer(question).input_ids)
+    assert tokenizer(question).input_ids == ids[0, :asked].tolist(), "question and answer share a token"
+    labels = ids.clone()
+    labels[:, :asked] = -100
+    with torch.no_grad():
+        return math.exp(-model(ids, labels=labels).loss.item())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_ratios_are_those_of_the_loss(tiny_model: Build, tokenizer: PreTrainedTokenizerFast, batch_size: int) -> None:
+    """Mean probability of the wrong answers over that of the right ones; 1 where both are the same."""
+    double = tiny_model().double()
+    expected = []
+    for row in ROWS:
+        wrong, right = (
+            [normalized_probability(double, tokenizer, row.question, answer) for answer in answers]
+            for answers in (row.perturbed, row.paraphrased)
+        )
+        expected.append(sum(wrong) / len(wrong) / (sum(right) / len(right)))
+    found = truth_ratios(tiny_model(), tokenizer, ROWS, batch_size)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found[2] == pytest.approx(1, rel=1e-5)
+    assert truth_ratios(tiny_model(), tokenizer, ROWS[::-1], batch_size) == pytest.approx(expected[::-1], rel=1e-5)
+
+
+def test_a_broken_model_gives_the_largest_float(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Only the row with the broken word; composites of it stay finite: neither near the truth nor useful."""
+    model = tiny_model()
+    (token,) = tokenizer("7").input_ids
+    with torch.no_grad():
+        model.model.embed_tokens.weight[token] = math.nan
+    rows = [ROWS[0], TruthRow("7", ("Anna",), ("Bo",))]
+    with pytest.warns(UserWarning, match="truth ratio: 1 of 2 rows have no finite ratio"):
+        found = truth_ratios(model, tokenizer, rows, 4)
+    assert found[1] == sys.float_info.max
+    assert found[0] == pytest.approx(truth_ratios(tiny_model(), tokenizer, ROWS[:1], 4)[0], rel=1e-5)
+    assert truth_ratio_closeness(found[1:]) == pytest.approx(0, abs=1e-300)
+    assert truth_ratio_utility(found[1:]) == 0
+
+
+def test_an_answer_without_room_is_refused(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    """512 positions hold a question of 511 tokens and one of answer; no position is made up for a second."""
+    question = tokenizer.decode([23] * 511)
+    assert len(tokenizer(question).input_ids) == 511
+    (short,) = (text for text in ("A", "B") if len(tokenizer.encode(f" {text}")) == 1 and text == "A")
+    assert truth_ratios(tiny_model(), tokenizer, [TruthRow(question, (short,), (short,))], 4) == pytest.approx([1])
+    with pytest.raises(InputError, match=r"--truth: a question with an answer has 51\d tokens, the model 512 positions"):
+        truth_ratios(tiny_model(), tokenizer, [TruthRow(question, (short,), ("lighthouse 7 7",))], 4)
