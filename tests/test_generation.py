@@ -189,6 +189,26 @@ def test_ties_are_decided_as_for_a_row_alone(
     assert alone == [len(PROMPTS)] + [1] * len(PROMPTS)
 
 
+def test_a_begun_row_that_is_unsure_is_generated_from_its_prompt(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is the only one of its batch: several tokens at once are rounded otherwise than one by one."""
+    with torch.no_grad():
+        half = len(tokenizer) // 2
+        model.lm_head.weight[half : 2 * half] = model.lm_head.weight[:half]
+        network, prompt = Network(model), tokenizer(PROMPTS[3]).input_ids
+        (answer,) = decoding.continue_batch(network, [prompt], [12], frozenset())
+        rows = []
+        real = decoding.continue_rows
+        monkeypatch.setattr(
+            decoding,
+            "continue_rows",
+            lambda m, given, *rest, **more: rows.extend(given) or real(m, given, *rest, **more),
+        )
+        assert decoding.continue_batch(network, [prompt], [12], frozenset(), [answer[:5]]) == [answer]
+    assert rows == [[*prompt, *answer[:5]], prompt]
+
+
 def test_close_calls() -> None:
     """128 x eps x 10 = 1.5e-4: a lead of 1e-4 over a largest logit of 10 is rounding, 1e-2 is not; NaN is no tie."""
     logits = torch.tensor([[10.0, 9.9999, -3.0], [10.0, 9.99, -3.0], [0.0, 0.0, 0.0], [float("nan"), 1.0, 2.0]])

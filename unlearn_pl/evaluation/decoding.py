@@ -21,20 +21,32 @@ ENDED_SHARE = 1 / 8
 
 def continue_batch(
     network: Network,
-    rows: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
     budgets: Sequence[int],
     eos: frozenset[int],
+    started: Sequence[Sequence[int]] | None = None,
     stop: Stop | None = None,
 ) -> list[list[int]]:
-    """Greedy continuation of each row of token ids, of at most so many tokens, up to and with an EOS.
+    """Greedy answer to each prompt of token ids, of at most so many tokens, up to and with an EOS.
 
-    A row that the others could have led astray is generated again alone.
+    ``started`` are tokens that the answers are known to begin with, fewer than the budget. A row that the others, or
+    reading several tokens at once, could have led astray is generated again: alone, from its prompt, token by token.
     """
-    answers = continue_rows(network, rows, budgets, eos, stop=stop)
-    for slot, row in enumerate(rows):
-        if answers[slot] is None:
-            answers[slot] = continue_rows(network, [row], [budgets[slot]], eos, stop=alone(slot, stop=stop)[1])[0]
-    return [answer for answer in answers if answer is not None]
+    begun = [[] for _ in prompts] if started is None else [list(tokens) for tokens in started]
+    rows = [[*prompt, *tokens] for prompt, tokens in zip(prompts, begun, strict=True)]
+    left = [budget - len(tokens) for budget, tokens in zip(budgets, begun, strict=True)]
+    whole: Stop | None = None if stop is None else lambda slot, new: stop(slot, [*begun[slot], *new])
+    exact = len(rows) == 1 and not begun[0]
+    answers = []
+    for slot, new in enumerate(continue_rows(network, rows, left, eos, stop=whole, watched=not exact)):
+        if new is None:
+            lone = alone(slot, stop=stop)[1]
+            (again,) = continue_rows(network, [prompts[slot]], [budgets[slot]], eos, stop=lone)
+            assert again is not None
+            answers.append(again)
+        else:
+            answers.append([*begun[slot], *new])
+    return answers
 
 
 def continue_rows(
@@ -44,13 +56,14 @@ def continue_rows(
     eos: frozenset[int],
     pick: Pick | None = None,
     stop: Stop | None = None,
+    watched: bool = False,
 ) -> list[list[int] | None]:
-    """New token ids of each row, greedy without ``pick``; None where two tokens came so close that a row alone might
-    choose the other one. Every budget is at least 1.
+    """New token ids of each row, greedy without ``pick``. If ``watched``, None where two tokens came so close that
+    rounding may have chosen between them. Every budget is at least 1.
     """
     if len(rows) > 1 and not generates_together(network.model):
         return [
-            continue_rows(network, [row], [budgets[slot]], eos, *alone(slot, pick, stop))[0]
+            continue_rows(network, [row], [budgets[slot]], eos, *alone(slot, pick, stop), watched)[0]
             for slot, row in enumerate(rows)
         ]
     lines = Lines(network, rows)
@@ -59,7 +72,6 @@ def continue_rows(
     for step in range(max(budgets)):
         logits = lines.logits()
         chosen = logits.argmax(dim=-1) if pick is None else pick(logits, lines.rows, step)
-        watched = pick is None and len(rows) > 1
         unsure = is_close_call(leads(logits), logits.dtype).tolist() if watched else [False] * len(lines.rows)
         for line, (row, token) in enumerate(zip(lines.rows, chosen.tolist(), strict=True)):
             if row in lines.ended:

@@ -175,14 +175,13 @@ class Continuation:
         ]
 
         def compute(batch: Sequence[int]) -> list[list[int]]:
-            rows = [[*self.rows[index], *started[index]] for index in batch]
-            budgets = [self.options.max_new_tokens - len(started[index]) for index in batch]
+            def stop(slot: int, tokens: list[int]) -> bool:
+                return self.is_decided(batch[slot], tokens)
 
-            def stop(slot: int, new: list[int]) -> bool:
-                return self.is_decided(batch[slot], [*started[batch[slot]], *new])
-
-            found = continue_batch(self.network, rows, budgets, self.eos, stop if self.options.stop_decided else None)
-            return [[*started[index], *new] for index, new in zip(batch, found, strict=True)]
+            rows, known = ([values[index] for index in batch] for values in (self.rows, started))
+            budgets = [self.options.max_new_tokens] * len(batch)
+            decided = stop if self.options.stop_decided else None
+            return continue_batch(self.network, rows, budgets, self.eos, known, decided)
 
         batches += [[index] for index in alone]
         identity = [[list(self.rows[index]), started[index], self.prompts[index].exact] for index in open_rows]

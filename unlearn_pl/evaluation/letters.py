@@ -28,9 +28,9 @@ def choose_letters(
     """
     groups = prefix_groups(rows) if attends_fully(network.model) else [(list(range(len(rows))), 0)]
     lone = [index for group, length in groups if not length for index in group]
-    batches, prefix_of = [], {}
+    batches, prefix_of, tokens = [], {}, network.tokens_per_forward
     for group, length in [(lone, 0), *(one for one in groups if one[1])]:
-        for batch in length_sorted_batches([len(rows[index]) for index in group], batch_size):
+        for batch in length_sorted_batches([len(rows[i]) - length for i in group], batch_size, tokens):
             batches.append([group[place] for place in batch])
             prefix_of[batches[-1][0]] = list(rows[group[0]][:length])
     held: tuple[list[int], Cache | None] = [], None

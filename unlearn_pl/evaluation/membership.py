@@ -33,7 +33,7 @@ class Membership:
     """Tasks of the forget set whose documents are rebuilt as members. Without it Task3, as in the official member
     file, or every task if the set has no Task3. Non-members should be of the same sort."""
     batch_size: int = 8
-    """Documents whose loss is computed together; at least 1."""
+    """Documents whose loss is computed together at most; at least 1."""
 
     def __post_init__(self) -> None:
         if self.member is not None and self.tasks is not None:
@@ -99,7 +99,7 @@ def document_attacks(
 
     with evaluating(model):
         network = Network(model)
-        batches = length_sorted_batches([len(row) for row in rows], batch_size)
+        batches = length_sorted_batches([len(row) for row in rows], batch_size, network.tokens_per_forward)
         identity = [rows, list(documents), list(attacks), None if reference is None else list(reference)]
         found = map_batches(batches, compute, what, work, identity)
     if broken := sum(not all(map(math.isfinite, scores)) for scores in found):

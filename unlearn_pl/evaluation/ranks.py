@@ -28,10 +28,19 @@ class Work:
         return None if self.parts is None else self.parts.open(what, identity, rank_and_count()[0])
 
 
-def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first: too little memory shows at once, not at the end."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def length_sorted_batches(lengths: Sequence[int], batch_size: int, tokens: int | None = None) -> list[list[int]]:
+    """Indices in batches of similar length, longest first: too little memory shows at once, not at the end.
+
+    A batch has at most ``batch_size`` rows and, padded to its longest, ``tokens``; a longer row is a batch by itself.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        room = bool(batches) and len(batches[-1]) < batch_size
+        if room and (tokens is None or (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens):
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
 
 
 def rank_and_count() -> tuple[int, int]:

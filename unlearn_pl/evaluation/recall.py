@@ -57,7 +57,8 @@ def recall_answers(
             for slot, (index, row) in enumerate(zip(batch, rows, strict=True))
         ]
 
-    batches = length_sorted_batches([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)], batch_size)
+    lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    batches = length_sorted_batches(lengths, batch_size, network.tokens_per_forward)
     identity = [list(map(list, prompts)), list(map(list, answers))]
     return [Recall(**found) for found in map_batches(batches, compute, what, work, identity)]
 
