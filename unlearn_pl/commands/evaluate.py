@@ -20,6 +20,7 @@ from unlearn_pl.commands.score_tables import print_metrics, print_scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.harness import Harness, run_harness, task_manager
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.parts import Parts, content_hash
@@ -37,6 +38,7 @@ from unlearn_pl.provenance import provenance
 # Folder of finished parts inside of the output folder.
 PARTS = "parts"
 DEFAULTS = EvaluationOptions()
+NO_HARNESS = Harness()
 
 
 def listing() -> None:
@@ -59,6 +61,7 @@ def evaluate(
     reference: str | None = None,
     retrained: str | None = None,
     resamples: int = DEFAULTS.resamples,
+    harness: Harness = NO_HARNESS,
     dtype: str = "float32",
     device: str = "auto",
     trust_remote_code: bool = False,
@@ -90,6 +93,7 @@ def evaluate(
             adapter it is the model without it.
         retrained: Output folder of an evaluation of a model that never saw the forget set, for forget quality.
         resamples: Resamples of the bootstrap behind the 95 % intervals; at least 1.
+        harness: Tasks of lm-eval, on the first process alone.
         dtype: Type of the weights: float32, bfloat16 or float16.
         device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own).
         trust_remote_code: Let a model from the hub run its own code on this machine.
@@ -100,6 +104,8 @@ def evaluate(
     )  # fmt: skip
     place = _checked_arguments(model, adapter, reference, output, dtype, device, overwrite)
     inputs = read_inputs(data, options)
+    if harness.tasks is not None:
+        task_manager(harness)
     other = None if retrained is None else read_retrained(retrained)
     with launched(place):
         network, tokenizer, base = _load(model, adapter, reference, dtype, trust_remote_code, place)
@@ -113,8 +119,10 @@ def evaluate(
         evaluation = evaluate_model(network, tokenizer, inputs, options, work, base, other)
         if rank_and_count()[0] > 0:
             return
+    if harness.tasks is not None:
+        evaluation.results["harness"] = run_harness(network, tokenizer, harness)
     config: dict[str, Any] = {"model": model, "adapter": adapter, "reference": reference, "retrained": retrained}
-    config |= {"data": asdict(data), **asdict(options), "dtype": dtype}
+    config |= {"data": asdict(data), **asdict(options), "harness": asdict(harness), "dtype": dtype}
     write_results(output, evaluation.results, evaluation.samples, provenance(config=config, hashes=hashes))
     parts.drop_others()
     print_scores(evaluation.results)

@@ -29,6 +29,8 @@ def print_scores(results: dict[str, Any]) -> None:
         interval = "" if entry["low"] is None else f"{_shown(entry['low'])} to {_shown(entry['high'])}"
         table.add_row(name, _shown(entry["value"]), interval, entry["better"], entry["range"], str(entry["n"]))
     Console(width=110).print(table)
+    for task, figures in results.get("harness", {}).items():
+        print(f"lm-eval {task}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     for note in results["notes"]:
         print(f"note: {note}")
     for attack, verdict in results["verdicts"].items():
