@@ -57,7 +57,9 @@ def test_frequencies_are_the_softmax(temperature: float) -> None:
     """Chi-square with 5 degrees of freedom exceeds 25.7 once in 10 000 times; the numbers are those of 1250 samples."""
     logits = [1.0, 0.0, -1.0, 2.0, 0.5, -0.5]
     options = Sampling(max_new_tokens=16)
-    numbers = np.concatenate([random_numbers(f"prompt {row}", sample, options) for row in range(250) for sample in range(5)])
+    numbers = np.concatenate(
+        [random_numbers(f"prompt {row}", sample, options) for row in range(250) for sample in range(5)]
+    )
     counts = np.bincount(drawn(logits, numbers.tolist(), temperature), minlength=6)
     weights = [math.exp(logit / temperature) for logit in logits]
     expected = np.array([len(numbers) * weight / sum(weights) for weight in weights])
@@ -188,7 +190,9 @@ def test_a_prompt_without_room_is_refused(tiny_model: Build, tokenizer: PreTrain
     prompts = [tokenizer.decode([23] * length) for length in (500, 501)]
     assert [len(tokenizer(prompt).input_ids) for prompt in prompts] == [500, 501]
     assert len(sample_answers(model, tokenizer, prompts[:1], options)[0]) == 1
-    with pytest.raises(InputError, match=r"--sampling.max_new_tokens: sample 2: 501 tokens and room for 12 more exceed"):
+    with pytest.raises(
+        InputError, match=r"--sampling.max_new_tokens: sample 2: 501 tokens and room for 12 more exceed"
+    ):
         sample_answers(model, tokenizer, prompts, options)
 
 

@@ -122,7 +122,9 @@ def test_an_answer_without_room_is_refused(tiny_model: Build, tokenizer: PreTrai
     """512 positions hold a question of 511 tokens and one of answer; no position is made up for a second."""
     question = tokenizer.decode([23] * 511)
     assert len(tokenizer(question).input_ids) == 511
-    (short,) = (text for text in ("A", "B") if len(tokenizer.encode(f" {text}")) == 1 and text == "A")
-    assert truth_ratios(tiny_model(), tokenizer, [TruthRow(question, (short,), (short,))], 4) == pytest.approx([1])
-    with pytest.raises(InputError, match=r"--truth: a question with an answer has 51\d tokens, the model 512 positions"):
-        truth_ratios(tiny_model(), tokenizer, [TruthRow(question, (short,), ("lighthouse 7 7",))], 4)
+    assert len(tokenizer.encode(" A")) == 1
+    assert truth_ratios(tiny_model(), tokenizer, [TruthRow(question, ("A",), ("A",))], 4) == pytest.approx([1])
+    with pytest.raises(
+        InputError, match=r"--truth: a question with an answer has 51\d tokens, the model 512 positions"
+    ):
+        truth_ratios(tiny_model(), tokenizer, [TruthRow(question, ("A",), ("lighthouse 7 7",))], 4)

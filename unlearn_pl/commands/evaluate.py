@@ -139,11 +139,21 @@ def _load(
     network.to(place)
     base: Base | None = None
     if reference is not None:
-        original = load_base(reference, dtype, trust_remote_code).to(place)
+        with named("--reference"):
+            original = load_base(reference, dtype, trust_remote_code).to(place)
         base = lambda: nullcontext(original)  # noqa: E731
     elif adapter is not None:
         base = functools.partial(without_adapter, network)
     return network, load_tokenizer(model), base
+
+
+@contextmanager
+def named(flag: str) -> Iterator[None]:
+    """Inside the block what cannot be loaded is told by ``flag`` and not as the model."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{flag}: {str(error).removeprefix('model: ')}") from error
 
 
 @contextmanager
@@ -163,7 +173,8 @@ def _checked_arguments(
         refuse_existing(output, overwrite)  # but what an interrupted evaluation left is welcome
     resolve(model)
     if reference is not None:
-        resolve(reference)
+        with named("--reference"):
+            resolve(reference)
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise InputError(f"--adapter: {adapter} has no adapter_config.json; a PEFT adapter folder is needed")
     if device == "auto":

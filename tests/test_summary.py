@@ -1,0 +1,338 @@
+"""The results of an evaluation, from hand-made measurements: intervals, notes, verdicts, composites."""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, harmonic_mean
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unlearn_pl.data.records import Record, kind_of_id
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
+from unlearn_pl.evaluation.metrics import BY_NAME
+from unlearn_pl.evaluation.roc import area_under_curve
+from unlearn_pl.evaluation.scores import group_scores, task_aggregate, terms_of
+from unlearn_pl.evaluation.statistics import bootstrap_interval, harmonic_of, mean_of
+from unlearn_pl.evaluation.suite import write_results
+from unlearn_pl.evaluation.summary import Measured, Retrained, Scores, aggregate_of, read_retrained, summary, verdicts
+
+OPTIONS = EvaluationOptions(resamples=200)
+SPLITS = ("forget", "retain")
+ATTACKS = ("loss", "zlib", "min_k", "min_k_pp")
+MEMORIZATION = ("extraction_strength", "exact_memorization", "verbatim_probability")
+
+
+def records_of(split: str) -> list[Record]:
+    """Two rows of either kind in each of three tasks; the questions of Task2 end in digits of no personal data."""
+    ids = [
+        (f"{split}{task}{copy}{end}", task)
+        for task, ends in (("Task1", ("sc1", "qa0")), ("Task2", ("sc1", "qa9")), ("Task3", ("sc1", "qa0")))
+        for copy in "ab"
+        for end in ends
+    ]
+    return [Record(id, f"{split} {id}?", "Anna", task, kind_of_id(id)) for id, task in ids]  # type: ignore[arg-type]
+
+
+INPUTS = EvaluationInputs(records_of("forget"), records_of("retain"), [], [], [])
+
+
+def sampled(inputs: EvaluationInputs) -> list[dict[str, Any]]:
+    """Entries as ``generate_samples`` makes them, with random scores of three memorization metrics and one more."""
+    random = np.random.default_rng(7)
+    return [
+        {
+            "id": record.id,
+            "split": split,
+            "task": record.task,
+            "kind": record.kind,
+            "prompt": record.input,
+            "expected": record.output,
+            "generated": "nothing",
+            "score": float(random.random()),
+            "scores": {name: float(random.random()) for name in (*MEMORIZATION, "degenerate")},
+        }
+        for split, record in inputs.split_records
+    ]
+
+
+def measured_of(inputs: EvaluationInputs = INPUTS) -> Measured:
+    """Everything measured: twelve documents on either side, four questions, three truth ratios in each set."""
+    random = np.random.default_rng(8)
+    sides = [[f"{side} {number}" for number in range(12)] for side in ("member", "nonmember")]
+    attacks = {name: [float(value) for value in random.normal(size=24)] for name in ATTACKS}
+    right = [True, False, True, True]
+    subjects = {"art": 0.5, "law": 1.0}
+    choice = {"average": 0.75, "macro": 0.75, "subjects": subjects, "questions": 4, "shortened": 0, "right": right}
+    ratios = {"forget": [0.5, 2.0, 0.8], "retain": [0.25, 0.5, 3.0]}
+    return Measured(sampled(inputs), attacks, *sides, choice, ratios)
+
+
+def scores_of(measured: Measured, retrained: Retrained | None = None) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = summary(measured, INPUTS, OPTIONS, retrained)["scores"]
+    return found
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=30))
+def test_the_interval_of_a_mean_contains_it(values: list[int]) -> None:
+    scores = Scores(resamples=100)
+    scores.add("length", BY_NAME["length"], "higher", fmean(values), len(values), ([values], mean_of))
+    entry = scores.entries["length"]
+    assert entry["low"] - 1e-12 <= entry["value"] <= entry["high"] + 1e-12
+    assert (entry["n"], entry["better"], entry["range"]) == (len(values), "higher", ">= 1")
+
+
+def test_what_was_not_measured_is_not_there() -> None:
+    scores = Scores(resamples=10)
+    scores.add("length", BY_NAME["length"], "higher", None, 3)
+    assert scores.entries == {}
+    assert scores.value("length") is None
+    scores.add("length", BY_NAME["length"], "higher", 2.0, 3)
+    assert scores.value("length") == 2
+    assert scores.entries["length"]["low"] is None
+
+
+def test_scores_of_rows_are_means_with_intervals() -> None:
+    """A row where a metric is not defined does not count; a metric without any row is not there."""
+    measured = measured_of()
+    values = [sample["scores"]["degenerate"] for sample in measured.samples[:12]]
+    for sample in measured.samples:
+        sample["scores"] |= {"keyword_leakage": None, "leak_at_4": 0.5}
+    measured.samples[0]["scores"]["degenerate"] = None
+    scores = scores_of(measured)
+    assert scores["forget/degenerate"]["value"] == pytest.approx(sum(values[1:]) / 11)
+    assert (scores["forget/degenerate"]["n"], scores["retain/degenerate"]["n"]) == (11, 12)
+    assert (scores["forget/degenerate"]["low"], scores["forget/degenerate"]["high"]) == bootstrap_interval(
+        [values[1:]], mean_of, resamples=200
+    )
+    assert scores["forget/leak_at_4"]["better"] == "lower"
+    assert scores["retain/leak_at_4"]["better"] == "higher"
+    assert "forget/keyword_leakage" not in scores
+    for name, entry in scores.items():
+        if entry["low"] is not None:
+            assert entry["low"] <= entry["value"] + 1e-12, name
+            assert entry["value"] <= entry["high"] + 1e-12, name
+
+
+def test_results_are_reproducible() -> None:
+    first, second = (summary(measured_of(), INPUTS, OPTIONS) for _ in range(2))
+    assert json.dumps(first) == json.dumps(second)
+    more = summary(measured_of(), INPUTS, replace(OPTIONS, resamples=201))
+    values = [{name: entry["value"] for name, entry in found["scores"].items()} for found in (first, more)]
+    assert values[0] == values[1]
+    assert first["scores"] != more["scores"], "the intervals are those of other resamples"
+
+
+def aggregate_groups(measured: Measured) -> tuple[list[str], list[list[float]]]:
+    """Names of the groups of rows; these groups, members, non-members and answers."""
+    rows = group_scores(measured.samples)
+    right = [float(value) for value in measured.choice["right"]] if measured.choice else []
+    return list(rows), [*rows.values(), measured.attacks["loss"][:12], measured.attacks["loss"][12:], right]
+
+
+def naive_aggregate(names: list[str], groups: list[list[float]]) -> float:
+    """Task aggregate, 1 - 2 |AUC - 1/2| and accuracy, a mean of three."""
+    terms = terms_of(dict(zip(names, groups, strict=False)))
+    auc = area_under_curve(*groups[-3:-1])
+    return (task_aggregate(list(terms.values())) + 1 - 2 * abs(auc - 0.5) + fmean(groups[-1])) / 3
+
+
+def test_the_aggregate_of_each_resample() -> None:
+    """Counts of rows against the rows themselves, as often as they count."""
+    names, groups = aggregate_groups(measured_of())
+    random = np.random.default_rng(9)
+    draws = [random.integers(len(group), size=(25, len(group))) for group in groups]
+    counts = [np.stack([np.bincount(one, minlength=one.size) for one in draw]) for draw in draws]
+    statistic = aggregate_of(harmonic_of([name.startswith("forget/") for name in names]), len(names))
+    found = statistic([np.array(group) for group in groups], counts)
+    for place, value in enumerate(found):
+        drawn = [[group[index] for index in draw[place]] for group, draw in zip(groups, draws, strict=True)]
+        assert value == pytest.approx(naive_aggregate(names, drawn), abs=1e-12)
+
+
+def test_the_interval_of_the_aggregate() -> None:
+    """Against a slow loop with other random numbers; both ends within a few hundredths."""
+    measured = measured_of()
+    names, groups = aggregate_groups(measured)
+    random = np.random.default_rng(10)
+    values = sorted(
+        naive_aggregate(names, [list(random.choice(group, len(group))) for group in groups]) for _ in range(800)
+    )
+    found = summary(measured, INPUTS, replace(OPTIONS, resamples=2000))
+    entry = found["scores"]["aggregate"]
+    assert entry["value"] == found["aggregate"] == pytest.approx(naive_aggregate(names, groups))
+    assert entry["low"] == pytest.approx(values[20], abs=0.04)
+    assert entry["high"] == pytest.approx(values[779], abs=0.04)
+    assert entry["high"] - entry["low"] > 0.1, "wide enough for the comparison to say something"
+
+
+def person(split: str, values: dict[str, str]) -> list[Record]:
+    """Questions about one person as in LUME."""
+    return [Record(f"{split}qa{digit}", f"{split} {digit}?", value, "Task2", "qa") for digit, value in values.items()]
+
+
+def test_personal_data_in_the_generations() -> None:
+    """A model that says the SSN of the forget set's person once gives the document's SSN away, and nothing else."""
+    values = {"0": "1984-12-31", "1": "900-11-2222", "3": "anna@me.com"}
+    inputs = replace(INPUTS, forget=person("a", values), retain=person("b", values))
+    measured = replace(measured_of(), samples=sampled(inputs))
+    measured.samples[2]["generated"] = "It is 900-11-2222."
+    results = summary(measured, inputs, OPTIONS)
+    scores = results["scores"]
+    assert results["notes"] == []
+    whole = {name: entry["value"] for name, entry in scores.items() if name.endswith("/whole")}
+    expected = {f"{split}/pii/{kind}/whole": 0 for split in SPLITS for kind in ("birth_date", "ssn", "email")}
+    overall = {"forget/pii/all/whole": pytest.approx(1 / 3), "retain/pii/all/whole": 0}
+    assert whole == expected | {"forget/pii/ssn/whole": 1} | overall
+    assert scores["forget/pii/ssn/partial"]["value"] == 1
+    assert (scores["forget/pii/ssn/whole"]["n"], scores["forget/pii/all/whole"]["n"]) == (1, 3)
+    assert scores["forget/pii/ssn/whole"]["better"] == "lower"
+    unwanted = summary(measured, inputs, replace(OPTIONS, metrics=["collapse"]))
+    assert not [name for name in unwanted["scores"] if "/pii/" in name]
+
+
+def test_a_task2_unlike_lume_gets_a_note() -> None:
+    """Only for the set whose rows are unlike; the other set keeps its scores."""
+    inputs = replace(INPUTS, forget=person("a", {"0": "last winter"}), retain=person("b", {"0": "1984-12-31"}))
+    results = summary(replace(measured_of(), samples=sampled(inputs)), inputs, OPTIONS)
+    (note,) = results["notes"]
+    assert note.startswith("no pii scores on the forget set, whose Task2 is not like LUME's: ")
+    assert "got 'last winter'" in note
+    assert {name.split("/")[0] for name in results["scores"] if "/pii/" in name} == {"retain"}
+    assert summary(measured_of(), INPUTS, OPTIONS)["notes"] == [], "rows without personal data are no reason"
+
+
+@pytest.mark.parametrize(("members", "nonmembers", "judged"), [(10, 10, True), (9, 10, False), (30, 9, False)])
+def test_a_verdict_needs_ten_documents(members: int, nonmembers: int, judged: bool) -> None:
+    """Every member above every non-member: a leak, if there are enough to say so."""
+    texts = [[f"{side} {number}" for number in range(n)] for side, n in (("a", members), ("b", nonmembers))]
+    attacks = {"loss": [1.0] * members + [0.0] * nonmembers}
+    found = summary(replace(measured_of(), members=texts[0], nonmembers=texts[1], attacks=attacks), INPUTS, OPTIONS)
+    assert found["scores"]["membership/loss/auc"]["value"] == 1
+    refusal = f"no verdict: it needs 10 documents on either side, got {min(members, nonmembers)}"
+    assert found["verdicts"] == {"loss": "leaks: members stand out" if judged else refusal}
+    assert verdicts(Scores(resamples=1), 50) == {}
+
+
+def test_membership_by_halves() -> None:
+    """The halves together are all documents; a half that has none of one side has no AUC."""
+    scores = scores_of(measured_of())
+    for attack in ATTACKS:
+        names = [f"membership/{attack}/{figure}" for figure in ("auc", "auc_calibration", "auc_holdout")]
+        whole, *parts = (scores[name]["n"] for name in names)
+        assert whole == sum(parts) == 24
+    alone = replace(measured_of(), members=["a"], nonmembers=["b"], attacks={"loss": [1.0, 0.0]})
+    figures = {name.split("/")[2] for name in scores_of(alone) if name.startswith("membership/")}
+    assert {"auc", "score", "tpr_at_1_percent", "tpr_at_5_percent"} <= figures
+    assert len(figures & {"auc_calibration", "auc_holdout"}) <= 1
+
+
+def test_a_model_against_itself(tmp_path: Path) -> None:
+    """Through the file: no test tells the truth ratios apart, and no attack does better than on the other model."""
+    results = summary(measured_of(), INPUTS, OPTIONS)
+    write_results(tmp_path, results, [], {})
+    retrained = read_retrained(str(tmp_path))
+    assert retrained.truth_ratios == measured_of().truth_ratios
+    assert retrained.auc == {name: results["scores"][f"membership/{name}/auc"]["value"] for name in ATTACKS}
+    found = summary(measured_of(), INPUTS, OPTIONS, retrained)
+    assert found["scores"]["forget_quality"]["value"] == 1
+    assert found["scores"]["open_unlearning/privacy"]["value"] == 1
+    assert found["notes"] == []
+    other = replace(retrained, truth_ratios={"forget": [9.0, 8.0, 7.0]})
+    assert scores_of(measured_of(), other)["forget_quality"]["value"] == pytest.approx(2 / 20)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "not json",
+        "[]",
+        "null",
+        "{}",
+        '{"scores": {}}',
+        '{"scores": {"membership/loss/auc": 0.5}, "truth_ratios": {}}',
+        '{"scores": {"membership/loss/auc": {}}, "truth_ratios": {}}',
+    ],
+)
+def test_what_is_no_result_of_an_evaluation(tmp_path: Path, content: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(InputError, match=r"^--retrained: .*results.json is not the results of an evaluation: "):
+        read_retrained(str(tmp_path))
+
+
+def test_results_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--retrained: .*gone/results.json is not the results of an evaluation: "):
+        read_retrained(str(tmp_path / "gone"))
+
+
+def test_composites_by_their_formulas() -> None:
+    """From means of the parts; truth ratios .5, 2, .8 are .5, .5, .8 from 1, and .25, .5, 3 are worth .75, .5, 0."""
+    measured = measured_of()
+    scores = scores_of(measured)
+    value = {name: entry["value"] for name, entry in scores.items()}
+    assert value["forget/truth_ratio"] == pytest.approx(1.8 / 3)
+    assert value["retain/truth_utility"] == pytest.approx(1.25 / 3)
+    forgotten = [1 - value[f"forget/{name}"] for name in MEMORIZATION]
+    assert value["open_unlearning/memorization"] == pytest.approx(harmonic_mean([*forgotten, 0.6]))
+    secrets = [1 - 2 * abs(value[f"membership/{attack}/auc"] - 0.5) for attack in ATTACKS]
+    assert value["open_unlearning/privacy"] == pytest.approx(harmonic_mean(secrets))
+    recall = fmean(row["score"] for row in measured.samples if (row["split"], row["kind"]) == ("retain", "sc"))
+    useful = harmonic_mean([value["retain/verbatim_probability"], recall, 1.25 / 3])
+    assert value["model_utility"] == pytest.approx(useful)
+    fluent = 1 - value["retain/degenerate"]
+    assert value["open_unlearning/utility"] == pytest.approx(harmonic_mean([useful, fluent]))
+
+
+COMPOSITES = {
+    "aggregate": {"loss", "choice"},
+    "forget_quality": {"truth forget", "retrained"},
+    "open_unlearning/memorization": {*(f"forget {name}" for name in MEMORIZATION), "truth forget"},
+    "open_unlearning/privacy": {*ATTACKS},
+    "model_utility": {"retain verbatim_probability", "truth retain", "retain sc"},
+    "open_unlearning/utility": {
+        "retain verbatim_probability", "truth retain", "retain sc", "retain degenerate",
+    },
+}  # fmt: skip
+"""Composite -> the parts that it needs."""
+
+
+def without(part: str) -> tuple[Measured, Retrained | None]:
+    """All but one part."""
+    measured, retrained = measured_of(), Retrained({"forget": [1.0]}, dict.fromkeys(ATTACKS, 0.5))
+    first, _, last = part.partition(" ")
+    if part == "retrained":
+        return measured, None
+    if part == "choice":
+        return replace(measured, choice=None), retrained
+    if part in ATTACKS:
+        return replace(measured, attacks={name: measured.attacks[name] for name in ATTACKS if name != part}), retrained
+    if first == "truth":
+        kept = {split: ratios for split, ratios in measured.truth_ratios.items() if split != last}
+        return replace(measured, truth_ratios=kept), retrained
+    if part == "retain sc":
+        rows = [row for row in measured.samples if (row["split"], row["kind"]) != ("retain", "sc")]
+        return replace(measured, samples=rows), retrained
+    for sample in measured.samples:
+        if sample["split"] == first:
+            del sample["scores"][last]
+    return measured, retrained
+
+
+@pytest.mark.parametrize("part", sorted({*itertools.chain(*COMPOSITES.values()), "forget degenerate"}))
+def test_composites_are_there_exactly_when_their_parts_are(part: str) -> None:
+    """What a retrained model cannot be compared in is said."""
+    measured, retrained = without(part)
+    # leakage is left out, as it wants a sample of every row
+    options = replace(OPTIONS, resamples=2, metrics=["memorization", "collapse", "membership", "truth"])
+    results = summary(measured, INPUTS, options, retrained)
+    there = {name for name, needed in COMPOSITES.items() if part not in needed}
+    assert {name for name in COMPOSITES if name in results["scores"]} == there
+    missing = [name for name in ("forget_quality", "open_unlearning/privacy") if retrained and name not in there]
+    assert [note.split(":")[0] for note in results["notes"]] == [f"no {name}" for name in missing]
+    assert (results["aggregate"] is None) == ("aggregate" not in there)
