@@ -12,11 +12,16 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 import torch
+from row_by_row import sharpened
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+# The same examples each time; `pytest --hypothesis-profile=default` looks for new ones.
+hypothesis.settings.register_profile("fixed", derandomize=True)
+hypothesis.settings.load_profile("fixed")
 torch.set_flush_denormal(True)
 torch.set_num_threads(1)  # tests run side by side, one a core
 
@@ -80,3 +85,25 @@ def base_folder(
     tiny_model().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def model(tiny_model: Callable[[], LlamaForCausalLM]) -> LlamaForCausalLM:
+    """A fresh tiny model in which few tokens tie."""
+    return sharpened(tiny_model())
+
+
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes [B, T] of the token ids of each forward of an evaluation."""
+    from unlearn_pl.evaluation.network import Network
+
+    seen: list[tuple[int, ...]] = []
+    real = Network.states
+
+    def spy(network: Network, ids: torch.Tensor, *others: object, **options: object) -> torch.Tensor:
+        seen.append(tuple(ids.shape))
+        return real(network, ids, *others, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "states", spy)
+    return seen

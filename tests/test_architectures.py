@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from row_by_row import one_by_one, sharpened
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from unlearn_pl.evaluation import letters
@@ -70,23 +71,7 @@ def build(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     cls = getattr(transformers, f"{family}ForCausalLM", None) or getattr(transformers, f"{family}LMHeadModel")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
-        model = cls(config).eval()
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.2)
-    return model
-
-
-@torch.no_grad()
-def one_by_one(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[str], new: int) -> list[str]:
-    texts = []
-    for prompt in prompts:
-        ids = tokenizer(prompt, return_tensors="pt").input_ids
-        out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, pad_token_id=0
-        )
-        texts.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
-    return texts
+        return sharpened(cls(config).eval())
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -45,18 +45,6 @@ def rows_of(split: str, count: int, tasks: int = 3) -> list[Record]:
     return rows
 
 
-@pytest.fixture
-def model(tiny_model: Build) -> LlamaForCausalLM:
-    """Sharper than fresh weights, so that few tokens tie, with two EOS ids, so that some rows end early."""
-    model = tiny_model()
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(1)
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.2)
-    return model
-
-
 @torch.no_grad()
 def greedy(model: LlamaForCausalLM, ids: list[int], ends: set[int], most: int) -> list[int]:
     """The likeliest token, over and over, without a cache."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from row_by_row import one_by_one
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -25,17 +26,6 @@ TEXTS = [
     "\u202eשלום\u202c \x00 \ufffd",
 ]
 ANSWERS = [" 7 Paris", " Анна Квилл", "", " 東京 🎉", "\n\n\n", " painter" * 4]
-
-
-@torch.no_grad()
-def one_by_one(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, new: int) -> list[str]:
-    texts = []
-    for prompt in TEXTS:
-        ids = tokenizer(prompt, return_tensors="pt").input_ids
-        mask = torch.ones_like(ids)
-        out = model.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0)
-        texts.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
-    return texts
 
 
 def break_head(model: LlamaForCausalLM) -> None:
@@ -68,18 +58,6 @@ SEVEN = 23
 BREAKS = [break_head, break_layer, overflow_layer, overflow_head, break_padding, break_word]
 
 
-@pytest.fixture
-def model(tiny_model: Build) -> LlamaForCausalLM:
-    """Sharper than fresh weights, so that the rows differ and few tokens tie."""
-    model = tiny_model()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.2)
-    return model
-
-
 def fixed(model: LlamaForCausalLM, token: int, lead: float = 1.0) -> LlamaForCausalLM:
     """Says ``token`` after everything, ``lead`` ahead of the others, which are all the same."""
     model.lm_head = nn.Linear(32, model.config.vocab_size)
@@ -105,7 +83,7 @@ def test_generation_is_that_of_transformers(model, tokenizer, broken: Callable) 
     assert tokenizer("7").input_ids == [SEVEN]
     with torch.no_grad():
         broken(model)
-    own = one_by_one(model, tokenizer, 12)
+    own = one_by_one(model, tokenizer, TEXTS, 12)
     for batch_size in (1, 3, 16):
         found = generate(model, tokenizer, prompts(), Generation(12, batch_size))
         assert [answer.text for answer in found] == own
@@ -158,7 +136,7 @@ def test_choices_of_a_broken_model(model, tokenizer, broken: Callable) -> None: 
 def test_a_model_that_always_ends(model, tokenizer, batch_size: int, lead: float) -> None:  # type: ignore[no-untyped-def]
     """Empty texts of one token, the EOS; with a tie of all tokens too, since EOS is the first of them."""
     model = fixed(model, tokenizer.eos_token_id, lead)
-    assert one_by_one(model, tokenizer, 12) == [""] * len(TEXTS)
+    assert one_by_one(model, tokenizer, TEXTS, 12) == [""] * len(TEXTS)
     for answer in generate(model, tokenizer, prompts(), Generation(12, batch_size)):
         assert (answer.text, answer.tokens, answer.ended, answer.cut) == ("", 1, True, False)
         assert answer.recall is None or answer.recall.exact_memorization == 0
@@ -200,7 +178,7 @@ def test_attacks_on_a_model_with_one_word(model, tokenizer, token: int) -> None:
 
 def test_right_answers_in_any_script(model, tokenizer) -> None:  # type: ignore[no-untyped-def]
     """What the model says, whatever bytes that are, is accepted as the expected answer where it can be written."""
-    own = one_by_one(model, tokenizer, 12)
+    own = one_by_one(model, tokenizer, TEXTS, 12)
     found = generate(model, tokenizer, [Prompt(*p) for p in zip(TEXTS, own, strict=True)], Generation(12, 4))
     assert [answer.text for answer in found] == own
     scripts = "".join(own)

@@ -178,3 +178,24 @@ def test_weights_hash_sees_every_weight(tiny_model: Build) -> None:
 def test_a_source_that_is_no_file_is_hashed_by_its_rows() -> None:
     assert command.source_hash("hf:some/name", ["a"]) == command.source_hash("hf:other/name", ["a"])
     assert command.source_hash("hf:some/name", ["a"]) != command.source_hash("hf:some/name", ["b"])
+
+
+def test_fluency_by_name_needs_the_model_as_it_was(base_folder: str, data: EvaluationData, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--metrics: fluency needs --adapter or --reference, got neither"):
+        evaluate(base_folder, data, str(tmp_path / "out"), metrics=["fluency"])
+
+
+def test_parts_of_other_code_are_not_reused(
+    base_folder: str, data: EvaluationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same evaluation again finds its parts; with another formula in the source it makes new ones."""
+    out = tmp_path / "out"
+
+    def parts() -> set[str]:
+        evaluate(base_folder, data, str(out), generation=SHORT, overwrite=True)
+        return {path.name for path in (out / "parts").iterdir()}
+
+    first = parts()
+    assert parts() == first
+    monkeypatch.setattr(command, "code_hash", lambda: "another formula")
+    assert not parts() & first

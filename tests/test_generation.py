@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from row_by_row import one_by_one
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
@@ -29,32 +30,6 @@ PROMPTS = [
 ]
 
 
-@torch.no_grad()
-def one_by_one(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str], new: int) -> list[str]:
-    texts = []
-    for prompt in prompts:
-        ids = tokenizer(prompt, return_tensors="pt").input_ids
-        mask = torch.ones_like(ids)
-        pad = tokenizer.eos_token_id
-        out = model.generate(
-            ids, attention_mask=mask, max_new_tokens=new, do_sample=False, use_cache=True, pad_token_id=pad
-        )
-        texts.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
-    return texts
-
-
-@pytest.fixture
-def model(tiny_model: Build) -> LlamaForCausalLM:
-    """Sharper than fresh weights, so that the rows differ and few tokens tie."""
-    model = tiny_model()
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(1)
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.2)
-    return model
-
-
 @pytest.fixture
 def ending_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """Ends at any token of a fifth of the vocabulary, so that rows leave the batch at different steps."""
@@ -75,20 +50,6 @@ def test_rows_that_end_at_different_steps(ending_model: LlamaForCausalLM, tokeni
         assert generate_greedy(ending_model, tokenizer, PROMPTS, 40, batch_size) == expected
     lengths = {len(tokenizer(text).input_ids) for text in expected}
     assert len(lengths) > 2, "the rows must end at different steps, or this test shows nothing"
-
-
-@pytest.fixture
-def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes [B, T] of the token ids of each forward."""
-    seen: list[tuple[int, ...]] = []
-    real = Network.states
-
-    def spy(network: Network, ids: torch.Tensor, *others: object, **options: object) -> torch.Tensor:
-        seen.append(tuple(ids.shape))
-        return real(network, ids, *others, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Network, "states", spy)
-    return seen
 
 
 def test_work_ends_with_the_rows(ending_model: LlamaForCausalLM, tokenizer, shapes) -> None:  # type: ignore[no-untyped-def]

@@ -46,32 +46,6 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def model(tiny_model: Build) -> LlamaForCausalLM:
-    """Sharper than fresh weights, so that the letters differ."""
-    model = tiny_model()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.2)
-    return model
-
-
-@pytest.fixture
-def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes [B, T] of the token ids of each forward."""
-    seen: list[tuple[int, ...]] = []
-    real = Network.states
-
-    def spy(network: Network, ids: torch.Tensor, *others: object, **options: object) -> torch.Tensor:
-        seen.append(tuple(ids.shape))
-        return real(network, ids, *others, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Network, "states", spy)
-    return seen
-
-
 def one_by_one(model: LlamaForCausalLM, rows: list[list[int]]) -> list[str]:
     with torch.no_grad():
         logits = [model(input_ids=torch.tensor([row])).logits[0, -1, IDS] for row in rows]

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.commands.evaluate import without_adapter
+from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.attacks import ATTACKS
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
@@ -176,7 +177,7 @@ def test_a_family_alone(measure: Measure, evaluation: Evaluation, family: str) -
     wanted = {
         name: entry
         for name, entry in evaluation.results["scores"].items()
-        if BY_NAME[table_name(name)].family in ("semeval", "choice", family) and name not in composites
+        if BY_NAME[table_name(name)].family in ("semeval", family) and name not in composites
     }
     assert found == wanted
 
@@ -205,7 +206,7 @@ def test_scores_of_a_row_by_hand() -> None:
     everything = row_scores(sample, FAMILIES, frequencies, 10)
     assert everything == pytest.approx(memorization | leakage | collapse)
     assert set(everything) <= set(BY_NAME)
-    assert row_scores(sample, ["choice", "truth"], frequencies, 10) == {}
+    assert row_scores(sample, ["fluency", "truth"], frequencies, 10) == {}
 
 
 def test_what_is_not_defined_for_a_row_is_none() -> None:
@@ -217,3 +218,13 @@ def test_what_is_not_defined_for_a_row_is_none() -> None:
     assert scores["keyword_leakage"] is None
     assert scores["entity_leakage"] is None
     assert "verbatim_probability" not in scores
+
+
+@pytest.mark.parametrize(
+    ("family", "needs"),
+    [("membership", "--membership.nonmember"), ("sampling", "--sampling.samples"), ("truth", "--truth.forget or")],
+)
+def test_a_family_by_name_needs_what_it_is_measured_on(family: str, needs: str) -> None:
+    with pytest.raises(InputError, match=f"--metrics: {family} needs {needs}"):
+        EvaluationOptions(metrics=["collapse", family])
+    assert family in EvaluationOptions().families

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_pl.evaluation import ranks
@@ -233,3 +233,28 @@ def test_progress_counts_what_was_found_too(tmp_path: Path) -> None:
     said: list[str] = []
     map_batches(BATCHES, Squares(), "x, rows", Work(said.append, Parts(tmp_path, "weights")), "data")
     assert said == ["x, rows: 2 of 5", "x, rows: 4 of 5", "x, rows: 5 of 5"]
+
+
+def test_files_of_work_that_was_not_opened_are_dropped(tmp_path: Path) -> None:
+    """Those of other weights go; those of this work, of any process, and other files stay."""
+    Parts(tmp_path, "old weights").open("rows", 1, 0).add([0], [1])
+    parts = Parts(tmp_path, "weights")
+    for rank in (0, 1):
+        parts.open("rows", 1, rank).add([rank], [1])
+    (tmp_path / "notes.txt").touch()
+    assert len(list(tmp_path.iterdir())) == 4
+    parts.drop_others()
+    assert len(list(tmp_path.iterdir())) == 3
+    assert set(parts.open("rows", 1, 0).finished) == {(0,), (1,)}
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 4), st.integers(1, 60))
+def test_batches_hold_no_more_tokens_than_allowed(lengths: list[int], size: int, tokens: int) -> None:
+    """Padded to their longest row; a row that is longer by itself goes alone, and no two batches could be one."""
+    batches = length_sorted_batches(lengths, size, tokens)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= tokens
+    for batch in batches[:-1]:
+        assert len(batch) == size or (len(batch) + 1) * lengths[batch[0]] > tokens

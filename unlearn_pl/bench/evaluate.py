@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.bench.official import PASSES, answer_each, attack_each, continue_each
 from unlearn_pl.bench.workload import Amounts, Workload
-from unlearn_pl.data.records import Record
 from unlearn_pl.evaluation.choice import Choice, Subject, answer_choices, fitting_prompt, letter_ids
 from unlearn_pl.evaluation.forward import encode_texts, evaluating
 from unlearn_pl.evaluation.generation import Generation, Prompt, generate
@@ -92,7 +91,7 @@ def calls_of(
                 partial(continue_each, *both, [row.input for row in chunk], max_new_tokens, tell) for chunk in chunks
             ],
             "ours": [
-                partial(generate, *both, [prompt_of(row) for row in chunk], Generation(max_new_tokens), told)
+                partial(generate, *both, [Prompt.of(row) for row in chunk], Generation(max_new_tokens), told)
                 for chunk in chunks
             ],
         },
@@ -109,11 +108,6 @@ def calls_of(
             "ours": [partial(document_attacks, *both, work.documents, ("loss",), work=told)],
         },
     }
-
-
-def prompt_of(record: Record) -> Prompt:
-    """A row as the evaluation asks it."""
-    return Prompt(record.input, f" {record.output}", record.output if record.kind == "qa" else None)
 
 
 def take_turns(calls: Calls, device: torch.device, swapped: bool, tell: Tell | None = None) -> dict[str, Side]:

@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from unlearn_pl import evaluation as evaluation_package
 from unlearn_pl.commands.score_tables import print_metrics, print_scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
@@ -86,7 +87,7 @@ def evaluate(
         generation: How answers are generated.
         minimum_mmlu: The model is eligible if its multiple-choice accuracy is above this, in [0, 1]; officially 0.371.
         metrics: Families of metrics beside the official scores (memorization, leakage, collapse, fluency, membership,
-            choice, sampling, truth); without it all that the other arguments allow.
+            sampling, truth); without it all that the other arguments allow.
         sampling: Answers drawn at random, for leak@k.
         truth: Paraphrased and wrong answers, for truth ratios.
         reference: Folder or hub name of the model before unlearning, for perplexity and the reference attack; with an
@@ -102,10 +103,9 @@ def evaluate(
     options = EvaluationOptions(
         membership, choice, generation, minimum_mmlu, metrics, sampling, truth, resamples
     )  # fmt: skip
-    place = _checked_arguments(model, adapter, reference, output, dtype, device, overwrite)
+    place = _checked_arguments(model, adapter, reference, metrics, output, dtype, device, overwrite)
     inputs = read_inputs(data, options)
-    if harness.tasks is not None:
-        task_manager(harness)
+    manager = None if harness.tasks is None else task_manager(harness)
     other = None if retrained is None else read_retrained(retrained)
     with launched(place):
         network, tokenizer, base = _load(model, adapter, reference, dtype, trust_remote_code, place)
@@ -113,14 +113,14 @@ def evaluate(
         if reference is not None:
             with base() as original:  # type: ignore[misc]
                 hashes["reference"] = weights_hash(original)
-        made_with: dict[str, Any] = provenance()["versions"] | {"device": place.type, "dtype": dtype}
+        made_with = [provenance()["versions"], code_hash(), place.type, dtype]
         parts = Parts(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
         work = Work(_tell if rank_and_count()[0] == 0 else None, parts)
         evaluation = evaluate_model(network, tokenizer, inputs, options, work, base, other)
         if rank_and_count()[0] > 0:
             return
     if harness.tasks is not None:
-        evaluation.results["harness"] = run_harness(network, tokenizer, harness)
+        evaluation.results["harness"] = run_harness(network, tokenizer, harness, manager=manager)
     config: dict[str, Any] = {"model": model, "adapter": adapter, "reference": reference, "retrained": retrained}
     config |= {"data": asdict(data), **asdict(options), "harness": asdict(harness), "dtype": dtype}
     write_results(output, evaluation.results, evaluation.samples, provenance(config=config, hashes=hashes))
@@ -141,7 +141,7 @@ def _load(
     if reference is not None:
         with named("--reference"):
             original = load_base(reference, dtype, trust_remote_code).to(place)
-        base = lambda: nullcontext(original)  # noqa: E731
+        base = functools.partial(without_adapter, original)
     elif adapter is not None:
         base = functools.partial(without_adapter, network)
     return network, load_tokenizer(model), base
@@ -157,16 +157,25 @@ def named(flag: str) -> Iterator[None]:
 
 
 @contextmanager
-def without_adapter(model: PeftModel) -> Iterator[nn.Module]:
-    """Lend ``model`` with its adapter off."""
-    with lora_reference(model):
+def without_adapter(model: nn.Module) -> Iterator[nn.Module]:
+    """Lend ``model``, its adapter off if it has one."""
+    with lora_reference(model) if isinstance(model, PeftModel) else nullcontext():
         yield model
 
 
 def _checked_arguments(
-    model: str, adapter: str | None, reference: str | None, output: str, dtype: str, device: str, overwrite: bool
+    model: str,
+    adapter: str | None,
+    reference: str | None,
+    metrics: list[str] | None,
+    output: str,
+    dtype: str,
+    device: str,
+    overwrite: bool,
 ) -> torch.device:
     """All that can be told to be wrong before anything is read. Raises InputError."""
+    if metrics is not None and "fluency" in metrics and adapter is None and reference is None:
+        raise InputError("--metrics: fluency needs --adapter or --reference, got neither")
     if dtype not in DTYPES:
         raise InputError(f"--dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
     if Path(output).is_file() or not ({path.name for path in Path(output).glob("*")} <= {PARTS}):
@@ -186,6 +195,11 @@ def _checked_arguments(
     except (RuntimeError, AssertionError) as error:  # an unknown name, or a build of torch without that device
         raise InputError(f"--device: {device} cannot be used here: {str(error).splitlines()[0]}") from error
     return place
+
+
+def code_hash() -> str:
+    """SHA-256 of the source of what measures: what another formula gave must not pass for this one's."""
+    return sha256_of(*sorted(Path(evaluation_package.__file__).parent.glob("*.py")))
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.decided import is_decided
 from unlearn_pl.evaluation.decoding import continue_batch
@@ -48,6 +49,11 @@ class Prompt:
     exact: str | None = None
     """What the whole text must be to score, where that is so (see ``Generation.stop_decided``)."""
 
+    @classmethod
+    def of(cls, record: Record) -> "Prompt":
+        """A benchmark row as it is evaluated."""
+        return cls(record.input, f" {record.output}", record.output if record.kind == "qa" else None)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -86,8 +92,9 @@ def generate(
     rows = encode_texts(model, tokenizer, texts, "--generation.max_new_tokens: prompt", options.max_new_tokens)
     with evaluating(model):
         network = Network(model)
-        recalls = _recalls(network, tokenizer, rows, prompts, options, work)
-        job = Continuation(network, tokenizer, eos_ids(model, tokenizer), options, rows, prompts)
+        drafts = [tokenizer.encode(prompt.answer, add_special_tokens=False) for prompt in prompts]
+        recalls = _recalls(network, rows, drafts, options.batch_size, work)
+        job = Continuation(network, tokenizer, eos_ids(model, tokenizer), options, rows, drafts, prompts)
         return job.answers(recalls, work)
 
 
@@ -128,14 +135,8 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) 
 
 
 def _recalls(
-    network: Network,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[list[int]],
-    prompts: Sequence[Prompt],
-    options: Generation,
-    work: Work | None,
+    network: Network, rows: list[list[int]], answers: list[list[int]], batch_size: int, work: Work | None
 ) -> list[Recall | None]:
-    answers = [tokenizer.encode(prompt.answer, add_special_tokens=False) for prompt in prompts]
     limit = position_limit(network.causal)
     for number, (row, answer) in enumerate(zip(rows, answers, strict=True), start=1):
         if limit is not None and len(row) + len(answer) > limit:
@@ -145,7 +146,7 @@ def _recalls(
             )
     asked = [index for index, answer in enumerate(answers) if answer]
     found = recall_answers(
-        network, [rows[index] for index in asked], [answers[index] for index in asked], options.batch_size, work
+        network, [rows[index] for index in asked], [answers[index] for index in asked], batch_size, work
     )
     by_row = dict(zip(asked, found, strict=True))
     return [by_row.get(index) for index in range(len(rows))]
@@ -160,6 +161,8 @@ class Continuation:
     eos: frozenset[int]
     options: Generation
     rows: Sequence[Sequence[int]]
+    drafts: Sequence[Sequence[int]]
+    """Tokens of the expected answers."""
     prompts: Sequence[Prompt]
 
     def answers(self, recalls: Sequence[Recall | None], work: Work | None) -> list[Answer]:
@@ -200,8 +203,7 @@ class Continuation:
         single = self.options.batch_size == 1 and torch.finfo(self.network.causal.dtype).bits < 32
         if recall is None or recall.unsure or recall.broken or single:
             return []
-        draft = self.tokenizer.encode(self.prompts[index].answer, add_special_tokens=False)[: recall.accepted]
-        tokens = [*draft, recall.following]
+        tokens = [*self.drafts[index][: recall.accepted], recall.following]
         ends = [place for place, token in enumerate(tokens) if token in self.eos]
         return tokens[: ends[0] + 1] if ends else tokens[: self.options.max_new_tokens]
 

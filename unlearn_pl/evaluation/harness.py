@@ -58,12 +58,13 @@ class Harness:
 
 
 def run_harness(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, options: Harness, seed: int = 0
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, options: Harness, seed: int = 0, manager: Any = None
 ) -> dict[str, dict[str, float]]:
     """Task or group -> metric -> value, named as lm-eval names them: ``acc,none`` is the metric and its filter,
     ``acc_stderr,none`` its standard error, ``sample_len`` the number of questions. Empty without tasks.
 
-    ``seed`` is that of all random numbers, the choice of shots included. Model, tokenizer and the random states of
+    ``manager`` is the ``task_manager`` of the options, if that is there already: making it takes seconds. ``seed`` is
+    that of all random numbers, the choice of shots included. Model, tokenizer and the random states of
     this process are left as they were. Each process that calls this answers every question; only the first one of a
     machine gets the numbers, the others an empty result. Prompts beyond the model's positions lose their beginning,
     each with a line of lm-eval's log.
@@ -75,7 +76,8 @@ def run_harness(
         return {}
     if options.chat_template and not tokenizer.chat_template:
         raise InputError("--harness.chat_template: this tokenizer has no chat template")
-    manager = task_manager(options)
+    if manager is None:
+        manager = task_manager(options)
     with evaluating(model), random_states_kept():
         network = lm_eval_module("lm_eval.models.huggingface").HFLM(
             pretrained=model,

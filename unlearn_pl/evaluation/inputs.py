@@ -55,8 +55,22 @@ class EvaluationOptions:
             raise InputError(f"--minimum_mmlu: must be in [0, 1], got {self.minimum_mmlu}")
         if self.resamples < 1:
             raise InputError(f"--resamples: must be at least 1, got {self.resamples}")
+        self._check_metrics()
+
+    def _check_metrics(self) -> None:
+        """A family that is asked for by name must be able to be measured. Raises InputError."""
         if unknown := sorted(set(self.metrics or ()) - set(FAMILIES)):
             raise InputError(f"--metrics: must be among {', '.join(FAMILIES)}, got {', '.join(unknown)}")
+
+        needed = {
+            "membership": ("--membership.nonmember", self.membership.nonmember),
+            "sampling": ("--sampling.samples", self.sampling.samples),
+            "truth": ("--truth.forget or --truth.retain", self.truth.forget or self.truth.retain),
+        }
+        for family in self.metrics or ():
+            flag, given = needed.get(family, ("", True))
+            if not given:
+                raise InputError(f"--metrics: {family} needs {flag}, got {given}")
 
     @property
     def families(self) -> tuple[str, ...]:

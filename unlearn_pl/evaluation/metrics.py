@@ -10,7 +10,7 @@ from unlearn_pl.evaluation.leakage import entities, entity_leakage, keyword_leak
 
 Better = Literal["lower", "higher", "lower on forget, higher on retain", "one half"]
 OPPOSITE: Better = "lower on forget, higher on retain"
-FAMILIES = ("memorization", "leakage", "collapse", "fluency", "membership", "choice", "sampling", "truth")
+FAMILIES = ("memorization", "leakage", "collapse", "fluency", "membership", "sampling", "truth")
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ METRICS: tuple[Metric, ...] = (
         for name, attack in ATTACKS.items()
         for figure, (formula, better) in ATTACK_FIGURES.items()
     ),
-    Metric("choice/micro", "choice", "share of questions answered right", "higher", "[0, 1]",
+    Metric("choice/micro", "semeval", "share of questions answered right", "higher", "[0, 1]",
            "Hendrycks et al. 2021 (arXiv 2009.03300)"),
-    Metric("choice/macro", "choice", "mean over subjects of the same", "higher", "[0, 1]",
+    Metric("choice/macro", "semeval", "mean over subjects of the same", "higher", "[0, 1]",
            "Hendrycks et al. 2021 (arXiv 2009.03300)"),
     Metric("leak_at_<k>", "sampling", "expected worst row score of k samples", OPPOSITE, "[0, 1]",
            "leak@k (arXiv 2511.04934)"),
@@ -92,7 +92,7 @@ METRICS: tuple[Metric, ...] = (
            "[0, 1]", OPEN_UNLEARNING),
     Metric("open_unlearning/privacy", "membership", "HM of the scores of loss, zlib, Min-K%, Min-K%++", "higher",
            "[0, 1]", OPEN_UNLEARNING),
-    Metric("open_unlearning/utility", "truth", "HM(model utility, 1 - degenerate on retain)", "higher", "[0, 1]",
+    Metric("open_unlearning/utility", "truth", "HM(model utility, 1 - degenerate on forget)", "higher", "[0, 1]",
            OPEN_UNLEARNING),
     Metric("model_utility", "truth", "HM(probability, ROUGE-L recall, truth utility) on retain", "higher", "[0, 1]",
            TOFU),

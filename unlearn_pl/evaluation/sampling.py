@@ -63,7 +63,8 @@ def sample_answers(
 
         budgets = [options.max_new_tokens] * len(batch)
         found = continue_rows(network, [rows[index] for index in batch], budgets, ends, pick)
-        return [decode_answer(tokenizer, tokens or ()) for tokens in found]
+        assert None not in found  # nothing is watched where tokens are drawn
+        return [decode_answer(tokenizer, tokens) for tokens in found if tokens is not None]
 
     with evaluating(model):
         network = Network(model)

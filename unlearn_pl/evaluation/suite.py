@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.evaluation.choice import answer_choices
 from unlearn_pl.evaluation.fluency import perplexities
-from unlearn_pl.evaluation.generation import Answer, Generation, Prompt, generate
+from unlearn_pl.evaluation.generation import Generation, Prompt, generate
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.leak_at_k import leak_at_k
 from unlearn_pl.evaluation.leakage import document_frequencies
@@ -87,10 +87,7 @@ def generate_samples(
 ) -> list[dict[str, Any]]:
     """One entry a row: ``id, split, task, kind, prompt, expected, generated, score`` and how the text came about."""
     rows = inputs.split_records
-    prompts = [
-        Prompt(record.input, f" {record.output}", record.output if record.kind == "qa" else None) for _, record in rows
-    ]
-    answers: list[Answer] = generate(model, tokenizer, prompts, generation, work)
+    answers = generate(model, tokenizer, [Prompt.of(record) for _, record in rows], generation, work)
     return [
         {
             "id": record.id,

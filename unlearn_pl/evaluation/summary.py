@@ -260,7 +260,7 @@ def add_composites(scores: Scores, measured: Measured, retrained: Retrained | No
     retain = (scores.value("retain/verbatim_probability"), fmean(rouge) if rouge else None, useful)
     utility = composites.model_utility({"retain": retain})
     _composite(scores, measured, "model_utility", utility)
-    broken = scores.value("retain/degenerate")
+    broken = scores.value("forget/degenerate")
     fluency = None if broken is None else 1 - broken
     _composite(scores, measured, "open_unlearning/utility", composites.utility(utility, fluency))
 

@@ -70,8 +70,9 @@ def leads(logits: Tensor) -> Tensor:
     largest logit: what rounding can make of it. NaN where a logit is."""
     best, place = logits.max(dim=-1, keepdim=True)
     second = logits.scatter(-1, place, -torch.inf).amax(dim=-1)
-    scale = torch.maximum(best[:, 0].abs(), logits.amin(dim=-1).abs()) * torch.finfo(logits.dtype).eps
-    return (best[:, 0] - second).float() / scale.float().clamp(min=torch.finfo(torch.float32).tiny)
+    largest = torch.maximum(best[:, 0].abs(), logits.amin(dim=-1).abs()).float()
+    ahead = (best[:, 0] - second).float() / largest.clamp(min=torch.finfo(torch.float32).tiny)
+    return ahead / torch.finfo(logits.dtype).eps  # the product of eps and the largest logit may be too small a number
 
 
 def is_close_call(lead: Tensor, dtype: torch.dtype) -> Tensor:

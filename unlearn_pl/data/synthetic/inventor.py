@@ -43,15 +43,18 @@ class Inventor:
         self.drawn: list[str] = []
         """Everything drawn so far, in order, in lower case."""
         self._taken: set[str] = set()
+        self._names: set[str] = set()
+        self._pieces: set[str] = set()
+        """What stands in the names so far."""
 
-    def once(self, draw: Callable[[], str]) -> str:
-        """The first result of ``draw`` that was not drawn before.
+    def once(self, draw: Callable[[], str], is_fit: Callable[[str], bool] = bool) -> str:
+        """The first result of ``draw`` that was not drawn before and, in lower case, ``is_fit``.
 
         Raises InputError if there seems to be none left: the benchmark asked for is larger than the invented world.
         """
         for _ in range(ATTEMPTS):
             fact = draw()
-            if fact.lower() not in self._taken:
+            if fact.lower() not in self._taken and is_fit(fact.lower()):
                 self._taken.add(fact.lower())
                 self.drawn.append(fact.lower())
                 return fact
@@ -110,4 +113,16 @@ class Inventor:
         return self.once(lambda: f"{self.random.getrandbits(64):016x}")
 
     def _name(self, ends: str) -> str:
-        return self.once(lambda: self.pick(ONSETS) + self.pick(MIDDLES) + self.pick(ends))
+        """A name that stands in none drawn before and holds none: Korilbourne would give Orilbourne away."""
+        name = self.once(lambda: self.pick(ONSETS) + self.pick(MIDDLES) + self.pick(ends), self._is_apart)
+        self._names.add(name.lower())
+        self._pieces |= pieces(name.lower())
+        return name
+
+    def _is_apart(self, name: str) -> bool:
+        return name not in self._pieces and self._names.isdisjoint(pieces(name))
+
+
+def pieces(name: str) -> set[str]:
+    """Every string that stands in ``name``."""
+    return {name[start:end] for end in range(len(name) + 1) for start in range(end)}
