@@ -8,9 +8,10 @@ from torch import Tensor
 from unlearn_pl.matmul import frozen_linear
 from unlearn_pl.objectives.head import Head, product_type
 
-# The company of other rows, or of a whole answer, moves float32 logits by up to about 26 units of eps x the largest
-# logit (measured on SmolLM2-135M); two candidates can swap only if they are closer than twice that.
-CLOSE_CALL = 128
+# Beside other rows a row's float32 logits moved by up to 31 units of eps x the largest logit, read with a whole answer
+# at once by up to 52 (SmolLM2-135M, 24 rows of LUME). Two candidates can swap if they are closer than twice that; the
+# rest is room for what was not seen.
+CLOSE_CALL = 256
 # Below this log ratio to the best token exp() is 0 in float32, so nothing of a sum over p changes by cutting there.
 NO_CHANCE = -200.0
 
