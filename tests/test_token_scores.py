@@ -198,7 +198,7 @@ def test_broken_logits_have_no_lead() -> None:
 
 
 def test_only_a_small_lead_in_full_precision_is_a_close_call() -> None:
-    """Up to 128 units; NaN, the lead of broken logits, is none."""
+    """Up to 256 units; NaN, the lead of broken logits, is none."""
     lead = torch.tensor([0.0, CLOSE_CALL, CLOSE_CALL + 0.1, math.inf, math.nan])
     for wide in (torch.float32, torch.float64):
         assert is_close_call(lead, wide).tolist() == [True, True, False, False, False]
