@@ -13,7 +13,7 @@ LEVELS = [
     {"files", "provenance", "objectives"},
     {"data", "models", "parsing"},
     {"merging", "evaluation"},
-    {"training"},
+    {"balance", "training"},
     {"analysis"},
     {"callbacks", "bench"},
     {"commands", "cli"},

@@ -12,7 +12,10 @@ VERBS = {
     "validate": "the loss terms of a model or checkpoint on every pair of rows",
     "test": "the same, under the name test",
     "predict": "the greedy answer to every row's prompt",
-    "merge": "merge the adapters of one base model",
+    "merge": "merge adapters or checkpoints of one base model; --list shows all methods",
+    "balance": "search the merge of two adapters whose membership AUC is one half",
+    "compare-merges": "score every merge method, as PEFT scales it and at one norm, also over densities",
+    "extract": "a LoRA adapter from the difference of two checkpoints",
     "evaluate": "score a model, with or without an adapter; --list shows all metrics",
     "bench": "measure time, memory and exactness of training and evaluation",
 }
@@ -25,13 +28,16 @@ SUBVERBS = {
         "growth": "how both grow with row length, vocabulary and depth",
         "estimate": "what a large model would take, by arithmetic",
         "evaluate": "our evaluation beside the official one, on your model and rows",
+        "merge": "our merges beside PEFT's, at the shapes of OLMo-1B",
     }
 }
 
 # The verbs that are plain functions, by the module that has one of that name; the others are Lightning's.
-FUNCTIONS = {"run": "recipe.run", "merge": "commands.merge", "evaluate": "commands.evaluate"}
+FUNCTIONS = {"run": "recipe.run"}
+FUNCTIONS |= {verb: f"commands.{verb}" for verb in ("merge", "balance", "evaluate", "extract")}
+FUNCTIONS["compare-merges"] = "commands.compare_merges"
 FUNCTIONS |= {f"bench {verb}": "commands.bench" for verb in SUBVERBS["bench"]}
-FUNCTIONS["bench evaluate"] = "commands.bench_evaluate"
+FUNCTIONS |= {f"bench {verb}": f"commands.bench_{verb}" for verb in ("evaluate", "merge")}
 
 
 def main() -> None:
@@ -69,7 +75,7 @@ def usage(verb: str | None = None) -> str:
     """What --help prints, of all commands or of one that has commands of its own."""
     verbs, name = (SUBVERBS[verb], f"unlearn-pl {verb}") if verb else (VERBS, "unlearn-pl")
     about = VERBS[verb] if verb else "make a language model forget given documents, and prove how well that went"
-    lines = [f"  {verb:<10}{meaning}" for verb, meaning in verbs.items()]
+    lines = [f"  {verb:<16}{meaning}" for verb, meaning in verbs.items()]
     return "\n".join(
         [
             f"usage: {name} COMMAND ...",
@@ -101,7 +107,7 @@ def command(verb: str) -> Callable[[list[str]], None]:
         if args == ["--list"] and listing is not None:
             listing()
         else:
-            parse_function(getattr(module, verb.split()[-1]), args, verb)
+            parse_function(getattr(module, verb.split()[-1].replace("-", "_")), args, verb)
 
     return run
 

@@ -42,8 +42,7 @@ def parse_function(function: Callable[..., None], args: list[str], verb: str) ->
     parser = function_parser(function, verb)
     if args and not args[0].startswith("-"):
         args = ["--config", *args]
-    lists = [name for name, value in inspect.signature(function).parameters.items() if "list[" in str(value.annotation)]
-    config = parser.instantiate_classes(parser.parse_args(join_lists(args, lists)))
+    config = parser.instantiate_classes(parser.parse_args(join_lists(args, list_arguments(function))))
     function(**{key: value for key, value in config.items() if key != "config"})
 
 
@@ -53,6 +52,17 @@ def function_parser(function: Callable[..., None], verb: str) -> Parser:
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
     parser.add_function_arguments(function, as_group=False, sub_configs=True)
     return parser
+
+
+def list_arguments(function: Callable[..., None]) -> list[str]:
+    """The arguments of ``function`` that are lists, those inside of its options with a dot (``search.methods``)."""
+    names = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if is_dataclass(kind := parameter.annotation):
+            names += [f"{name}.{field.name}" for field in fields(kind) if "list[" in str(field.type)]
+        elif "list[" in str(kind):
+            names.append(name)
+    return names
 
 
 def join_lists(args: list[str], lists: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unlearn_pl.analysis.tables import COLUMNS
+from unlearn_pl.analysis.tables import COLUMNS, MERGED
 
 Points = Mapping[str, Sequence[tuple[int, float]]]
 PANEL = (4.4, 3.2)
@@ -103,3 +103,49 @@ def plot_scores(models: Mapping[str, Mapping[str, Any]], path: str | Path) -> No
         axes[0].set(xticks=range(len(COLUMNS)), ylim=(0, 1.05), ylabel="score")
         axes[0].set_xticklabels(list(COLUMNS), rotation=20, ha="right")
         axes[0].legend(fontsize="small")
+
+
+def plot_balance(found: Mapping[str, Any], path: str | Path) -> None:
+    """A balance search: the calibration AUC over the mix, one line a method, density and scale; and the scores of the
+    points where all was measured. The chosen point is ringed."""
+    rays: dict[str, list[Mapping[str, Any]]] = {}
+    for point in found["path"]:
+        density = "" if point["density"] is None else f", density {point['density']:g}"
+        if not point["shifts"]:
+            rays.setdefault(f"{point['method']}, scale {point['scale']:g}{density}", []).append(point)
+    chosen = found["chosen"]
+    with _figure(path, 2) as axes:
+        for label, points in rays.items():
+            points.sort(key=lambda point: point["mix"])
+            axes[0].plot([p["mix"] for p in points], [p["calibration_auc"] for p in points], ".-", label=label)
+        axes[0].axhline(0.5, color="black", linewidth=0.8)
+        axes[0].plot(chosen["mix"], chosen["calibration_auc"], "ko", fillstyle="none", markersize=10)
+        axes[0].set(title="calibration half", ylabel="membership AUC", ylim=(-0.03, 1.03))
+        scored = [point for point in found["path"] if point["task_aggregate"] is not None]
+        for name, key in (
+            ("Task Aggregate", "task_aggregate"),
+            ("MMLU", "mmlu"),
+            ("Aggregate", "aggregate_calibration"),
+        ):
+            kept = [point for point in scored if point[key] is not None]
+            axes[1].plot([p["mix"] for p in kept], [p[key] for p in kept], "o", label=name)
+        axes[1].plot(chosen["mix"], chosen["aggregate_calibration"], "ko", fillstyle="none", markersize=10)
+        axes[1].set(title="scored points", ylabel="score", ylim=(-0.03, 1.03))
+        for axis in axes:
+            axis.set(xlabel="share of the under-forgetting adapter")
+            axis.legend(fontsize="x-small")
+
+
+def plot_densities(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Figure 5 of the ZJUKLAB paper: scores over the density, one panel a method; dashed: at the common norm."""
+    methods = list(dict.fromkeys(row["method"] for row in rows if row["density"] is not None))
+    with _figure(path, max(len(methods), 1)) as axes:
+        for axis, method in zip(axes, methods, strict=False):
+            points = sorted((row for row in rows if row["method"] == method), key=lambda row: row["density"])
+            for colour, (name, key) in enumerate(MERGED.items()):
+                for scale, line in (("defined", "o-"), ("normalised", "o--")):
+                    values = [float("nan") if row[scale][key] is None else row[scale][key] for row in points]
+                    label = name if scale == "defined" else None
+                    axis.plot([row["density"] for row in points], values, line, color=f"C{colour}", label=label)
+            axis.set(title=method, xlabel="density", ylabel="score", ylim=(-0.03, 1.03))
+            axis.legend(fontsize="small")

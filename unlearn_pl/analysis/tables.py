@@ -27,6 +27,44 @@ def terms_table(models: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown(lines)
 
 
+COMPARED = {
+    "Task Aggregate": "task_aggregate",
+    "MMLU": "mmlu",
+    "AUC": "membership_auc",
+    "Aggregate": "aggregate",
+    "AUC, held out": "holdout_auc",
+    "Aggregate, held out": "aggregate_holdout",
+}
+
+
+def compared_table(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line a model of a balance search: scores with the AUC of all documents and of the held-out half."""
+    lines = [["model", *COMPARED]]
+    lines += [[name, *(number(scores[key]) for key in COMPARED.values())] for name, scores in models.items()]
+    return markdown(lines)
+
+
+MERGED = {"TA": "task_aggregate", "AUC": "membership_auc", "MMLU": "mmlu", "Aggregate": "aggregate"}
+
+
+def merges_table(parents: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line a merge method: norm of the delta, sign conflict, trimmed mass, the scores at the scale of its
+    definition and those at the common norm."""
+    head = ["method", "density", "conflict", "trimmed", "norm", *MERGED, "norm =", *(f"{name} =" for name in MERGED)]
+    lines = [head]
+    for name, scores in parents.items():
+        empty = ["-"] * (len(MERGED) + 1)
+        lines.append([name, "-", "-", "-", *_sized(scores), *empty])
+    for row in rows:
+        facts = [number(row[key]) for key in ("density", "sign_conflict", "trimmed_mass")]
+        lines.append([row["method"], *facts, *_sized(row["defined"]), *_sized(row["normalised"])])
+    return markdown(lines)
+
+
+def _sized(scores: Mapping[str, Any]) -> list[str]:
+    return [f"{scores['norm']:.2f}", *(number(scores[key]) for key in MERGED.values())]
+
+
 def number(value: float | None) -> str:
     """Three decimals, as the paper's tables have them."""
     return "-" if value is None else f"{value:.3f}"

@@ -6,9 +6,16 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from unlearn_pl.analysis.balance_files import chosen_point, conclusion, write_balance
+from unlearn_pl.balance.opening import open_merges
+from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
 from unlearn_pl.callbacks.adapter import adapter_folder
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.adapters import merge_facts, merge_parents, save_merged
+from unlearn_pl.evaluation.choice import Choice
+from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, refuse_dense, save_merged
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.merging.parents import read_parent, read_parents
 from unlearn_pl.models.load import load_base
@@ -18,52 +25,91 @@ class MergeAfterFit(Callback):
     """When the fit ends, merges its adapter with another one on rank 0, and writes `merged/adapter/` (a PEFT adapter)
     and `merged/model/` (the base with it merged in) into the run folder; older ones there are replaced.
 
+    With ``balance`` the merge is searched whose membership AUC is one half, on all ranks, with the rows of the fit;
+    `merged/balance.json`, `.md` and `.png` show the search.
+
     Args:
         with_adapter: Folder of the other adapter: of the same base, and for factor-space methods of the same seed.
-        method: One of PEFT's combination types; `unlearn-pl merge --help` lists them.
+        method: A name from `unlearn-pl merge --list`; not with balance.
         density: Share of entries that trimming keeps, in (0, 1]; 0.8 if not given, where the method trims.
         weights: Weight of this run's adapter and of the other.
         save_model: Whether to write the merged model too.
+        balance: Where to search for the balanced merge; without it the merge is as given.
+        over: Whether this run's adapter is the over-forgetting one; for balance.
+        membership: Documents of the membership attack; for balance.
+        choice: Multiple-choice questions; for balance.
+        generation: How answers are generated; for balance.
     """
 
     def __init__(
         self,
         with_adapter: str,
-        method: str = "ties",
+        method: str | None = None,
         density: float | None = None,
         weights: list[float] | None = None,
         save_model: bool = True,
+        balance: BalanceOptions | None = None,
+        over: bool = False,
+        membership: Membership | None = None,
+        choice: Choice | None = None,
+        generation: Generation | None = None,
     ):
-        self.with_adapter, self.save_model = with_adapter, save_model
-        self.settings = merge_settings(2, method, weights or [1.0, 1.0], density)
+        if balance is not None and (method, density, weights) != (None, None, None):
+            raise InputError("MergeAfterFit balance: finds method, density and weights itself; leave them out")
+        if balance is None and (membership, choice, generation) != (None, None, None):
+            raise InputError("MergeAfterFit membership, choice and generation: are for balance, which is not given")
+        self.with_adapter, self.save_model, self.balance, self.over = with_adapter, save_model, balance, over
+        self.settings = merge_settings(2, method or "ties", weights, density)
+        self.options = EvaluationOptions(membership or Membership(), choice or Choice(), generation or Generation())
+        refuse_dense(self.settings, "MergeAfterFit method")
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Refuse an adapter that cannot be merged before training, not after it."""
+        """Refuse an adapter that cannot be merged, and data that cannot be read, before training, not after it."""
         if not (Path(self.with_adapter) / "adapter_config.json").is_file():
             raise InputError(f"MergeAfterFit with_adapter: {self.with_adapter} is no PEFT adapter folder")
         start = read_parent(self.with_adapter).facts.get("lora_init_sha256", pl_module.initial_factors)
-        if self.settings.method.space == "factors" and start != pl_module.initial_factors:
+        if self.balance is not None:
+            self._read_inputs(trainer)
+        elif self.settings.method.space == "factors" and start != pl_module.initial_factors:
             raise InputError(
                 f"MergeAfterFit with_adapter: {self.with_adapter} started from other A factors than this run, which "
                 f"{self.settings.method.name} cannot mix; train with its --seed_everything, or merge with ties_svd"
             )
 
+    def _read_inputs(self, trainer: Trainer) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        source = EvaluationData(data.forget, data.retain, data.documents_per_task, data.columns)
+        self.inputs = read_inputs(source, self.options)
+        if not self.inputs.nonmembers:
+            raise InputError("MergeAfterFit membership.nonmember: needed, the attack on them steers the balance search")
+
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            self._merge(trainer, pl_module)
+        folder = Path(trainer.default_root_dir) / "merged"
+        # a fresh base on the CPU: the trained one lives on a device and may be wrapped by the strategy
+        if self.balance is not None or trainer.is_global_zero:
+            base = load_base(pl_module.base, pl_module.dtype_name)
+            merged = self._merge(trainer, base) if self.balance is None else self._search(trainer, pl_module, base)
+            if trainer.is_global_zero:
+                model = folder / "model" if self.save_model else None
+                save_merged(merged, folder / "adapter", model, base, pl_module.tokenizer, overwrite=True)
+                rank_zero_info(f"merged: {folder / 'adapter'}" + (f" and {model}" if model else ""))
         trainer.strategy.barrier("merge_after_fit")
 
-    def _merge(self, trainer: Trainer, pl_module: Any) -> None:
+    def _merge(self, trainer: Trainer, base: Any) -> MergedAdapter:
         parents = read_parents([adapter_folder(trainer), self.with_adapter], self.settings)
-        # a fresh base on the CPU: the trained one lives on a device and may be wrapped by the strategy
-        model = merge_parents(load_base(pl_module.base, pl_module.dtype_name), parents, self.settings)
-        folder = Path(trainer.default_root_dir) / "merged"
-        save_merged(
-            model,
-            folder / "adapter",
-            merge_facts(parents, self.settings),
-            folder / "model" if self.save_model else None,
-            pl_module.tokenizer,
-            overwrite=True,
-        )
-        rank_zero_info(f"merged: {folder / 'adapter'}" + (f" and {folder / 'model'}" if self.save_model else ""))
+        return merge_parents(base, parents, self.settings)
+
+    def _search(self, trainer: Trainer, pl_module: Any, base: Any) -> MergedAdapter:
+        """Every rank searches, as each computes a part of the losses and all decide alike."""
+        assert self.balance is not None
+        adapters = [str(adapter_folder(trainer)), self.with_adapter]
+        opened = open_merges(
+            base, pl_module.tokenizer, adapters if self.over else adapters[::-1], self.inputs, self.options,
+            pl_module.device,
+        )  # fmt: skip
+        found = BalanceSearch(opened.path, opened.scorer, self.balance, rank_zero_info).run()
+        if trainer.is_global_zero:
+            write_balance(Path(trainer.default_root_dir) / "merged", found)
+            rank_zero_info(conclusion(found))
+        opened.scorer.weights.restore()
+        return opened.path.merged(chosen_point(found), base.name_or_path)

@@ -19,6 +19,7 @@ from unlearn_pl.data.pairing import PairSampler
 from unlearn_pl.data.readers import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import sha256_of, write_json
+from unlearn_pl.models.device import find_device
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.provenance import provenance
@@ -142,7 +143,7 @@ def growth(json: str, sizes: GrowthSizes = GROWTH, device: str = "auto") -> None
         sizes: What is measured.
         device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one).
     """
-    place = chosen_device(device)
+    place = str(find_device(device))
     points = [asdict(point) for point in measure_growth(sizes, place, _tell)]
     print_growth(points)
     config = {**asdict(sizes), "device": place, "threads": torch.get_num_threads()}
@@ -213,18 +214,7 @@ def checked_arguments(
     if dtype not in DTYPES:
         raise InputError(f"--dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
     resolve(model)
-    return chosen_device(device)
-
-
-def chosen_device(device: str) -> str:
-    """``device``, or what ``auto`` stands for. Raises InputError if it cannot be used here."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=torch.device(device))
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or a build of torch without that device
-        raise InputError(f"--device: {device} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
+    return str(find_device(device))
 
 
 def first_pairs(

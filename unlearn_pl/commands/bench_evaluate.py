@@ -9,10 +9,11 @@ from torch import nn
 from unlearn_pl.bench.evaluate import compare_evaluation
 from unlearn_pl.bench.tables import print_evaluation
 from unlearn_pl.bench.workload import Amounts, choose_work
-from unlearn_pl.commands.bench import BenchData, _tell, chosen_device, hashes_of
+from unlearn_pl.commands.bench import BenchData, _tell, hashes_of
 from unlearn_pl.data.readers import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import sha256_of, write_json
+from unlearn_pl.models.device import find_device
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.provenance import provenance
@@ -87,4 +88,4 @@ def _checked_arguments(model: str, adapter: str | None, rounds: int, dtype: str,
     resolve(model)
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise InputError(f"--adapter: {adapter} has no adapter_config.json; a PEFT adapter folder is needed")
-    return chosen_device(device)
+    return str(find_device(device))

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -31,6 +30,7 @@ from unlearn_pl.evaluation.suite import Base, evaluate_model, write_results
 from unlearn_pl.evaluation.summary import read_retrained
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
+from unlearn_pl.models.device import find_device
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.models.lora import reference as lora_reference
@@ -186,15 +186,7 @@ def _checked_arguments(
             resolve(reference)
     if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
         raise InputError(f"--adapter: {adapter} has no adapter_config.json; a PEFT adapter folder is needed")
-    if device == "auto":
-        rank = os.environ.get("LOCAL_RANK", "0")
-        return torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or a build of torch without that device
-        raise InputError(f"--device: {device} cannot be used here: {str(error).splitlines()[0]}") from error
-    return place
+    return find_device(device)
 
 
 def code_hash() -> str:

@@ -1,69 +1,136 @@
-"""`unlearn-pl merge`: two or more LoRA adapters of one base model into one."""
+"""`unlearn-pl merge`: two or more LoRA adapters, or full checkpoints, of one base model into one."""
 
+import math
 from itertools import combinations
 from pathlib import Path
 
+from unlearn_pl.commands.merge_table import print_methods
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import refuse_existing
-from unlearn_pl.merging.adapters import merge_facts, merge_parents, save_merged
+from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, refuse_dense, save_merged
+from unlearn_pl.merging.checkpoints import merge_checkpoints
 from unlearn_pl.merging.factors import delta_norm, sign_conflict
+from unlearn_pl.merging.merged import norm
 from unlearn_pl.merging.methods import MergeSettings, merge_settings
-from unlearn_pl.merging.parents import Parent, read_parent, read_parents
-from unlearn_pl.models.load import load_base, load_tokenizer
+from unlearn_pl.merging.parents import read_parents
+from unlearn_pl.models.load import load_base, load_skeleton, load_tokenizer
+
+SHARD_GB = 5.0
 
 
 def merge(
     base: str,
-    adapters: list[str],
-    output: str,
+    adapters: list[str] | None = None,
+    output: str | None = None,
+    checkpoints: list[str] | None = None,
     method: str = "ties",
     weights: list[float] | None = None,
     density: float | None = None,
     majority_sign: str | None = None,
+    epsilon: float | None = None,
+    outliers: float | None = None,
+    scale: float = 1.0,
     seed: int = 42,
     svd_rank: int | None = None,
     save_model: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
+    shard_gb: float | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Merge LoRA adapters of one base model into one adapter, as PEFT's combination types do.
+    """Merge LoRA adapters of one base model into one adapter, or full checkpoints into one checkpoint.
 
-    linear, ties, dare_linear, dare_ties and magnitude_prune merge A with A and B with B, so all adapters must have
-    started from the same A (the same seed). cat, svd and the others ending in svd merge the weight deltas B A. The ties
-    kinds take means, the others sums: weights of 1 1 then give about the scale of both adapters together.
+    `unlearn-pl merge --list` prints all methods. Names without an ending merge A with A and B with B, so all adapters
+    must have started from the same A (the same seed); cat, task_arithmetic, average, slerp and the names ending in _svd
+    or _dense merge the weight deltas B A. Checkpoints are merged by their differences to the base's weights, tensor by
+    tensor from the disk. The ties kinds take means, others sums: weights of 1 1 then give about the scale of both
+    together.
 
     Args:
         base: Base model: a folder or a hub name.
         adapters: Two or more PEFT adapter folders.
-        output: Folder for the merged PEFT adapter.
-        method: linear, cat, svd, ties, ties_svd, dare_linear, dare_linear_svd, dare_ties, dare_ties_svd,
-            magnitude_prune or magnitude_prune_svd.
-        weights: One number for each adapter; 1 each if not given. May be negative for cat, svd, dare_linear_svd and
-            magnitude_prune_svd.
-        density: Share of the entries that is kept before merging, in (0, 1]; 0.8 if not given. Only for the ties, dare
-            and magnitude_prune kinds.
+        output: Folder for the merged PEFT adapter, or for the merged checkpoint.
+        checkpoints: Two or more model folders with safetensors files, instead of adapters.
+        method: A name from `unlearn-pl merge --list`.
+        weights: One number for each adapter or checkpoint; 1 each if not given. May be negative where that subtracts.
+        density: Share of the entries that is kept before merging, in (0, 1]; 0.8 if not given. Only for methods that
+            prune.
         majority_sign: How the ties kinds elect the sign of an entry: total (of the magnitudes, the default) or
             frequency.
-        seed: Seed of the random pruning of the dare kinds.
+        epsilon: How far the drop rates of the della kinds spread, in [0, 1); 0.1 if not given.
+        outliers: Share of the largest entries that breadcrumbs drops, in [0, 1); 0.01 if not given.
+        scale: Factor of the merged delta.
+        seed: Seed of the random pruning of the dare and della kinds.
         svd_rank: Rank of the merged adapter for the methods ending in svd; the largest rank of the adapters if not
             given.
         save_model: Folder for the merged model too: base weights with the merged adapter in them, and the tokenizer.
-        dtype: Number type in which the base is loaded, merged and saved: float32, bfloat16 or float16.
+        dtype: Number type of a merged model: float32, bfloat16 or float16. If not given, float32 for adapters and that
+            of the base's tensors for checkpoints.
+        shard_gb: Largest file of a merged checkpoint, in 10^9 bytes; 5 if not given. Only with checkpoints.
         overwrite: Replace the output folders if they exist.
     """
-    settings = merge_settings(len(adapters), method, weights, density, majority_sign, seed, svd_rank)
+    if (adapters is None) == (checkpoints is None):
+        raise InputError("--adapters: either these or --checkpoints must be given, and not both")
+    folders = adapters or checkpoints or []
+    settings = merge_settings(
+        len(folders), method, weights, density, majority_sign, seed, svd_rank, epsilon, outliers, scale,
+        checkpoints=adapters is None,
+    )  # fmt: skip
+    if adapters is None:
+        merge_full(base, folders, output, settings, save_model, dtype, shard_gb, overwrite)
+        return
     check_outputs(output, save_model, [base, *adapters], overwrite)
+    if shard_gb is not None:
+        raise InputError(f"--shard-gb: is for --checkpoints, got {shard_gb} with --adapters")
+    if dtype is not None and save_model is None:
+        raise InputError(f"--dtype: is for --save-model or --checkpoints; an adapter is float32, got {dtype}")
+    if output is not None:
+        refuse_dense(settings)
     parents = read_parents(adapters, settings)
     tokenizer = load_tokenizer(base) if save_model is not None else None
-    model = merge_parents(load_base(base, dtype), parents, settings)
-    save_merged(model, output, merge_facts(parents, settings), save_model, tokenizer, overwrite)
-    print(summary(parents, settings, read_parent(output)))
-    print(f"wrote the adapter {output}" + (f" and the model {save_model}" if save_model is not None else ""))
+    model = load_base(base, dtype or "float32") if save_model is not None else load_skeleton(base)
+    merged = merge_parents(model, parents, settings)
+    save_merged(merged, output, save_model, model, tokenizer, overwrite)
+    print(summary(merged))
+    written = [f"the adapter {output}"] * (output is not None) + [f"the model {save_model}"] * (save_model is not None)
+    print(f"wrote {' and '.join(written)}")
 
 
-def check_outputs(output: str, save_model: str | None, inputs: list[str], overwrite: bool) -> None:
+def listing() -> None:
+    """Print the table of methods."""
+    print_methods()
+
+
+def merge_full(
+    base: str,
+    checkpoints: list[str],
+    output: str | None,
+    settings: MergeSettings,
+    save_model: str | None,
+    dtype: str | None,
+    shard_gb: float | None,
+    overwrite: bool,
+) -> None:
+    """The merge of full checkpoints."""
+    if save_model is not None or output is None:
+        raise InputError("--output: full checkpoints give one model folder, which is --output; leave --save-model out")
+    size = SHARD_GB if shard_gb is None else shard_gb
+    if not 0 < size < math.inf:
+        raise InputError(f"--shard-gb: must be a number above 0, got {size}")
+    check_outputs(output, None, [base, *checkpoints], overwrite)
+    facts = {"merge": {**settings.facts(), "checkpoints": checkpoints}}
+    merge_checkpoints(
+        base, checkpoints, output, settings.method.kernel, settings.weights, settings.options, settings.seed,
+        settings.scale, dtype, int(size * 1e9), facts, overwrite,
+    )  # fmt: skip
+    print(f"merged {len(checkpoints)} checkpoints by {settings.method.name}: wrote the model {output}")
+
+
+def check_outputs(output: str | None, save_model: str | None, inputs: list[str], overwrite: bool) -> None:
     """Raise InputError if an output exists, or if writing it would replace an input or the other output."""
-    outputs = {"--output": output} | ({"--save-model": save_model} if save_model is not None else {})
+    named = {"--output": output, "--save-model": save_model}
+    outputs = {argument: path for argument, path in named.items() if path is not None}
+    if not outputs:
+        raise InputError("--output: a folder for the merged adapter is needed, or --save-model for a merged model")
     for argument, path in outputs.items():
         refuse_existing(path, overwrite, argument)
         inside = [name for name in inputs if Path(name).resolve().is_relative_to(Path(path).resolve())]
@@ -74,13 +141,15 @@ def check_outputs(output: str, save_model: str | None, inputs: list[str], overwr
             raise InputError(f"--save-model: must be apart from --output, got {save_model} and {output}")
 
 
-def summary(parents: list[Parent], settings: MergeSettings, merged: Parent) -> str:
+def summary(merged: MergedAdapter) -> str:
     """One line: the method and the sizes of the weight deltas before and after."""
+    parents, settings = merged.parents, merged.settings
     norms = " and ".join(f"{delta_norm(parent.factors, parent.scaling):.4g}" for parent in parents)
     weights = " ".join(f"{weight:g}" for weight in settings.weights)
-    density = "" if settings.density is None else f", density {settings.density:g}"
-    text = f"merged by {settings.method.name} (weights {weights}{density}): delta norms {norms} -> "
-    text += f"{delta_norm(merged.factors, merged.scaling):.4g}"
+    density = "" if settings.options.density is None else f", density {settings.options.density:g}"
+    scale = "" if settings.scale == 1 else f", scale {settings.scale:g}"
+    text = f"merged by {settings.method.name} (weights {weights}{density}{scale}): delta norms {norms} -> "
+    text += f"{norm(merged.deltas):.4g}"
     if settings.method.space == "factors" and len(parents) == 2:
         text += f"; {sign_conflict(parents[0].factors, parents[1].factors):.1%} of the factor entries differ in sign"
     return text

@@ -63,17 +63,18 @@ def verdict(auc: float, low: float, high: float) -> str:
     return "no leak shown"
 
 
-def halves(texts: Sequence[str]) -> tuple[list[int], list[int]]:
+def halves(texts: Sequence[str], seed: int = 0) -> tuple[list[int], list[int]]:
     """Indices of the texts to calibrate an attack on, and of those held out to test it; both in ascending order.
 
     The first bit of the SHA-256 of the UTF-8 text decides (0: calibration, 1: held out), so a document is in the same
     half whatever else is in the file, and copies of it never are in both. Chance makes the halves only nearly equal in
-    size; one of few texts can be empty.
+    size; one of few texts can be empty. Another ``seed`` than 0 goes before the text, for another split.
     """
     calibration: list[int] = []
     holdout: list[int] = []
     for index, text in enumerate(texts):
         # JSON can hold half a surrogate pair, which strict UTF-8 refuses; all other texts have their usual bytes.
-        first_byte = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[0]
+        salted = f"{seed}:{text}" if seed else text
+        first_byte = hashlib.sha256(salted.encode("utf-8", "surrogatepass")).digest()[0]
         (holdout if first_byte >= 128 else calibration).append(index)
     return calibration, holdout

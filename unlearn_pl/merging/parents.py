@@ -161,12 +161,12 @@ def check_sizes(parents: Sequence[Parent], settings: MergeSettings) -> None:
     if method.truncates and rank > bound:
         source = "got" if settings.svd_rank else "and by default it is the largest rank of the adapters,"
         raise InputError(f"--svd-rank: must be at most {bound}, the smallest side of an adapted layer, {source} {rank}")
-    if settings.density is not None:
+    if settings.options.density is not None:
         tensors = (t for parent in parents for pair in parent.factors.values() for t in pair)
         entries = min(t.numel() for t in tensors) if method.space == "factors" else min(i * o for i, o in sizes)
-        if int(settings.density * entries) < 1:
+        if int(settings.options.density * entries) < 1:
             raise InputError(
-                f"--density: {settings.density} keeps nothing of the smallest tensor ({entries} entries); "
+                f"--density: {settings.options.density} keeps nothing of the smallest tensor ({entries} entries); "
                 f"at least {1 / entries:.2g} is needed"
             )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
 
@@ -44,6 +44,21 @@ def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False
         model.hf_quantizer = None
         del model.config.quantization_config
     return model.eval()
+
+
+def load_skeleton(name: str) -> PreTrainedModel:
+    """The modules of a base model with their shapes, without weights: on the meta device, in no time and memory.
+
+    Raises InputError like `load_base`.
+    """
+    config = _load(AutoConfig, name)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:  # no causal language model
+        raise InputError(f"model: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
+    model.name_or_path = resolve(name)[0]
+    return model
 
 
 def _load(factory: type, name: str, **options: object):  # type: ignore[no-untyped-def]

@@ -29,7 +29,7 @@ class Merging:
     """How the two adapters become one."""
 
     method: str = "ties"
-    """One of PEFT's combination types; `unlearn-pl merge --help` lists them."""
+    """A name from `unlearn-pl merge --list`."""
     weights: list[float] = field(default_factory=lambda: [1.0, 1.0])
     """Weight of the over- and of the under-forgetting adapter."""
     density: float | None = None
@@ -182,8 +182,8 @@ class Recipe:
         output, model = self.folder / "merged/adapter", self.folder / "merged/model"
         merging = self.merging
         merge(
-            self.model, adapters, str(output), merging.method, merging.weights, merging.density,
-            save_model=str(model), overwrite=True,
+            self.model, adapters, str(output), method=merging.method, weights=merging.weights,
+            density=merging.density, save_model=str(model), overwrite=True,
         )  # fmt: skip
 
     def _evaluate_stage(self, name: str) -> Stage:

@@ -1,0 +1,39 @@
+"""What a balance search leaves: its files, its table, and the merge that it chose."""
+
+from pathlib import Path
+from typing import Any
+
+from unlearn_pl.analysis.figures import plot_balance
+from unlearn_pl.analysis.tables import compared_table
+from unlearn_pl.balance.path import Point
+from unlearn_pl.files import write_json, write_text
+from unlearn_pl.provenance import provenance
+
+
+def write_balance(folder: Path, found: dict[str, Any]) -> None:
+    """The files of a search beside its adapter."""
+    write_json(folder / "balance.json", found | {"provenance": provenance()})
+    write_text(folder / "balance.md", f"{compared_table(found['compared'])}\n\n{conclusion(found)}\n")
+    plot_balance(found, folder / "balance.png")
+
+
+def chosen_point(found: dict[str, Any]) -> Point:
+    """The chosen point of a search."""
+    names = ("mix", "scale", "method", "density")
+    return Point(**{name: found["chosen"][name] for name in names}, shifts=tuple(found["chosen"]["shifts"]))
+
+
+def conclusion(found: dict[str, Any]) -> str:
+    """What came out, in two lines."""
+    chosen, (low, high) = found["chosen"], found["holdout_interval"]
+    density = "" if chosen["density"] is None else f", density {chosen['density']:g}"
+    shifts = f", shifts {chosen['shifts']}" if chosen["shifts"] else ""
+    mix = chosen["mix"]
+    return (
+        f"{found['message']}: {chosen['method']} with weights {1 - mix:.4f} and {mix:.4f}, "
+        f"scale {chosen['scale']:g}{density}{shifts}\n"
+        f"AUC {found['calibration_auc']:.3f} on the calibration half, {found['holdout_auc']:.3f} on the held-out half "
+        f"(95 % interval {low:.3f} to {high:.3f}); over {len(found['splits'])} splits the held-out AUC is "
+        f"{found['spread']['holdout_auc_mean']:.3f}"
+        + (f" ± {found['spread']['holdout_auc_stdev']:.3f}" if len(found["splits"]) > 1 else "")
+    )

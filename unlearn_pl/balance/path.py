@@ -1,0 +1,127 @@
+"""Paths between an over- and an under-forgetting adapter: a point on one is a merge of the two."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from unlearn_pl.merging.adapters import MergedAdapter
+from unlearn_pl.merging.merged import Delta, merge_deltas, norm, scaled
+from unlearn_pl.merging.methods import MergeSettings, find_method, merge_settings
+from unlearn_pl.merging.parents import Parent, check_shared_start, check_sizes
+
+EXACT = "cat"
+LEAST_MIX = 0.02
+"""Methods that elect signs count an adapter however small its weight, so they are not asked for less than this."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One merge of the two adapters."""
+
+    mix: float
+    """Share of the under-forgetting adapter, in [0, 1]: the weights are 1 - mix and mix."""
+    scale: float = 1.0
+    """Size of the delta, as a multiple of the exact interpolation (1 - mix) D_over + mix D_under at the same mix."""
+    method: str = EXACT
+    """A name of `METHODS`. Another method than `cat` gets the norm of the interpolation, so that methods are compared
+    and not their scales."""
+    density: float | None = None
+    """Share of the entries that the method keeps; None for its default."""
+    shifts: tuple[float, ...] = ()
+    """What is added to the mix in each group of layers, from the first layers to the last; none for no groups."""
+
+    def mixes(self) -> list[float]:
+        """The mix of each group, one if there are none."""
+        low = LEAST_MIX if find_method(self.method).kernel.elects_sign else 0.0
+        return [min(max(self.mix + shift, low), 1 - low) for shift in self.shifts or (0.0,)]
+
+    def facts(self) -> dict[str, Any]:
+        """The point, ready for JSON."""
+        return asdict(self) | {"shifts": list(self.shifts), "weights": [[1 - mix, mix] for mix in self.mixes()]}
+
+
+@dataclass(frozen=True)
+class MergePath:
+    """All merges of two adapters that have been read and checked."""
+
+    over: Parent
+    under: Parent
+    order: tuple[str, ...]
+    """The adapted modules in the order of the base's."""
+    seed: int = 42
+    """Of the random pruning of the methods that have it."""
+
+    @property
+    def parents(self) -> tuple[Parent, Parent]:
+        return self.over, self.under
+
+    def check(self, method: str, density: float | None) -> None:
+        """Raise InputError if the adapters cannot be merged by this method."""
+        settings = self.settings(Point(0.5, method=method, density=density), 0.5)
+        check_sizes(self.parents, settings)
+        if settings.method.space == "factors":
+            check_shared_start(self.parents)
+
+    def settings(self, point: Point, mix: float) -> MergeSettings:
+        """Those of the merge at one mix, before it is brought to its norm."""
+        return merge_settings(
+            2, point.method, [1 - mix, mix] if find_method(point.method).kernel.takes_weights else None,
+            point.density, seed=self.seed,
+        )  # fmt: skip
+
+    def merge(self, point: Point) -> tuple[dict[str, Delta], list[float]]:
+        """The deltas at a point, and the scale that each group's merge was given."""
+        deltas: dict[str, Delta] = {}
+        scales = []
+        for modules, mix in zip(self.groups(len(point.shifts) or 1), point.mixes(), strict=True):
+            part = self._merge_group(modules, self.settings(point, mix))
+            scale = point.scale
+            if find_method(point.method) is not find_method(EXACT):
+                exact = self._merge_group(modules, self.settings(Point(mix), mix))
+                scale *= norm(exact) / (norm(part) or 1.0)
+            deltas |= {name: scaled(delta, scale) for name, delta in part.items()}
+            scales.append(scale)
+        return deltas, scales
+
+    def merged(self, point: Point, base: str) -> MergedAdapter:
+        """The merge at a point, ready to be written."""
+        deltas, scales = self.merge(point)
+        settings = [
+            replace(self.settings(point, mix), scale=scale)
+            for mix, scale in zip(point.mixes(), scales, strict=True)
+        ]  # fmt: skip
+        groups = [
+            {"layers": self._layers(modules), "weights": list(one.weights), "scale": one.scale}
+            for modules, one in zip(self.groups(len(settings)), settings, strict=True)
+        ]
+        facts = {"balance": point.facts()} | ({"groups": groups} if len(groups) > 1 else {})
+        return MergedAdapter(base, self.parents, settings[0], deltas, facts)
+
+    def groups(self, count: int) -> list[list[str]]:
+        """The modules in ``count`` groups of neighbouring layers, of nearly equal size; at most one a layer."""
+        numbers = sorted(set(self._numbers.values()))
+        assert 1 <= count <= len(numbers)
+        place = {number: index * count // len(numbers) for index, number in enumerate(numbers)}
+        return [[name for name in self.order if place[self._numbers[name]] == group] for group in range(count)]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Module -> layer; a module outside of the layers counts to the first."""
+        found = {name: re.search(r"\.(\d+)\.", name) for name in self.order}
+        return {name: int(match[1]) if match else 0 for name, match in found.items()}
+
+    @property
+    def layers(self) -> int:
+        """How many layers are adapted."""
+        return len(set(self._numbers.values()))
+
+    def _layers(self, modules: Sequence[str]) -> list[int]:
+        return sorted({self._numbers[name] for name in modules})
+
+    def _merge_group(self, modules: Sequence[str], settings: MergeSettings) -> dict[str, Delta]:
+        parts = [
+            replace(parent, factors={name: parent.factors[name] for name in modules}) for parent in self.parents
+        ]  # fmt: skip
+        return merge_deltas(parts, settings, modules)

@@ -1,0 +1,52 @@
+"""What a merge method meets in the adapters: entries of opposite sign, and how much its pruning takes away."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unlearn_pl.merging.kernels import BLOCK
+from unlearn_pl.merging.methods import MergeSettings
+from unlearn_pl.merging.parents import Parent
+
+
+class Conflict(NamedTuple):
+    """Of all adapted modules together, in the space of the method (factors, or deltas)."""
+
+    signs: float
+    """Share in [0, 1], of the entries that after pruning are not 0 in at least two adapters, where two signs differ; 0
+    if there are none."""
+    trimmed: float
+    """Share in [0, 1] of the sum of magnitudes that pruning set to zero; 0 for methods that do not prune."""
+
+
+def measure_conflict(parents: Sequence[Parent], settings: MergeSettings, order: Iterable[str]) -> Conflict:
+    """See `Conflict`; random methods prune as `merge_deltas` does with the same settings and order."""
+    generator = None if settings.seed is None else torch.Generator().manual_seed(settings.seed)
+    shared = differing = 0
+    mass = kept = 0.0
+    for name in order:
+        for tensors in _tensors(parents, settings, name):
+            before = [tensor.clone() for tensor in tensors]
+            if settings.method.kernel.prune is not None:
+                settings.method.kernel.prune(tensors, settings.options, generator)
+            mass += sum(tensor.abs().sum(dtype=torch.float64).item() for tensor in before)
+            for tensor, whole in zip(tensors, before, strict=True):
+                kept += whole.mul_(tensor != 0).abs().sum(dtype=torch.float64).item()
+            for blocks in zip(*(tensor.view(-1).split(BLOCK) for tensor in tensors), strict=True):
+                signs = torch.stack([block.sign() for block in blocks])
+                several = signs.abs().sum(dim=0) >= 2
+                shared += int(several.sum())
+                differing += int((several & (signs.sum(dim=0).abs() < signs.abs().sum(dim=0))).sum())
+    return Conflict(differing / max(shared, 1), 1 - kept / mass if mass else 0.0)
+
+
+def _tensors(parents: Sequence[Parent], settings: MergeSettings, name: str) -> list[list[Tensor]]:
+    """What is merged with each other in one module: the A and the B factors, or the deltas."""
+    pairs = [parent.factors[name] for parent in parents]
+    if settings.method.space == "factors":
+        return [[pair[side].float().clone() for pair in pairs] for side in (0, 1)]
+    return [
+        [(pair.b.float() @ pair.a.float()) * parent.scaling[name] for pair, parent in zip(pairs, parents, strict=True)]
+    ]

@@ -1,0 +1,67 @@
+"""A merged delta folded into a model's own weights, and exchanged for another one without loading the model again."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from unlearn_pl.errors import InputError
+from unlearn_pl.merging.factors import Factors
+from unlearn_pl.merging.merged import Delta
+from unlearn_pl.merging.parents import PREFIX
+
+
+class FoldedWeights:
+    """The weights of some of ``model``'s modules, as they were, and the model with a delta added to them.
+
+    After ``fold`` the model computes as fast as without an adapter, since nothing is beside its weights; the numbers
+    are those of the merged model that is saved. It keeps a copy of the weights that change, so they can be put back
+    exactly: no rounding piles up along a path.
+
+    Raises InputError if a module shares its weights with another part of the model (a tied vocabulary head).
+    """
+
+    def __init__(self, model: nn.Module, modules: Iterable[str]):
+        """``modules`` are named as in adapter files."""
+        layers = {name: model.get_submodule(name.removeprefix(PREFIX)) for name in modules}
+        self._weights: dict[str, Tensor] = {name: layer.weight for name, layer in layers.items()}  # type: ignore[misc]
+        self._transposed = {name for name, layer in layers.items() if isinstance(layer, Conv1D)}
+        check_untied(model, self._weights)
+        self._originals = {name: weight.detach().clone() for name, weight in self._weights.items()}
+
+    @torch.no_grad()
+    def fold(self, deltas: Mapping[str, Delta]) -> None:
+        """Original weights + ``deltas`` (one for each module), in the weights' number type."""
+        assert deltas.keys() == self._weights.keys()
+        for name, delta in deltas.items():
+            weight, original = self._weights[name], self._originals[name]
+            if isinstance(delta, Factors):
+                a, b = delta.a.to(weight.device), delta.b.to(weight.device)
+                left, right = (a.T, b.T) if name in self._transposed else (b, a)
+                if weight.dtype == left.dtype:
+                    torch.addmm(original, left, right, out=weight.data)
+                else:
+                    weight.data.copy_(torch.addmm(original.to(left.dtype), left, right))
+            else:
+                dense = delta.to(weight.device)
+                weight.data.copy_(original.to(dense.dtype) + (dense.T if name in self._transposed else dense))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """The weights as they were."""
+        for name, weight in self._weights.items():
+            weight.data.copy_(self._originals[name])
+
+
+def check_untied(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise InputError if a weight is also a parameter of another module: it would change there as well."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(parameter.data_ptr(), []).append(name)
+    for module, weight in weights.items():
+        if len(names := owners.get(weight.data_ptr(), [])) > 1 and weight.numel():
+            raise InputError(
+                f"--adapters: {module.removeprefix(PREFIX)} shares its weights with another module of the base "
+                f"({' and '.join(names)}), so its delta cannot be merged into them"
+            )

@@ -1,0 +1,23 @@
+"""Where to compute."""
+
+import os
+
+import torch
+
+from unlearn_pl.errors import InputError
+
+
+def find_device(device: str) -> torch.device:
+    """``device`` (cpu, cuda, cuda:1, ...); for ``auto`` a GPU if there is one, each process of a launch its own.
+
+    Raises InputError if it cannot be used here.
+    """
+    if device == "auto":
+        rank = os.environ.get("LOCAL_RANK", "0")
+        return torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a build of torch without that device
+        raise InputError(f"--device: {device} cannot be used here: {str(error).splitlines()[0]}") from error
+    return place
