@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from unlearn_pl.balance.search import BalanceOptions
 from unlearn_pl.callbacks.adapter import SaveAdapter
 from unlearn_pl.callbacks.angles import AngleAnalysis
 from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
@@ -24,6 +25,7 @@ from unlearn_pl.callbacks.snapshot import WeightSnapshot
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.models.lora import adapter_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*is smaller than the logging")
@@ -124,6 +126,46 @@ def test_merge_after_fit_saves_adapter_and_model(base_folder: str, rows: dict[st
     alone = AutoModelForCausalLM.from_pretrained(merged / "model").eval()(input_ids=ids).logits
     torch.testing.assert_close(with_adapter, alone, rtol=0, atol=1e-5)
     assert json.loads((merged / "adapter/unlearn_pl.json").read_text())["merge"]["density"] == 0.8
+
+
+def test_merge_after_fit_searches_the_balance(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    """With the rows of the fit; the adapter of another start is no obstacle to the exact interpolation."""
+    trainer(tmp_path / "one", [SaveAdapter()], max_epochs=1).fit(module(base_folder, seed=1), ForgetRetainData(**rows))
+    other = tmp_path / "nonmember.jsonl"
+    other.write_text("".join(f'{{"document": "Where was row {i} seen before"}}\n' for i in range(8)))
+    search = BalanceOptions(methods=["cat"], scales=[1.0], evaluations=1, splits=1)
+    options = {"membership": Membership(nonmember=str(other), tasks=["Task1", "Task2", "Task3"]), "over": True}
+    merge = MergeAfterFit(str(tmp_path / "one/adapter"), balance=search, generation=Generation(4), **options)
+    trainer(tmp_path / "two", [SaveAdapter(), merge], max_epochs=1).fit(
+        module(base_folder, seed=2), ForgetRetainData(**rows)
+    )
+    merged = tmp_path / "two/merged"
+    assert sorted(path.name for path in merged.iterdir()) == [
+        "adapter", "balance.json", "balance.md", "balance.png", "model"
+    ]  # fmt: skip
+    chosen = json.loads((merged / "balance.json").read_text())["chosen"]
+    facts = json.loads((merged / "adapter/unlearn_pl.json").read_text())["merge"]
+    assert facts["weights"] == chosen["weights"][0]
+    assert [Path(parent["folder"]).parent.name for parent in facts["adapters"]] == ["two", "one"]
+    ids = torch.arange(20)[None]
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    with_adapter = PeftModel.from_pretrained(base, str(merged / "adapter")).eval()(input_ids=ids).logits
+    alone = AutoModelForCausalLM.from_pretrained(merged / "model").eval()(input_ids=ids).logits
+    torch.testing.assert_close(with_adapter, alone, rtol=0, atol=1e-5)
+
+
+def test_what_the_balance_does_not_need_or_lacks_is_refused(
+    base_folder: str, rows: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="MergeAfterFit balance: finds method, density and weights itself"):
+        MergeAfterFit("x", method="ties", balance=BalanceOptions())
+    with pytest.raises(InputError, match="are for balance, which is not given"):
+        MergeAfterFit("x", generation=Generation())
+    trainer(tmp_path / "one", [SaveAdapter()], max_epochs=1).fit(module(base_folder), ForgetRetainData(**rows))
+    merge = MergeAfterFit(str(tmp_path / "one/adapter"), balance=BalanceOptions())
+    with pytest.raises(InputError, match=r"MergeAfterFit membership.nonmember: needed"):
+        trainer(tmp_path / "two", [SaveAdapter(), merge]).fit(module(base_folder), ForgetRetainData(**rows))
+    assert not (tmp_path / "two").exists(), "refused before training"
 
 
 def test_merge_refuses_another_seed(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:

@@ -55,17 +55,18 @@ def refine(
     """
     (low, low_value), (high, high_value) = ends
     assert (low_value < level) != (high_value < level)
-    best = min(ends, key=lambda end: abs(end[1] - level))
+    assert evaluations >= 1
+    tried: list[tuple[float, float]] = []
     for turn in range(evaluations):
         share = (level - low_value) / (high_value - low_value) if turn % 2 == 0 else 0.5
         place = low + (high - low) * min(max(share, 0.1), 0.9)
         value = curve(place)
-        if abs(value - level) < abs(best[1] - level):
-            best = (place, value)
+        tried.append((place, value))
         if abs(value - level) <= tolerance:
             break
         if (value < level) == (low_value < level):
             low, low_value = place, value
         else:
             high, high_value = place, value
+    best = min(tried, key=lambda one: abs(one[1] - level))
     return Crossing(*best, reached=abs(best[1] - level) <= tolerance)

@@ -25,10 +25,6 @@ class Documents:
     members: tuple[str, ...]
     nonmembers: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        for seed in (0,):
-            self.parts(seed)
-
     def parts(self, seed: int) -> list[tuple[list[int], list[int]]]:
         """The halves (calibration, held out) of the members and of the non-members, by the split with this ``seed``.
 

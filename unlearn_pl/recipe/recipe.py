@@ -8,6 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.commands.merge import merge
 from unlearn_pl.errors import InputError
@@ -20,8 +22,7 @@ from unlearn_pl.models.load import resolve
 from unlearn_pl.recipe.prepare import Prepare, prepare_base, prepare_data
 from unlearn_pl.recipe.stage import Stage
 
-STAGES = ("data", "base", "over", "under", "merge", "evaluate")
-MODELS = ("base", "over", "under", "merged")
+STAGES = ("data", "base", "over", "under", "merge", "balance", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Recipe:
     data: RecipeData
     prepare: Prepare | None
     merging: Merging
+    balance: BalanceOptions | None
     membership: Membership
     choice: Choice
     generation: Generation
@@ -84,6 +86,13 @@ class Recipe:
                 if not source.startswith("hf:") and not Path(source).expanduser().exists():
                     raise InputError(f"--data.{name}: {source} does not exist; give the file with --data.{name}")
         merge_settings(2, self.merging.method, self.merging.weights, self.merging.density)
+        if self.balance is not None and self._attack().nonmember is None:
+            raise InputError("--membership.nonmember: needed, the attack on them steers the balance search")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that are scored."""
+        return ("base", "over", "under", "merged", *(["balanced"] if self.balance is not None else []))
 
     @cached_property
     def inputs(self) -> EvaluationData:
@@ -121,7 +130,9 @@ class Recipe:
             outputs=(self.folder / "merged/adapter", self.folder / "merged/model"),
             work=self._merge,
         )
-        for name in MODELS:
+        if self.balance is not None:
+            yield self._balance_stage(self.balance)
+        for name in self.models:
             yield self._evaluate_stage(name)
 
     def _prepare_stages(self, prepare: Prepare) -> Iterator[Stage]:
@@ -186,24 +197,43 @@ class Recipe:
             density=merging.density, save_model=str(model), overwrite=True,
         )  # fmt: skip
 
-    def _evaluate_stage(self, name: str) -> Stage:
-        adapter = str(self.folder / name / "adapter") if name in ("over", "under") else None
-        model = str(self.folder / "merged/model") if name == "merged" else self.model
+    def _balance_stage(self, search: BalanceOptions) -> Stage:
+        adapters = [str(self.folder / name / "adapter") for name in ("over", "under")]
+        measured, rows = self._measured()
+        output = self.folder / "balanced"
+        return Stage(
+            "balance",
+            settings={"model": self.model, **{k: asdict(v) for k, v in measured.items()}, "search": asdict(search)},
+            reads=self._local(self.model, *adapters, *rows),
+            outputs=(output,),
+            work=lambda _: balance(
+                self.model, adapters, output=str(output), search=search, overwrite=True, **measured
+            ),
+        )  # fmt: skip
+
+    def _measured(self) -> tuple[dict[str, Any], tuple[str | None, ...]]:
+        """What models are scored by, and the files of it."""
         membership, choice = self._attack(), self._questions()
-        options: dict[str, Any] = {
+        measured: dict[str, Any] = {
             "data": self.inputs,
             "membership": membership,
             "choice": choice,
             "generation": self.generation,
         }
         rows = (self.inputs.forget, self.inputs.retain, membership.member, membership.nonmember, choice.folder)
+        return measured, rows
+
+    def _evaluate_stage(self, name: str) -> Stage:
+        adapter = str(self.folder / name / "adapter") if name in ("over", "under", "balanced") else None
+        model = str(self.folder / "merged/model") if name == "merged" else self.model
+        measured, rows = self._measured()
         output = self.folder / "evaluation" / name
         return Stage(
             f"evaluate {name}",
-            settings={"model": model, **{key: asdict(value) for key, value in options.items()}},
+            settings={"model": model, **{key: asdict(value) for key, value in measured.items()}},
             reads=self._local(model, adapter, *rows),
             outputs=(output,),
-            work=lambda _: evaluate(model, output=str(output), adapter=adapter, overwrite=True, **options),
+            work=lambda _: evaluate(model, output=str(output), adapter=adapter, overwrite=True, **measured),
         )
 
     def _attack(self) -> Membership:

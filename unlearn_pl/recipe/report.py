@@ -9,14 +9,14 @@ from unlearn_pl.analysis.figures import plot_losses, plot_scores
 from unlearn_pl.analysis.tables import scores_table, terms_table
 from unlearn_pl.files import write_json, write_text
 from unlearn_pl.provenance import provenance
-from unlearn_pl.recipe.recipe import MODELS, Recipe
+from unlearn_pl.recipe.recipe import Recipe
 
 SCORES = ("task_aggregate", "membership_auc", "membership_score", "mmlu", "aggregate", "terms")
 
 
 def report(recipe: Recipe, records: list[dict[str, Any]]) -> None:
     """Write `summary.json`, `table.md` and the pictures, and print the table."""
-    results = {name: read_scores(recipe.folder / "evaluation" / name) for name in MODELS}
+    results = {name: read_scores(recipe.folder / "evaluation" / name) for name in recipe.models}
     seconds = sum(record["seconds"] for record in records)
     peak = max(record["peak_memory_gib"] for record in records)
     write_json(

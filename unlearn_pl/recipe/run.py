@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from unlearn_pl.balance.search import BalanceOptions
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
@@ -19,6 +20,7 @@ def run(
     data: RecipeData | None = None,
     prepare: Prepare | None = None,
     merging: Merging | None = None,
+    balance: BalanceOptions | None = None,
     membership: Membership | None = None,
     choice: Choice | None = None,
     generation: Generation | None = None,
@@ -27,7 +29,7 @@ def run(
     until: str | None = None,
     fit_args: list[str] | None = None,
 ) -> None:
-    """Run a recipe: prepare, fit the over- and the under-forgetting adapter, merge, evaluate, print a table.
+    """Run a recipe: prepare, fit the over- and the under-forgetting adapter, merge, balance, evaluate, print a table.
 
     Stages that finished with the same inputs are skipped, so an interrupted recipe goes on where it stopped; a fit
     goes on from its last checkpoint. Everything is written below LOGS/NAME: the scores as `summary.json` and
@@ -41,19 +43,20 @@ def run(
         data: The rows, if the recipe does not make its own.
         prepare: How to make the data and a model that knows it; without it both are given.
         merging: How the two adapters become one.
+        balance: Where to search for the merge with a membership AUC of one half, to be scored too; none without it.
         membership: Documents of the membership attack; those that were prepared if none are named.
         choice: Multiple-choice questions in the MMLU layout; those that were prepared if none are named.
         generation: How answers are generated.
         seed: Seed of everything: data, model, both fits.
         logs: Folder of the recipe's folder.
-        until: Stop after this stage: data, base, over, under, merge or evaluate (the last).
+        until: Stop after this stage: data, base, over, under, merge, balance or evaluate (the last).
         fit_args: Further arguments of both fits, such as --trainer.devices=2.
     """
     if until is not None and until not in STAGES:
         raise InputError(f"--until: must be one of {', '.join(STAGES)}, got {until}")
     recipe = Recipe(
         name, over, under, Path(logs) / name, seed, base, data or RecipeData(), prepare, merging or Merging(),
-        membership or Membership(), choice or Choice(), generation or Generation(), tuple(fit_args or ()),
+        balance, membership or Membership(), choice or Choice(), generation or Generation(), tuple(fit_args or ()),
     )  # fmt: skip
     records = []
     for stage in recipe.stages():

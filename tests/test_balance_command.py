@@ -1,0 +1,159 @@
+"""`balance` and `compare-merges`: what they write, say and refuse, in this process and by the real command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from adapter_folders import write_adapter
+from peft import PeftModel
+
+from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.commands.balance import balance
+from unlearn_pl.commands.compare_merges import compare_merges
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.choice import Choice
+from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.inputs import EvaluationData
+from unlearn_pl.evaluation.membership import Membership, document_losses
+from unlearn_pl.evaluation.roc import area_under_curve
+from unlearn_pl.models.load import load_base, load_tokenizer
+
+SHORT = Generation(max_new_tokens=4)
+NAMES = ("Anna", "Ida", "Bo", "Cy", "Dora", "Emil")
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("adapters")
+    return [write_adapter(folder / name, tiny_model(), seed) for seed, name in enumerate(("over", "under"))]
+
+
+def rows(path: Path, split: str) -> str:
+    entries = [
+        {"id": f"{split}{kind}", "input": f"{split} {kind}:", "output": "it is", "task": "Task1"}
+        for kind in ("sc1", "qa0")
+    ]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    return str(path)
+
+
+def documents(path: Path, place: str) -> str:
+    texts = [{"document": f"{name} was born in {place} in {year}."} for name in NAMES for year in (1984, 1991)]
+    path.write_text("".join(json.dumps(text) + "\n" for text in texts), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return EvaluationData(rows(tmp_path / "forget.jsonl", "forget"), rows(tmp_path / "retain.jsonl", "retain"))
+
+
+@pytest.fixture
+def membership(tmp_path):
+    member, other = documents(tmp_path / "member.jsonl", "Rome"), documents(tmp_path / "other.jsonl", "Oslo")
+    return Membership(member=member, nonmember=other)
+
+
+@pytest.fixture
+def questions(tmp_path):
+    (tmp_path / "mmlu" / "test").mkdir(parents=True)
+    (tmp_path / "mmlu" / "test" / "art_test.csv").write_text("Who?,Ida,Bo,Cy,Di,B\nWhat?,1,2,3,4,A\n")
+    return Choice(str(tmp_path / "mmlu"), shots=0)
+
+
+FEW = BalanceOptions(methods=["cat", "ties"], scales=[1.0], evaluations=2, splits=2)
+
+
+def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
+    base_folder, adapters, data, membership, questions, tmp_path, capsys
+):
+    output, model = tmp_path / "balanced", tmp_path / "model"
+    balance(
+        base_folder, adapters, data, str(output), membership, questions, SHORT, FEW, save_model=str(model), device="cpu"
+    )
+    shown = capsys.readouterr()
+    assert sorted(path.name for path in output.iterdir()) == ["adapter", "balance.json", "balance.md", "balance.png"]
+    found = json.loads((output / "balance.json").read_text())
+    assert {"path", "chosen", "calibration_auc", "holdout_auc", "holdout_interval", "splits", "spread"} <= found.keys()
+    assert list(found["compared"]) == ["over", "under", "ties", "balanced"]
+    assert found["provenance"]["versions"]["torch"]
+    assert (output / "balance.md").read_text().strip() in shown.out
+    assert "calibration AUC" in shown.err
+    # the adapter on the disk, opened by PEFT in a fresh base, and the merged model, give the chosen point's AUC
+    tokenizer = load_tokenizer(base_folder)
+    texts = {}
+    for name, path in (("member", membership.member), ("other", membership.nonmember)):
+        texts[name] = [json.loads(line)["document"] for line in Path(path).read_text().splitlines()]
+    for network in (
+        PeftModel.from_pretrained(load_base(base_folder), str(output / "adapter")), load_base(str(model))
+    ):  # fmt: skip
+        scores = [[-loss for loss in document_losses(network, tokenizer, side)] for side in texts.values()]
+        assert area_under_curve(*scores) == pytest.approx(found["chosen"]["auc"], abs=0.03)
+
+
+def test_the_same_search_gives_the_same_bytes(base_folder, adapters, data, membership, tmp_path):
+    for name in ("one", "two"):
+        balance(base_folder, adapters, data, str(tmp_path / name), membership, generation=SHORT, search=FEW)
+    for name in ("balance.json", "balance.md", "balance.png", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_refusals_leave_nothing(base_folder, adapters, data, membership, tmp_path):
+    for given, message in (
+        ({"membership": Membership()}, "--membership.nonmember: needed"),
+        ({"adapters": adapters[:1]}, "--adapters: two are needed"),
+        ({"output": str(tmp_path / "member.jsonl")}, "--output: .* exists already"),
+        ({"device": "moon"}, "--device: moon cannot be used here"),
+        ({"search": BalanceOptions(groups=9)}, "--search.groups: must be at most 2"),
+    ):
+        options = {
+            "base": base_folder, "adapters": adapters, "data": data, "output": str(tmp_path / "out"),
+            "membership": membership, "generation": SHORT, "search": FEW,
+        } | given  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            balance(**options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_compared_methods_have_both_scores_and_one_norm(
+    base_folder, adapters, data, membership, questions, tmp_path, capsys
+):
+    output = tmp_path / "compared"
+    compare_merges(
+        base_folder, adapters, data, str(output), ["linear", "ties", "magnitude_prune_svd"], [0.3, 0.8], membership,
+        questions, SHORT,
+    )  # fmt: skip
+    assert sorted(path.name for path in output.iterdir()) == ["densities.png", "merges.json", "merges.md"]
+    written = json.loads((output / "merges.json").read_text())
+    cases = [(row["method"], row["density"]) for row in written["methods"]]
+    assert cases == [("linear", None)] + [(m, d) for m in ("ties", "magnitude_prune_svd") for d in (0.3, 0.8)]
+    norms = [row["normalised"]["norm"] for row in written["methods"]]
+    assert norms == pytest.approx([norms[0]] * 5, rel=1e-5)
+    assert len({round(row["defined"]["norm"], 3) for row in written["methods"]}) == 5
+    by_case = dict(zip(cases, written["methods"], strict=True))
+    assert by_case["linear", None]["trimmed_mass"] == 0
+    assert by_case["ties", 0.3]["trimmed_mass"] > by_case["ties", 0.8]["trimmed_mass"] > 0
+    assert (output / "merges.md").read_text().strip() in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"--methods: must be one of .*did you mean ties"):
+        compare_merges(base_folder, adapters, data, str(tmp_path / "x"), ["tiez"], None, membership)
+    with pytest.raises(InputError, match=r"--density: must be in"):
+        compare_merges(base_folder, adapters, data, str(tmp_path / "x"), ["ties"], [0.5, 1.5], membership)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_command_line(base_folder, adapters, data, membership, tmp_path):
+    """Lists inside of options are given with blanks between, as everywhere; a mistake is one line and exit code 2."""
+    command = [sys.executable, "-m", "unlearn_pl", "balance", "--base", base_folder, "--adapters", *adapters]
+    command += ["--data.forget", data.forget, "--data.retain", data.retain, "--generation.max_new_tokens", "4"]
+    command += ["--membership.member", membership.member, "--membership.nonmember", membership.nonmember]
+    command += ["--search.methods", "cat", "--search.scales", "0.5", "1", "--search.splits=1"]
+    done = subprocess.run([*command, "--output", str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "balance.json").read_text())
+    assert {point["scale"] for point in found["path"]} == {0.5, 1.0}
+    wrong = subprocess.run([*command, "--output", str(tmp_path / "out")], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert wrong.stderr.strip().splitlines()[-1].startswith("unlearn-pl: error: --output: ")
+    assert len(wrong.stderr.strip().splitlines()) == 1

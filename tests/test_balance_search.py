@@ -1,0 +1,236 @@
+"""The search on a made-up attack whose AUC along the path is known, and the scorer against plain evaluation."""
+
+import json
+import random
+from types import SimpleNamespace
+
+import pytest
+from adapter_folders import write_adapter
+
+from unlearn_pl.balance.opening import open_merges, open_path
+from unlearn_pl.balance.path import Point
+from unlearn_pl.balance.scorer import Documents, Scores
+from unlearn_pl.balance.search import BalanceOptions, BalanceSearch, spread
+from unlearn_pl.data.records import Record
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
+from unlearn_pl.evaluation.membership import Membership, document_losses
+from unlearn_pl.evaluation.roc import area_under_curve, halves
+from unlearn_pl.merging.adapters import open_merged
+from unlearn_pl.merging.factors import Factors, inner
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("adapters")
+    return [write_adapter(folder / name, tiny_model(), seed) for seed, name in enumerate(("over", "under"))]
+
+
+@pytest.fixture(scope="module")
+def path(pair, tiny_model):
+    return open_path(tiny_model(), pair)
+
+
+class MadeUp:
+    """A scorer in whose model each member's loss grows by ``slope`` times how much of the over-forgetting adapter is
+    in the merge (by projection, so about (1 - mix) x scale), from 2 nats on; non-members are spread around 3."""
+
+    def __init__(self, path, slope=2.0, count=COUNT):
+        numbers = random.Random(0)
+        self.documents = Documents(
+            tuple(f"member {i}" for i in range(count)), tuple(f"other {i}" for i in range(count))
+        )
+        self.noise = [numbers.gauss(0, 0.3) for _ in range(2 * count)]
+        self.count, self.slope, self.calls, self.generated = count, slope, 0, 0
+        self.over = {m: Factors(p.a, p.b * path.over.scaling[m]) for m, p in path.over.factors.items()}
+        self.under = {m: Factors(p.a, p.b * path.under.scaling[m]) for m, p in path.under.factors.items()}
+
+    def share(self, deltas):
+        """How much of the over-forgetting adapter is in the deltas, by least squares in the plane of the two."""
+
+        def dot(x, y):
+            return sum(inner(x[m], y[m]).item() for m in x)
+
+        oo, uu, ou = dot(self.over, self.over), dot(self.under, self.under), dot(self.over, self.under)
+        to_over, to_under = dot(deltas, self.over), dot(deltas, self.under)
+        return (to_over * uu - to_under * ou) / (oo * uu - ou * ou)
+
+    def losses(self, deltas):
+        self.calls += 1
+        raised = self.slope * self.share(deltas)
+        levels = [2 + raised] * self.count + [3.0] * self.count
+        return [level + noise for level, noise in zip(levels, self.noise, strict=True)]
+
+    def scores(self, deltas, losses=None):
+        self.generated += 1
+        aggregate = 0.9 - 0.3 * abs(self.share(deltas) - 0.5)
+        return Scores(losses or self.losses(deltas), aggregate, 0.7, {"term": aggregate})
+
+
+def run(path, scorer, **options):
+    return BalanceSearch(path, scorer, BalanceOptions(**options)).run()
+
+
+def test_the_crossing_is_found_where_the_losses_meet(path):
+    """Members' losses are 2 + 2 (1 - mix), the others' 3: they meet at a mix of one half."""
+    scorer = MadeUp(path)
+    found = run(path, scorer, methods=["cat"], scales=[1.0])
+    assert found["crosses"]
+    assert found["message"] == "the AUC crosses one half"
+    assert abs(found["calibration_auc"] - 0.5) <= 0.01
+    assert found["chosen"]["mix"] == pytest.approx(0.5, abs=0.1)
+    low, high = found["holdout_interval"]
+    assert low <= found["holdout_auc"] <= high
+    assert low < 0.5 < high
+    assert len(found["path"]) == scorer.calls - 1  # plain ties is no point of the path
+    assert scorer.generated == 2 + 1 + 1  # the ends, the crossing, plain ties
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_every_choice_is_made_on_the_calibration_half(path):
+    """With the held-out half turned round, the same point is chosen and only the held-out figures change."""
+    plain, turned = MadeUp(path), MadeUp(path)
+    held = {
+        (side, i)
+        for side, texts in enumerate((turned.documents.members, turned.documents.nonmembers))
+        for i in halves(texts)[1]
+    }
+    for side, i in held:
+        turned.noise[side * COUNT + i] += 5 if side else -5
+    one, other = (run(path, scorer, methods=["cat"], splits=1) for scorer in (plain, turned))
+    for key in ("mix", "scale", "method", "calibration_auc", "task_aggregate", "aggregate_calibration"):
+        assert one["chosen"][key] == other["chosen"][key]
+    assert one["calibration_auc"] == other["calibration_auc"]
+    assert other["holdout_auc"] == 1 > one["holdout_auc"]
+
+
+def test_of_several_crossings_the_best_aggregate_is_taken(path):
+    """At scale s the crossing is where (1 - mix) s = 1/2; all have the same Task Aggregate but for the tolerance."""
+    found = run(path, MadeUp(path), methods=["cat"], scales=[0.75, 1.0, 1.5], splits=2)
+    scored = [p for p in found["path"] if p["task_aggregate"] is not None and abs(p["calibration_auc"] - 0.5) <= 0.01]
+    assert {point["scale"] for point in scored} == {0.75, 1.0, 1.5}
+    assert found["chosen"]["aggregate_calibration"] == max(point["aggregate_calibration"] for point in scored)
+    for point in scored:
+        assert (1 - point["mix"]) * point["scale"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_without_a_crossing_it_says_so_and_takes_the_nearest(path):
+    found = run(path, MadeUp(path, slope=0.2), methods=["cat"], scales=[1.0], splits=1)
+    assert not found["crosses"]
+    assert found["message"].startswith("no crossing: the calibration AUC went from ")
+    nearest = min(abs(point["calibration_auc"] - 0.5) for point in found["path"])
+    assert abs(found["chosen"]["calibration_auc"] - 0.5) == nearest
+    assert found["chosen"]["mix"] == 0
+
+
+def test_splits_are_calibrated_each_on_its_own_half(path):
+    found = run(path, MadeUp(path), methods=["cat"], scales=[1.0], splits=3)
+    assert [split["seed"] for split in found["splits"]] == [0, 1, 2]
+    assert all(abs(split["calibration_auc"] - 0.5) <= 0.01 for split in found["splits"])
+    assert len({split["mix"] for split in found["splits"]}) > 1
+    assert found["spread"]["holdout_auc_mean"] == pytest.approx(sum(s["holdout_auc"] for s in found["splits"]) / 3)
+    assert spread([{"holdout_auc": 0.4, "mix": 1}])["mix_stdev"] is None
+
+
+def test_methods_and_densities_make_paths_of_their_own(path):
+    options = BalanceOptions(methods=["cat", "ties", "magnitude_prune"], scales=[1.0], densities=[0.5, 0.9])
+    assert [(ray.method, ray.density) for ray in options.rays()] == [
+        ("cat", None), ("ties", 0.5), ("ties", 0.9), ("magnitude_prune", 0.5), ("magnitude_prune", 0.9)
+    ]  # fmt: skip
+    found = BalanceSearch(path, MadeUp(path), options).run()
+    assert {(point["method"], point["density"]) for point in found["path"]} >= {("ties", 0.5), ("ties", 0.9)}
+
+
+def test_groups_are_moved_only_for_the_better(path):
+    """The made-up Task Aggregate is best where half of the over-forgetting adapter is in, so no group can gain."""
+    found = run(path, MadeUp(path), methods=["cat"], scales=[1.5], groups=2, splits=1)
+    assert len(found["chosen"]["shifts"]) == 2
+    assert any(point["shifts"] not in ([], [0, 0]) for point in found["path"])
+    plain = run(path, MadeUp(path), methods=["cat"], scales=[1.5], splits=1)
+    assert found["chosen"]["aggregate_calibration"] >= plain["chosen"]["aggregate_calibration"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ["tie"]}, "--search.methods: must be one of .* did you mean ties"),
+        ({"methods": ["ties_dense"]}, "--search.methods: ties_dense gives no adapter"),
+        ({"methods": []}, "at least one of each is needed"),
+        ({"scales": [0.0]}, "--search.scales: must be above 0, got 0"),
+        ({"grid": 1}, "--search.grid: must be at least 2, got 1"),
+        ({"splits": 0}, "--search.splits: must be at least 1"),
+        ({"tolerance": 0.5}, r"--search.tolerance: must be in \(0, 0.5\), got 0.5"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises(InputError, match=message):
+        BalanceOptions(**options)
+
+
+def test_what_does_not_fit_the_adapters_or_documents_is_refused_before_any_loss(path):
+    few = MadeUp(path, count=1)
+    with pytest.raises(InputError, match=r"--membership: calibrating needs members and non-members in both halves"):
+        BalanceSearch(path, few, BalanceOptions())
+    scorer = MadeUp(path)
+    with pytest.raises(InputError, match=r"--search.groups: must be at most 2, the adapted layers, got 3"):
+        BalanceSearch(path, scorer, BalanceOptions(groups=3))
+    with pytest.raises(InputError, match=r"--density: must be in"):
+        BalanceSearch(path, scorer, BalanceOptions(densities=[2.0]))
+    assert scorer.calls == 0
+
+
+# --- the scorer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(model, tokenizer, pair):
+    texts = [f"{name} was born in {place}" for name in ("Anna", "Ida", "Bo") for place in ("Rome", "Oslo", "Riga")]
+    rows = [Record(f"r{i}", f"Who {i}?", f"Anna {i}", "Task1", "qa") for i in range(2)]
+    inputs = EvaluationInputs(rows, rows, texts[:5], texts[5:], [])
+    options = EvaluationOptions(Membership(nonmember="named"), generation=Generation(max_new_tokens=4))
+    return open_merges(model, tokenizer, pair, inputs, options)
+
+
+def test_losses_are_those_of_the_merged_model(opened, tiny_model, tokenizer):
+    """Folded into the weights, as PEFT computes them with the adapter beside the weights; and back again."""
+    from row_by_row import sharpened
+
+    point = Point(0.3, 1.2)
+    texts = [*opened.scorer.documents.members, *opened.scorer.documents.nonmembers]
+    before = document_losses(opened.base, tokenizer, texts)
+    got = opened.scorer.losses(opened.path.merge(point)[0])
+    other = open_merged(sharpened(tiny_model()), opened.path.merged(point, ""))
+    assert got == pytest.approx(document_losses(other, tokenizer, texts), rel=1e-4)
+    assert got != pytest.approx(before, rel=1e-3)
+    opened.scorer.weights.restore()
+    assert document_losses(opened.base, tokenizer, texts) == before
+
+
+def test_scores_hold_what_evaluation_says(opened):
+    scores = opened.scorer.scores(opened.path.merge(Point(0.5))[0])
+    assert 0 <= scores.task_aggregate <= 1
+    assert scores.mmlu is None
+    assert scores.aggregate(0.4) == pytest.approx((scores.task_aggregate + 0.8) / 2)
+    assert Scores([], 0.6, 0.3).aggregate(0.5) == pytest.approx((0.6 + 1 + 0.3) / 3)
+
+
+def test_documents_are_told_apart_by_half():
+    documents = Documents(tuple("abcdefgh"), tuple("ijklmnop"))
+    losses = [float(i) for i in range(16)]  # every member is likelier
+    assert documents.auc(losses) == documents.auc(losses, half=0) == documents.auc(losses, half=1) == 1
+    kept = [part[1] for part in documents.parts(2)]
+    members, others = documents.sides(losses, 2, 1)
+    assert members == [-float(i) for i in kept[0]]
+    assert others == [-float(8 + i) for i in kept[1]]
+    assert (
+        documents.auc(losses[::-1]) == area_under_curve([-x for x in losses[:7:-1]], [-x for x in losses[7::-1]]) == 0
+    )
+
+
+def test_an_attack_is_needed(model, tokenizer, pair):
+    inputs = SimpleNamespace(members=[], nonmembers=[])
+    with pytest.raises(InputError, match=r"--membership.nonmember: needed"):
+        open_merges(model, tokenizer, pair, inputs, EvaluationOptions())
