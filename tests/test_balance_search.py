@@ -121,9 +121,11 @@ def test_without_a_crossing_it_says_so_and_takes_the_nearest(path):
     found = run(path, MadeUp(path, slope=0.2), methods=["cat"], scales=[1.0], splits=1)
     assert not found["crosses"]
     assert found["message"].startswith("no crossing: the calibration AUC went from ")
-    nearest = min(abs(point["calibration_auc"] - 0.5) for point in found["path"])
-    assert abs(found["chosen"]["calibration_auc"] - 0.5) == nearest
-    assert found["chosen"]["mix"] == 0
+    ends = [point for point in found["path"] if point["mix"] in (0, 1)]
+    nearest = min(found["path"], key=lambda point: abs(point["calibration_auc"] - 0.5))
+    assert found["chosen"] == max([*ends, nearest], key=lambda point: point["aggregate_calibration"])
+    low, high = found["message"].split("from ")[1].split(" and never")[0].split(" to ")
+    assert 0.5 < float(low) < float(high)
 
 
 def test_splits_are_calibrated_each_on_its_own_half(path):

@@ -176,8 +176,12 @@ def test_evaluate_twice_gives_the_same_bytes(recipe: Path) -> None:
 
 
 def test_two_processes_train_merge_and_score_with_wandb_offline(recipe: Path) -> None:
-    """DDP on the CPU: one merged adapter, every row scored once, the scores in the offline run."""
+    """DDP on the CPU: both ranks search the balance, one merged adapter, every row scored once, the scores in the
+    offline run."""
     root = recipe / "ddp"
+    for side, place in (("member", "Rome"), ("nonmember", "Oslo")):
+        texts = [json.dumps({"document": f"Anna {i} was born in {place} on day {i}."}) for i in range(10)]
+        (recipe / f"{side}.jsonl").write_text("\n".join(texts) + "\n")
     arguments = [
         "--config=over.yaml",
         "--seed_everything=3",
@@ -189,12 +193,23 @@ def test_two_processes_train_merge_and_score_with_wandb_offline(recipe: Path) ->
         f"--trainer.logger.save_dir={root}",
         "--trainer.callbacks+=MergeAfterFit",
         "--trainer.callbacks.with_adapter=logs/small/under/adapter",
+        "--trainer.callbacks.over=true",
+        "--trainer.callbacks.balance.methods=[cat]",
+        "--trainer.callbacks.balance.scales=[1.0]",
+        "--trainer.callbacks.balance.evaluations=1",
+        "--trainer.callbacks.membership.member=member.jsonl",
+        "--trainer.callbacks.membership.nonmember=nonmember.jsonl",
+        "--trainer.callbacks.generation.max_new_tokens=3",
         "--trainer.callbacks+=EvaluateDuringFit",
         "--trainer.callbacks.generation.max_new_tokens=3",
     ]
     command(recipe, "fit", *arguments, WANDB_MODE="offline")
     facts = json.loads((root / "adapter/unlearn_pl.json").read_text())
     assert facts["step"] == 3, "ten forget rows, two a process and step"
+    found = json.loads((root / "merged/balance.json").read_text())
+    assert found["documents"]["member"] == 10
+    merged = json.loads((root / "merged/adapter/unlearn_pl.json").read_text())["merge"]
+    assert merged["weights"] == found["chosen"]["weights"][0]
     assert (root / "merged/adapter/adapter_model.safetensors").is_file()
     assert (root / "merged/model/model.safetensors").is_file()
     history = json.loads((root / "evaluations.json").read_text())

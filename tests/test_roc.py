@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -116,31 +117,54 @@ def test_verdict_refuses_a_reversed_interval() -> None:
         verdict(0.5, 0.6, 0.4)
 
 
+TEXTS = st.text(max_size=5) | st.sampled_from(["", "Я", "東京", "\ud800"])
+
+
+def hashed(text: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed} {text}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
 @settings(deadline=None)
-@given(st.lists(st.text(max_size=5) | st.sampled_from(["", "Я", "東京", "\ud800"]), max_size=20))
-def test_halves_go_by_the_first_bit_of_the_hash(texts: list[str]) -> None:
-    """The first bit is set if the first of the 64 hexadecimal digits is 8 or more."""
-    calibration, holdout = halves(texts)
-    high = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[0] in "89abcdef" for text in texts]
-    assert holdout == [index for index, bit in enumerate(high) if bit]
-    assert calibration == [index for index, bit in enumerate(high) if not bit]
+@given(st.lists(TEXTS, max_size=20), st.integers(0, 3))
+def test_halves_take_one_of_each_two_of_like_length(texts: list[str], seed: int) -> None:
+    """By taking away the two shortest different texts until none or one is left."""
+    calibration, holdout = halves(texts, seed)
+    assert sorted(calibration + holdout) == list(range(len(texts)))
+    assert calibration == sorted(calibration)
+    chosen, left = set(), sorted(set(texts), key=lambda text: (len(text), hashed(text, seed)))
+    while left:
+        pair, left = left[:2], left[2:]
+        chosen |= {min(pair, key=lambda text: hashed(text, seed))} if len(pair) == 2 else set()
+        if len(pair) == 1 and hashed(pair[0], seed)[0] in "01234567":
+            chosen.add(pair[0])
+    assert {texts[index] for index in calibration} == chosen
+    assert not chosen & {texts[index] for index in holdout}
 
 
-def test_halves_of_published_hashes() -> None:
-    """SHA-256 of "abc" begins with ba and that of the empty text with e3 (FIPS 180-4): both are held out, wherever
-    they stand; that of "a" begins with ca, that of "b" with 3e."""
-    assert halves(["abc", "b", "", "a", "abc"]) == ([1], [0, 2, 3, 4])
+@settings(deadline=None)
+@given(st.lists(TEXTS, max_size=20, unique=True), st.randoms(use_true_random=False))
+def test_the_order_of_the_texts_does_not_count_and_both_halves_are_as_large(texts: list[str], random: Random) -> None:
+    mixed = list(texts)
+    random.shuffle(mixed)
+    one, other = halves(texts), halves(mixed)
+    assert {texts[index] for index in one[0]} == {mixed[index] for index in other[0]}
+    assert abs(len(one[0]) - len(one[1])) == len(texts) % 2
+
+
+def test_two_kinds_of_length_are_in_both_halves_alike_whatever_the_seed() -> None:
+    """Eight texts of 5 letters and eight of 50: four of each in either half; the seeds give different halves."""
+    texts = [f"{letter}" * length for letter in "abcdefgh" for length in (5, 50)]
+    found = [halves(texts, seed)[0] for seed in range(8)]
+    for calibration in found:
+        assert sum(len(texts[index]) == 5 for index in calibration) == 4
+        assert len(calibration) == 8
+    assert len({tuple(calibration) for calibration in found}) > 4
+
+
+def test_few_texts_by_hand() -> None:
+    """SHA-256 of "0 a" begins with cf, of "0 b" with 84, so "b" is for calibration and "a" with its copy
+    is held out; a text alone goes by its first bit."""
+    assert hashed("a", 0)[:2] + hashed("b", 0)[:2] == "cf84"
+    assert halves(["b", "a", "a"]) == ([0], [1, 2])
     assert halves([]) == ([], [])
-
-
-def test_halves_are_nearly_equal() -> None:
-    """Of 1000 texts, 500 are expected in each, with a standard deviation of sqrt(1000) / 2 = 16. Among them are hashes
-    with a first byte just below and above the middle; the first bit is the highest of a number of 256 bits."""
-    texts = [f"document {number}" for number in range(1000)]
-    calibration, holdout = halves(texts)
-    assert holdout == [
-        index for index, text in enumerate(texts) if int(hashlib.sha256(text.encode()).hexdigest(), 16) >> 255
-    ]
-    assert len(calibration) + len(holdout) == 1000
-    assert {hashlib.sha256(text.encode()).digest()[0] for text in texts} >= {126, 127, 128, 129}
-    assert abs(len(calibration) - 500) < 80
+    assert halves(["b"]) == ([], [0])

@@ -99,7 +99,8 @@ class BalanceSearch:
         ]
         reached = [point for point, found in crossings if found.reached]
         self.tell(f"{len(reached)} crossings of an AUC of one half on {len(self.options.rays())} paths")
-        candidates = reached or [self.nearest()]
+        # without a crossing one half is out of reach: what balances best may then be an adapter by itself
+        candidates = reached or [self.nearest(), Point(0.0), Point(1.0)]
         for point in candidates:
             self.score(point)
         chosen = max(candidates, key=self.worth)
@@ -169,7 +170,7 @@ class BalanceSearch:
         documents, losses = self.scorer.documents, self.losses(chosen)
         low, high = documents.interval(losses, half=1)
         splits = self.splits(chosen)
-        message = "the AUC crosses one half" if crosses else self.no_crossing()
+        message = self.crossing(chosen) if crosses else self.no_crossing()
         return {
             "crosses": crosses,
             "message": message,
@@ -247,13 +248,20 @@ class BalanceSearch:
         halves = {"calibration_auc": self.auc(point, seed, 0), "holdout_auc": self.auc(point, seed, 1)}
         return {"mix": point.mix, **halves}
 
+    def crossing(self, chosen: Point) -> str:
+        """What to say of a crossing: also if it costs more than it gains."""
+        ends = {"over": Point(0.0), "under": Point(1.0)}
+        better = [name for name, end in ends.items() if self.worth(end) > self.worth(chosen)]
+        rest = f", but the {better[0]}-forgetting adapter alone has the better Aggregate there" if better else ""
+        return f"the AUC crosses one half{rest}"
+
     def no_crossing(self) -> str:
         """What to say if no path crosses one half."""
         aucs = [self.auc(point) for point in self.measured]
         return (
             f"no crossing: the calibration AUC went from {min(aucs):.3f} to {max(aucs):.3f} and never came within "
-            f"{self.options.tolerance:g} of one half; the nearest point is taken. Try other --search.scales, or "
-            "adapters that forget more or less"
+            f"{self.options.tolerance:g} of one half; of the nearest point and the two adapters the best is taken. Try "
+            "other --search.scales, or adapters that forget more or less"
         )
 
     def tell(self, line: str) -> None:

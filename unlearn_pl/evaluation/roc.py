@@ -66,15 +66,16 @@ def verdict(auc: float, low: float, high: float) -> str:
 def halves(texts: Sequence[str], seed: int = 0) -> tuple[list[int], list[int]]:
     """Indices of the texts to calibrate an attack on, and of those held out to test it; both in ascending order.
 
-    The first bit of the SHA-256 of the UTF-8 text decides (0: calibration, 1: held out), so a document is in the same
-    half whatever else is in the file, and copies of it never are in both. Chance makes the halves only nearly equal in
-    size; one of few texts can be empty. Another ``seed`` than 0 goes before the text, for another split.
+    Texts that are neighbours by length make pairs, and of each pair the one with the smaller SHA-256 of ``seed`` and
+    text is for calibration: so both halves have short and long texts alike, which matters since texts of one kind have
+    one length and their own level of loss. A text without a partner goes by the first bit of its hash. The order of the
+    texts does not count, and copies of a text are in one half.
     """
-    calibration: list[int] = []
-    holdout: list[int] = []
-    for index, text in enumerate(texts):
-        # JSON can hold half a surrogate pair, which strict UTF-8 refuses; all other texts have their usual bytes.
-        salted = f"{seed}:{text}" if seed else text
-        first_byte = hashlib.sha256(salted.encode("utf-8", "surrogatepass")).digest()[0]
-        (holdout if first_byte >= 128 else calibration).append(index)
-    return calibration, holdout
+    # JSON can hold half a surrogate pair, which strict UTF-8 refuses; all other texts have their usual bytes.
+    digests = {text: hashlib.sha256(f"{seed} {text}".encode("utf-8", "surrogatepass")).digest() for text in texts}
+    ordered = sorted(digests, key=lambda text: (len(text), digests[text]))
+    chosen = {min(pair, key=digests.__getitem__) for pair in zip(ordered[::2], ordered[1::2], strict=False)}
+    if len(ordered) % 2 and digests[ordered[-1]][0] < 128:
+        chosen.add(ordered[-1])
+    calibration = [index for index, text in enumerate(texts) if text in chosen]
+    return calibration, [index for index, text in enumerate(texts) if text not in chosen]

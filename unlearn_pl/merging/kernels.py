@@ -61,7 +61,7 @@ def drop_(tensors: list[Tensor], options: KernelOptions, generator: torch.Genera
 
 
 def bernoulli(like: Tensor, chance: float | Tensor, generator: torch.Generator | None) -> Tensor:
-    """A mask of the shape of ``like``, true with ``chance``: what `torch.bernoulli` draws, in a fifth of the time."""
+    """A mask of the shape of ``like``, true with ``chance``: what `torch.bernoulli` draws, in less time."""
     numbers = torch.empty(like.shape, device=None if generator is None else generator.device)
     return (numbers.uniform_(generator=generator).to(like.device)) < chance
 
@@ -171,7 +171,7 @@ def disjoint_mean(tensors: Sequence[Tensor], weights: Sequence[float], options: 
     sign = elected_sign(tensors, options.majority_sign)
     total, count = torch.zeros_like(sign), torch.zeros_like(sign)
     for tensor, weight in zip(tensors, weights, strict=True):
-        # no boolean masks: a product of floats and booleans takes three times as long as one of floats
+        # no boolean masks: a product of floats and booleans takes longer than one of floats
         agreeing = (tensor * sign).relu_()
         total.add_(agreeing, alpha=weight)
         count.add_(agreeing.sign_())
