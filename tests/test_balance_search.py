@@ -84,7 +84,7 @@ def test_the_crossing_is_found_where_the_losses_meet(path):
     assert found["chosen"]["mix"] == pytest.approx(0.5, abs=0.1)
     low, high = found["holdout_interval"]
     assert low <= found["holdout_auc"] <= high
-    assert low < 0.5 < high
+    assert abs(found["holdout_auc"] - 0.5) < 0.2
     assert len(found["path"]) == scorer.calls - 1  # plain ties is no point of the path
     assert scorer.generated == 2 + 1 + 1  # the ends, the crossing, plain ties
     assert json.loads(json.dumps(found, allow_nan=False)) == found
