@@ -179,7 +179,7 @@ def test_what_does_not_fit_the_adapters_or_documents_is_refused_before_any_loss(
     scorer = MadeUp(path)
     with pytest.raises(InputError, match=r"--search.groups: must be at most 2, the adapted layers, got 3"):
         BalanceSearch(path, scorer, BalanceOptions(groups=3))
-    with pytest.raises(InputError, match=r"--density: must be in"):
+    with pytest.raises(InputError, match=r"--search.methods: ties cannot be searched: must be in \(0, 1\]"):
         BalanceSearch(path, scorer, BalanceOptions(densities=[2.0]))
     assert scorer.calls == 0
 

@@ -299,3 +299,46 @@ def test_the_list_names_every_method():
     assert words >= {
         re.search(r"arXiv ([\d.]+)|doi (\S+)", kernel.paper).group(0).split()[1] for kernel in KERNELS.values()
     }
+
+
+def test_checkpoints_and_what_an_adapter_can_hold_of_them(base_folder, tmp_path, tiny_model):
+    """By the real command line: the mean of two models; an adapter of full rank from it gives the mean's logits."""
+    states = []
+    for number, name in enumerate(("one", "two")):
+        model = tiny_model()
+        draw = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for key, value in model.named_parameters():
+                if "_proj" in key:
+                    value.add_(torch.randn(value.shape, generator=draw) * 0.05)
+        model.save_pretrained(tmp_path / name)
+        states.append(model.state_dict())
+    command = [sys.executable, "-m", "unlearn_pl"]
+    folders = ["--checkpoints", str(tmp_path / "one"), str(tmp_path / "two")]
+    run = [
+        *command,
+        "merge",
+        "--base",
+        base_folder,
+        *folders,
+        "--method",
+        "average",
+        "--output",
+        str(tmp_path / "mean"),
+    ]
+    subprocess.run(run, check=True, capture_output=True)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "mean").eval()
+    for name, value in merged.state_dict().items():
+        torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
+    assert AutoTokenizer.from_pretrained(tmp_path / "mean").eos_token == "<|end|>"
+    again = subprocess.run(run, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert again.stderr.startswith("unlearn-pl: error: --output: ")
+    extract = [*command, "extract", "--base", base_folder, "--tuned", str(tmp_path / "mean"), "--rank", "16"]
+    subprocess.run([*extract, "--output", str(tmp_path / "adapter")], check=True, capture_output=True)
+    adapted = PeftModel.from_pretrained(tiny_model(), str(tmp_path / "adapter")).eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        wanted, whole = merged(ids).logits, adapted(ids).logits
+    assert not torch.allclose(tiny_model()(ids).logits, wanted, atol=1e-3)
+    assert (whole - wanted).norm() < 0.7 * (tiny_model()(ids).logits - wanted).norm()  # the widest need rank 32

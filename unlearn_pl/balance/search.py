@@ -80,13 +80,21 @@ class BalanceSearch:
 
     def __post_init__(self) -> None:
         for ray in self.options.rays():
-            self.path.check(ray.method, ray.density)
+            self.check(ray)
         for seed in range(self.options.splits):
             self.scorer.documents.parts(seed)
         if self.options.groups > self.path.layers:
             raise InputError(
                 f"--search.groups: must be at most {self.path.layers}, the adapted layers, got {self.options.groups}"
             )
+
+    def check(self, ray: Point) -> None:
+        """Raise InputError if the adapters cannot be merged so."""
+        try:
+            self.path.check(ray.method, ray.density)
+        except InputError as error:
+            reason = str(error).removeprefix("--adapters: ").removeprefix("--density: ")
+            raise InputError(f"--search.methods: {ray.method} cannot be searched: {reason}") from error
 
     def run(self) -> dict[str, Any]:
         """Search, choose, verify; the result as it is written to `balance.json`.
