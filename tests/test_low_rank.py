@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unlearn_pl.merging import low_rank
 from unlearn_pl.merging.factors import Factors
-from unlearn_pl.merging.low_rank import angle, compress, singular_values, stack, truncate
+from unlearn_pl.merging.low_rank import compress, stack, truncate
 
 side, ranks = st.integers(1, 12), st.integers(1, 6)
 
@@ -72,10 +72,6 @@ def test_compress_is_the_best_approximation(out: int, inside: int, rank: int, wa
     assert cut.b.shape == (out, wanted)
     assert (dense(cut) - expected).norm() < 1e-5 * dense(given_pair).norm()
     assert error == pytest.approx(expected_error, abs=1e-9)
-    values = singular_values(given_pair)
-    assert values.dtype == torch.float64
-    assert len(values) == min(out, inside, rank)
-    assert torch.allclose(values, torch.linalg.svdvals(dense(given_pair))[: len(values)], atol=1e-9)
 
 
 def dependent(kind: str) -> Factors:
@@ -114,36 +110,12 @@ def test_compress_of_two_stacked_adapters(shape: tuple[int, int]) -> None:
 
 
 def test_a_zero_delta() -> None:
-    """As training starts: B is 0. Nothing is cut, nothing is left, and there is no angle."""
+    """As training starts: B is 0. Nothing is cut, and nothing is left."""
     zero = Factors(torch.ones(2, 5), torch.zeros(4, 2))
     for cut, error in (compress(zero, 3), truncate(torch.zeros(4, 5), 3), truncate(torch.zeros(600, 520), 3)):
         assert not dense(cut).any()
         assert cut.a.shape[0] == cut.b.shape[1] == 3
         assert error == 0
-    assert singular_values(zero).tolist() == [0, 0]
-    assert angle(zero, zero) is None
-    assert angle(zero, pair(4, 5, 2)) is None
-
-
-@settings(deadline=None)
-@given(side, side, ranks, ranks)
-def test_angle_is_that_of_the_dense_deltas(out: int, inside: int, one: int, other: int) -> None:
-    x, y = pair(out, inside, one, 1), pair(out, inside, other, 2)
-    cosine = torch.nn.functional.cosine_similarity(dense(x).flatten(), dense(y).flatten(), dim=0).item()
-    measured = angle(x, y)
-    assert measured is not None
-    assert math.cos(math.radians(measured)) == pytest.approx(cosine, abs=1e-9)
-    assert measured == pytest.approx(angle(y, x), abs=1e-9)
-    assert angle(x, x) == pytest.approx(0, abs=1e-4)
-    assert angle(x, Factors(x.a, -2 * x.b)) == pytest.approx(180, abs=1e-4)
-
-
-def test_right_angle() -> None:
-    """Deltas with no entry in common."""
-    x = Factors(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0], [0.0]]))
-    y = Factors(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0], [0.0]]))
-    assert angle(x, y) == pytest.approx(90)
-    assert angle(x, Factors(x.a + y.a, x.b)) == pytest.approx(45)
 
 
 @settings(max_examples=50, deadline=None)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.adapters import merge_adapters, merge_parents, save_merged
-from unlearn_pl.merging.factors import delta_norm, factors_of, inner, shared_start, sign_conflict
+from unlearn_pl.merging.factors import delta_angle, delta_norm, factors_of, inner, shared_start, sign_conflict
 from unlearn_pl.merging.methods import METHODS, merge_settings
 from unlearn_pl.merging.parents import read_parent, read_parents
 
@@ -506,6 +506,20 @@ def test_inner_products_and_norms_are_those_of_the_dense_deltas(pair):
         torch.testing.assert_close(inner(one[module], other[module]), wanted)
     total = math.sqrt(sum((SCALING * value).square().sum().item() for value in dense[0].values()))
     assert delta_norm(one, dict.fromkeys(one, SCALING)) == pytest.approx(total, rel=1e-12)
+
+
+def test_the_angle_of_two_adapters_is_that_of_their_dense_deltas(pair):
+    one, other = (factors_of(tensors(folder)) for folder in pair)
+    scaled = {module: 3.0 if "mlp" in module else 0.5 for module in one}
+    vectors = []
+    for factors, scaling in ((one, dict.fromkeys(one, SCALING)), (other, scaled)):
+        deltas = [scaling[m] * factors[m].b.double() @ factors[m].a.double() for m in factors]
+        vectors.append(torch.cat([delta.flatten() for delta in deltas]))
+    cosine = (vectors[0] @ vectors[1] / vectors[0].norm() / vectors[1].norm()).item()
+    got = delta_angle(one, dict.fromkeys(one, SCALING), other, scaled)
+    assert got == pytest.approx(math.degrees(math.acos(cosine)), abs=1e-6)
+    assert delta_angle(one, scaled, one, scaled) == pytest.approx(0, abs=1e-5)
+    assert delta_angle(one, dict.fromkeys(one, 0.0), other, scaled) is None
 
 
 def test_sign_conflict_counts_entries_that_are_not_zero():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.factors import Factors, factors_of, inner
+from unlearn_pl.merging.factors import Factors, angle_degrees, factors_of, inner
 
 # A displacement by the positions of its two ends among the snapshots (start, pivot, final).
 MOVES = {"before": (0, 1), "after": (1, 2), "total": (0, 2)}
@@ -90,15 +90,6 @@ def geometry(products: Tensor) -> dict[str, dict[str, float | None]]:
         for x, y in ANGLES
     }
     return {"norms": dict(norms), "angles": angles}
-
-
-def angle_degrees(product: float, norm: float, other_norm: float) -> float | None:
-    """The angle in [0, 180] of two vectors from their inner product and norms; None if either norm is 0."""
-    if norm == 0 or other_norm == 0:
-        return None
-    # Divided one after the other, since the product of two small norms may underflow.
-    cosine = min(1.0, max(-1.0, product / norm / other_norm))
-    return math.degrees(math.atan2(math.sqrt((1 - cosine) * (1 + cosine)), cosine))
 
 
 def layer_of(module: str) -> str:

@@ -9,7 +9,7 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.files import refuse_existing
 from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, refuse_dense, save_merged
 from unlearn_pl.merging.checkpoints import merge_checkpoints
-from unlearn_pl.merging.factors import delta_norm, sign_conflict
+from unlearn_pl.merging.factors import delta_angle, delta_norm, sign_conflict
 from unlearn_pl.merging.merged import norm
 from unlearn_pl.merging.methods import MergeSettings, merge_settings
 from unlearn_pl.merging.parents import read_parents
@@ -150,6 +150,10 @@ def summary(merged: MergedAdapter) -> str:
     scale = "" if settings.scale == 1 else f", scale {settings.scale:g}"
     text = f"merged by {settings.method.name} (weights {weights}{density}{scale}): delta norms {norms} -> "
     text += f"{norm(merged.deltas):.4g}"
-    if settings.method.space == "factors" and len(parents) == 2:
-        text += f"; {sign_conflict(parents[0].factors, parents[1].factors):.1%} of the factor entries differ in sign"
+    if len(parents) == 2:
+        one, other = parents
+        angle = delta_angle(one.factors, one.scaling, other.factors, other.scaling)
+        text += "" if angle is None else f"; the two deltas are {angle:.1f} degrees apart"
+        if settings.method.space == "factors":
+            text += f"; {sign_conflict(one.factors, other.factors):.1%} of the factor entries differ in sign"
     return text

@@ -1,5 +1,6 @@
 """Low-rank weight deltas B A, measured from their factors alone: the dense matrix is never built."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -58,6 +59,23 @@ def delta_norm(adapter: Mapping[str, Factors], scaling: Mapping[str, float]) -> 
     """Frobenius norm over all modules of ``scaling * B A``."""
     total = sum(scaling[module] ** 2 * inner(pair, pair).item() for module, pair in adapter.items())
     return max(total, 0.0) ** 0.5
+
+
+def delta_angle(
+    x: Mapping[str, Factors], x_scaling: Mapping[str, float], y: Mapping[str, Factors], y_scaling: Mapping[str, float]
+) -> float | None:
+    """Angle in degrees, [0, 180], between two adapters' deltas over all modules; None if one is zero."""
+    product = sum(x_scaling[module] * y_scaling[module] * inner(pair, y[module]).item() for module, pair in x.items())
+    return angle_degrees(product, delta_norm(x, x_scaling), delta_norm(y, y_scaling))
+
+
+def angle_degrees(product: float, norm: float, other_norm: float) -> float | None:
+    """The angle in [0, 180] of two vectors from their inner product and norms; None if either norm is 0."""
+    if norm == 0 or other_norm == 0:
+        return None
+    # Divided one after the other, since the product of two small norms may underflow.
+    cosine = min(1.0, max(-1.0, product / norm / other_norm))
+    return math.degrees(math.atan2(math.sqrt((1 - cosine) * (1 + cosine)), cosine))
 
 
 def sign_conflict(x: Mapping[str, Factors], y: Mapping[str, Factors]) -> float:

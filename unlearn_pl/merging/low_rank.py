@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unlearn_pl.matmul import frozen_linear
-from unlearn_pl.merging.factors import Factors, inner
+from unlearn_pl.merging.factors import Factors
 
 # Up to this smallest side a full decomposition takes no longer than iterating.
 EXACT_SIDE = 512
@@ -52,24 +52,6 @@ def compress(pair: Factors, rank: int) -> tuple[Factors, float]:
     cut, whole = s[top:].square().sum().item(), s.square().sum().item()
     error = math.sqrt(cut / whole) if whole > 0 else 0.0
     return _padded(Factors(a.to(pair.a.dtype), b.to(pair.b.dtype)), rank), error
-
-
-@torch.no_grad()
-def singular_values(pair: Factors) -> Tensor:
-    """Singular values of ``b @ a``, falling, float64 [min(rank, out, in)], from the factors alone."""
-    left, right = _orthonormal(pair.b), _orthonormal(pair.a.T)
-    return torch.linalg.svdvals(left.core @ right.core.T)
-
-
-def angle(x: Factors, y: Factors) -> float | None:
-    """Angle between two deltas [out, in] in degrees, [0, 180], under the Frobenius inner product; None if one is zero.
-
-    Near 0 and 180 right to about 1e-5 degrees: a cosine says little there.
-    """
-    norms = math.sqrt(max(inner(x, x).item(), 0.0)) * math.sqrt(max(inner(y, y).item(), 0.0))
-    if norms == 0:
-        return None
-    return math.degrees(math.acos(min(max(inner(x, y).item() / norms, -1.0), 1.0)))
 
 
 @torch.no_grad()
