@@ -76,7 +76,8 @@ def test_delta_norms_in_the_line_are_the_scales_of_the_method(base_folder, pair,
     merge(base_folder, [pair[0], pair[0]], str(tmp_path / "merged"), method="cat", weights=[1, 2])
     line = capsys.readouterr().out.splitlines()[0]
     before, after = line.split("delta norms ")[1].split(" -> ")
-    assert float(after) == pytest.approx(3 * float(before.split(" and ")[0]), rel=1e-3)
+    assert float(after.split(";")[0]) == pytest.approx(3 * float(before.split(" and ")[0]), rel=1e-3)
+    assert after.endswith("; the two deltas are 0.0 degrees apart")
 
 
 def test_outputs_are_refused_before_anything_is_read(pair, tmp_path):
