@@ -78,13 +78,14 @@ def test_the_file_has_every_type_of_peft_with_the_promised_keys(
     assert "magnitude_prune_svd: PEFT" in printed.err
 
 
-def test_the_other_two_parts_are_in_the_file(base_folder: str, tmp_path: Path) -> None:
+def test_the_other_two_parts_are_in_the_file_and_of_the_types_those_wanted(base_folder: str, tmp_path: Path) -> None:
     work = tmp_path / "work"
     merge(
-        str(tmp_path / "out.json"), **SMALL | {"repeats": 1}, path=base_folder, documents=2, checkpoints=str(work),
+        str(tmp_path / "out.json"), ["cat"], **SMALL | {"repeats": 1}, path=base_folder, documents=2, checkpoints=str(work),
         layers=1, vocabulary=30, dtype="bfloat16",
     )  # fmt: skip
     figures = json.loads((tmp_path / "out.json").read_text())
+    assert not figures.keys() & set(PEFT_TYPES) - {"cat"}
     for part in ("path_step", "checkpoints"):
         assert figures[part].keys() >= {"seconds", "bare_seconds", "ratio"}
     step, whole = figures["path_step"], figures["checkpoints"]
@@ -98,6 +99,7 @@ def test_the_other_two_parts_are_in_the_file(base_folder: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"types": ["ties", "foo"]}, "--types: must be among linear, .*, got foo"),
         ({"rank": 24}, "--rank: must be below 24, the smaller width, got 24"),
         ({"rank": 0}, "--rank: must be at least 1, got 0"),
         ({"hidden": 0}, "--hidden: must be at least 1, got 0"),

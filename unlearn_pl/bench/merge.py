@@ -68,7 +68,13 @@ def measured(call: Callable[[], Any], memory: bool) -> Call:
 
 
 def compare_merging(
-    model: PreTrainedModel, parents: Sequence[Parent], density: float, seed: int, repeats: Repeats, tell: Tell
+    model: PreTrainedModel,
+    parents: Sequence[Parent],
+    density: float,
+    seed: int,
+    repeats: Repeats,
+    tell: Tell,
+    types: Sequence[str] = PEFT_TYPES,
 ) -> dict[str, Any]:
     """Type of PEFT -> its figures, and ``peft_empty_adapter_seconds``; JSON-ready. ``model`` is left as it was."""
     figures: dict[str, Any] = {}
@@ -76,7 +82,7 @@ def compare_merging(
         torch.manual_seed(seed)
         adapted = with_peft(model, parents)
         try:
-            for name in PEFT_TYPES:
+            for name in types:
                 wanted = density if "density" in METHODS[name].kernel.parameters else None
                 settings = merge_settings(len(parents), name, WEIGHTS, wanted, seed=seed)
                 figures[name] = compare_type(adapted, parents, settings, repeats)

@@ -26,6 +26,7 @@ TARGETS = {"svd": 500, "ties": 3, "magnitude_prune": 3} | dict.fromkeys(
 
 def merge(
     json: str,
+    types: list[str] | None = None,
     hidden: int = 2048,
     intermediate: int = 8192,
     rank: int = 32,
@@ -49,6 +50,7 @@ def merge(
 
     Args:
         json: File for all figures.
+        types: Which of PEFT's types; all eleven if not given.
         hidden: Width of the residual stream; at least 1.
         intermediate: Width inside the feed-forward block; at least 1.
         rank: Rank and alpha of both adapters; at least 1, and below both widths.
@@ -71,6 +73,9 @@ def merge(
     counts = {"hidden": hidden, "intermediate": intermediate, "rank": rank, "repeats": repeats}
     counts |= {"peft_repeats": peft_repeats, "documents": documents, "layers": layers, "vocabulary": vocabulary}
     _check_arguments(counts, density)
+    names = PEFT_TYPES if types is None else types
+    if unknown := [name for name in names if name not in PEFT_TYPES]:
+        raise InputError(f"--types: must be among {', '.join(PEFT_TYPES)}, got {unknown[0]}")
     if path is not None:
         resolve(path)
     sizes = Sizes(layers, hidden, intermediate, vocabulary, dtype)
@@ -78,7 +83,7 @@ def merge(
         check_folder(Path(checkpoints), sizes)
     model = one_layer(hidden, intermediate)
     parents = random_parents(model, rank, seed)
-    figures = compare_merging(model, parents, density, seed, Repeats(repeats, peft_repeats), _tell)
+    figures = compare_merging(model, parents, density, seed, Repeats(repeats, peft_repeats), _tell, names)
     print_merging(figures)
     if path is not None:
         figures["path_step"] = compare_path_step(load_base(path), load_tokenizer(path), rank, documents, repeats, seed)
@@ -109,7 +114,7 @@ def _check_arguments(counts: dict[str, int], density: float) -> None:
 def print_merging(figures: dict[str, Any]) -> None:
     """Print one line for each of PEFT's types."""
     table = Table("Type", "PEFT, s", "Ours, s", "Faster", "Meant", "From PEFT's", "Error / optimum", "PEFT, MB", "MB")
-    for name in PEFT_TYPES:
+    for name in (name for name in PEFT_TYPES if name in figures):
         row = figures[name]
         numbers = [row[key] for key in ("peft_seconds", "seconds", "ratio")]
         numbers += [TARGETS.get(name), row["relative_error"]]
