@@ -81,8 +81,8 @@ def test_the_file_has_every_type_of_peft_with_the_promised_keys(
 def test_the_other_two_parts_are_in_the_file_and_of_the_types_those_wanted(base_folder: str, tmp_path: Path) -> None:
     work = tmp_path / "work"
     merge(
-        str(tmp_path / "out.json"), ["cat"], **SMALL | {"repeats": 1}, path=base_folder, documents=2, checkpoints=str(work),
-        layers=1, vocabulary=30, dtype="bfloat16",
+        str(tmp_path / "out.json"), ["cat"], **SMALL | {"repeats": 1}, path=base_folder, documents=2,
+        checkpoints=str(work), layers=1, vocabulary=30, dtype="bfloat16",
     )  # fmt: skip
     figures = json.loads((tmp_path / "out.json").read_text())
     assert not figures.keys() & set(PEFT_TYPES) - {"cat"}
