@@ -123,6 +123,7 @@ def test_without_a_crossing_it_says_so_and_takes_the_nearest(path):
     assert found["message"].startswith("no crossing: the calibration AUC went from ")
     ends = [point for point in found["path"] if point["mix"] in (0, 1)]
     nearest = min(found["path"], key=lambda point: abs(point["calibration_auc"] - 0.5))
+    assert nearest["task_aggregate"] is not None
     assert found["chosen"] == max([*ends, nearest], key=lambda point: point["aggregate_calibration"])
     low, high = found["message"].split("from ")[1].split(" and never")[0].split(" to ")
     assert 0.5 < float(low) < float(high)

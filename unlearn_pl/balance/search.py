@@ -108,7 +108,7 @@ class BalanceSearch:
         reached = [point for point, found in crossings if found.reached]
         self.tell(f"{len(reached)} crossings of an AUC of one half on {len(self.options.rays())} paths")
         # without a crossing one half is out of reach: what balances best may then be an adapter by itself
-        candidates = reached or [self.nearest(), Point(0.0), Point(1.0)]
+        candidates = reached or [*map(self.nearest, self.options.rays()), Point(0.0), Point(1.0)]
         for point in candidates:
             self.score(point)
         chosen = max(candidates, key=self.worth)
@@ -154,9 +154,10 @@ class BalanceSearch:
             self.options.evaluations,
         )  # fmt: skip
 
-    def nearest(self) -> Point:
-        """Of all points visited that with the calibration AUC nearest to one half."""
-        return min(self.measured, key=lambda point: abs(self.auc(point) - LEVEL))
+    def nearest(self, ray: Point) -> Point:
+        """Of the points visited on a path that with the calibration AUC nearest to one half."""
+        visited = (point for point in self.measured if replace(point, mix=ray.mix) == ray)
+        return min(visited, key=lambda point: abs(self.auc(point) - LEVEL))
 
     def improve_groups(self, start: Point) -> Point:
         """Shift the mix of one group of layers after the other, up and down, each time back at an AUC of one half by
@@ -268,8 +269,8 @@ class BalanceSearch:
         aucs = [self.auc(point) for point in self.measured]
         return (
             f"no crossing: the calibration AUC went from {min(aucs):.3f} to {max(aucs):.3f} and never came within "
-            f"{self.options.tolerance:g} of one half; of the nearest point and the two adapters the best is taken. Try "
-            "other --search.scales, or adapters that forget more or less"
+            f"{self.options.tolerance:g} of one half; of the nearest point of each path and the two adapters the best "
+            "is taken. Try other --search.scales, or adapters that forget more or less"
         )
 
     def tell(self, line: str) -> None:
