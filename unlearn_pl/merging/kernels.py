@@ -17,7 +17,7 @@ from unlearn_pl.merging.selection import keep_band_, keep_largest_, magnitude_th
 
 Space = Literal["factors", "delta", "checkpoint"]
 MAJORITY_SIGNS = ("total", "frequency")
-BLOCK = 1 << 17
+BLOCK = 1 << 16
 """Entries that are combined at once: a few such blocks stay in a core's cache."""
 
 
