@@ -13,6 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+MODELS = ("base", "over", "under", "merged", "balanced")
 SCORES = {"task_aggregate", "membership_auc", "membership_score", "mmlu", "aggregate", "terms"}
 
 
@@ -80,6 +81,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "tiny": {"vocabulary": 300, "hidden": 32, "layers": 1, "heads": 2, "intermediate": 32},
             "memorise": {"epochs": 1, "batch_size": 8, "learning_rate": 0.001, "max_length": 128},
         },
+        "balance": {"methods": ["cat"], "scales": [1.0], "evaluations": 1, "splits": 1},
         "choice": {"shots": 1},
         "generation": {"max_new_tokens": 4},
     }
@@ -105,7 +107,8 @@ def test_a_recipe_leaves_exactly_these_files(recipe: Path) -> None:
         )
     }
     expected |= {f"base/{name}" for name in model}
-    expected |= {f"{run}/adapter/{name}" for run in ("over", "under", "merged") for name in adapter}
+    expected |= {f"{run}/adapter/{name}" for run in ("over", "under", "merged", "balanced") for name in adapter}
+    expected |= {f"balanced/balance.{ending}" for ending in ("json", "md", "png")}
     expected |= {f"over/snapshots/step_{step}/{name}" for step in (0, 2) for name in adapter}
     expected |= {
         f"{run}/{name}" for run in ("over", "under") for name in ("config.yaml", "hparams.yaml", "metrics.csv")
@@ -117,19 +120,15 @@ def test_a_recipe_leaves_exactly_these_files(recipe: Path) -> None:
         "over/angles.png",
     }
     expected |= {f"merged/model/{name}" for name in (*model, "unlearn_pl.json")}
-    expected |= {
-        f"evaluation/{name}/{file}"
-        for name in ("base", "over", "under", "merged")
-        for file in ("results.json", "samples.jsonl")
-    }
-    stages = ("data", "base", "over", "under", "merge", *(f"evaluate {n}" for n in ("base", "over", "under", "merged")))
+    expected |= {f"evaluation/{name}/{file}" for name in MODELS for file in ("results.json", "samples.jsonl")}
+    stages = ("data", "base", "over", "under", "merge", "balance", *(f"evaluate {name}" for name in MODELS))
     expected |= {f"stages/{stage}.json" for stage in stages}
     assert files == expected | {"summary.json", "table.md", "scores.png", "losses.png"}
 
 
 def test_the_summary_keeps_its_contract(recipe: Path) -> None:
     summary = json.loads((recipe / "logs/small/summary.json").read_text())
-    assert summary["models"].keys() == {"base", "over", "under", "merged"}
+    assert summary["models"].keys() == set(MODELS)
     assert summary["seed"] == 3
     assert summary["seconds"] > 0
     for scores in summary["models"].values():
@@ -148,7 +147,7 @@ def test_both_fits_start_from_the_same_factors_and_the_merge_opens(recipe: Path)
 
 def test_finished_stages_are_skipped_and_changed_ones_are_not(recipe: Path) -> None:
     again = command(recipe, "run", "small.yaml")
-    assert again.stdout.count("finished before with the same inputs") == 9
+    assert again.stdout.count("finished before with the same inputs") == 11
     weights = recipe / "logs/small/under/adapter/adapter_model.safetensors"
     before = load_file(weights)
     weights.unlink()  # as if the run had been interrupted there
