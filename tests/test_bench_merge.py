@@ -207,10 +207,11 @@ def test_the_relative_distance_by_hand() -> None:
 
 
 def test_memory_is_above_what_was_there() -> None:
-    call = measured(lambda: torch.ones(4_000_000).sum().item(), memory=True)
-    assert call.result == 4e6
+    """160 MB, of which the allocator may have some tens at hand from before."""
+    call = measured(lambda: torch.full((40_000_000,), 0.5).max().item(), memory=True)
+    assert call.result == 0.5
     assert call.peak_bytes is not None
-    assert 15e6 < call.peak_bytes < 40e6
+    assert 110e6 < call.peak_bytes < 250e6
     assert call.seconds > 0
     assert measured(int, memory=False).peak_bytes is None
 
