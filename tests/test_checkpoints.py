@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging import checkpoints as engine
+from unlearn_pl.merging.checkpoint_folder import read_checkpoint
 from unlearn_pl.merging.checkpoints import check_density, merge_checkpoints, read_alike, tensor_generator
 from unlearn_pl.merging.kernels import KERNELS, KernelOptions
 
@@ -327,4 +328,4 @@ def test_a_killed_merge_leaves_no_folder(make: Any, threads: int, monkeypatch: p
     finally:
         torch.set_num_threads(1)
     assert sorted(base.parent.iterdir()) == before
-    assert len(calls) < 4 + threads
+    assert len(calls) < 4 + 2 * threads < len(read_checkpoint(base, "--base").tensors)  # some may be on their way

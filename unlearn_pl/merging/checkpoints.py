@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -183,32 +184,36 @@ def merge_all(merge: Merge) -> None:
     side_by_side = max(sizes.values(), default=0) // threads
     large = deque(name for name, size in sizes.items() if size > side_by_side)
     small = deque(name for name, size in sizes.items() if size <= side_by_side)
+    stop = Event()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            jobs = [pool.submit(merge_queues, merge, [large, small][min(i, 1) :]) for i in range(threads)]
+            jobs = [pool.submit(merge_queues, merge, [large, small][min(i, 1) :], stop) for i in range(threads)]
             try:
                 for job in as_completed(jobs):
                     job.result()
-            except BaseException:  # an error of one, or an interrupt here: the others stop after their tensor
-                large.clear()
-                small.clear()
-                raise
+            finally:
+                stop.set()  # after an interrupt here the threads end with their tensor
     finally:
         torch.set_num_threads(threads)
 
 
-def merge_queues(merge: Merge, queues: Sequence[deque[str]]) -> None:
-    """Merge the tensors of one queue after the other, which other threads take from too."""
+def merge_queues(merge: Merge, queues: Sequence[deque[str]], stop: Event) -> None:
+    """Merge the tensors of one queue after the other, which other threads take from too, until ``stop`` is set; an
+    error sets it."""
     for queue in queues:
         largest = max((merge.base.tensors[name].numel for name in tuple(queue)), default=0)
         buffers = [torch.empty(largest) for _ in merge.checkpoints]
-        while queue:
+        while queue and not stop.is_set():
             try:
                 name = queue.popleft()
             except IndexError:  # another thread was quicker
                 break
-            merge_one(merge, name, buffers)
+            try:
+                merge_one(merge, name, buffers)
+            except BaseException:
+                stop.set()
+                raise
         del buffers
 
 
