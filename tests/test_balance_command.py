@@ -18,6 +18,7 @@ from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.evaluation.roc import area_under_curve
+from unlearn_pl.files import sha256_of
 from unlearn_pl.models.load import load_base, load_tokenizer
 
 SHORT = Generation(max_new_tokens=4)
@@ -79,6 +80,10 @@ def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
     assert {"path", "chosen", "calibration_auc", "holdout_auc", "holdout_interval", "splits", "spread"} <= found.keys()
     assert list(found["compared"]) == ["over", "under", "ties", "balanced"]
     assert found["provenance"]["versions"]["torch"]
+    hashes = found["provenance"]["sha256"]
+    assert hashes["adapters"]["over"] == sha256_of(Path(adapters[0]) / "adapter_model.safetensors")
+    assert hashes["data"]["member"] == sha256_of(membership.member)
+    assert found["provenance"]["config"]["search"]["scales"] == [1.0]
     assert (output / "balance.md").read_text().strip() in shown.out
     assert "calibration AUC" in shown.err
     # the adapter on the disk, opened by PEFT in a fresh base, and the merged model, give the chosen point's AUC

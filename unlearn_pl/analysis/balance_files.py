@@ -10,9 +10,9 @@ from unlearn_pl.files import write_json, write_text
 from unlearn_pl.provenance import provenance
 
 
-def write_balance(folder: Path, found: dict[str, Any]) -> None:
-    """The files of a search beside its adapter."""
-    write_json(folder / "balance.json", found | {"provenance": provenance()})
+def write_balance(folder: Path, found: dict[str, Any], facts: dict[str, Any]) -> None:
+    """The files of a search beside its adapter; ``facts`` (what went in) stand with the versions."""
+    write_json(folder / "balance.json", found | {"provenance": provenance(**facts)})
     write_text(folder / "balance.md", f"{compared_table(found['compared'])}\n\n{conclusion(found)}\n")
     plot_balance(found, folder / "balance.png")
 

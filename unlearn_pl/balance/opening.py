@@ -25,6 +25,11 @@ class Opened:
     path: MergePath
     scorer: MergeScorer
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """SHA-256 of the weights of both adapters."""
+        return {"over": self.path.over.sha256, "under": self.path.under.sha256}
+
 
 def open_path(base: PreTrainedModel, adapters: Sequence[str | Path], seed: int = 42) -> MergePath:
     """The merges of the over- and the under-forgetting adapter.

@@ -108,8 +108,10 @@ class MergeScorer:
 
     def scores(self, deltas: Mapping[str, Delta], losses: list[float] | None = None) -> Scores:
         """All scores; ``losses`` are not measured again if they are known."""
-        losses = self.losses(deltas) if losses is None else losses
-        self.weights.fold(deltas)
+        if losses is None:
+            losses = self.losses(deltas)
+        else:
+            self.weights.fold(deltas)
         results: dict[str, Any] = evaluate_model(
             self.model, self.tokenizer, self.inputs, self.options, self.work
         ).results

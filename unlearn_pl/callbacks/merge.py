@@ -1,5 +1,6 @@
 """MergeAfterFit: the adapter just trained, merged with another one."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ class MergeAfterFit(Callback):
         )  # fmt: skip
         found = BalanceSearch(opened.path, opened.scorer, self.balance, rank_zero_info).run()
         if trainer.is_global_zero:
-            write_balance(Path(trainer.default_root_dir) / "merged", found)
+            facts = {"config": {"search": asdict(self.balance)}, "sha256": {"adapters": opened.facts}}
+            write_balance(Path(trainer.default_root_dir) / "merged", found, facts)
             rank_zero_info(conclusion(found))
         opened.scorer.weights.restore()
         return opened.path.merged(chosen_point(found), base.name_or_path)

@@ -1,11 +1,13 @@
 """`unlearn-pl balance`: the merge of two adapters that a membership attack learns nothing from."""
 
 import sys
+from dataclasses import asdict
 
 from unlearn_pl.analysis.balance_files import chosen_point, conclusion, write_balance
 from unlearn_pl.analysis.tables import compared_table
 from unlearn_pl.balance.opening import open_merges
 from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
+from unlearn_pl.commands.evaluate import data_hashes
 from unlearn_pl.commands.merge import check_outputs
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
@@ -40,9 +42,9 @@ def balance(
     Task Aggregate and multiple choice.
 
     The share of the two adapters, the size of the delta and the merge method are searched; the model is loaded once and
-    takes each merge into its weights. Half of the member and non-member documents (by hash) steer the search, the other
-    half says how well it went. Writes `balance.json` (every point visited, the chosen one, AUC on both halves),
-    `balance.png`, `balance.md` and the chosen merge as a PEFT adapter in `adapter/`.
+    takes each merge into its weights. Half of the member and non-member documents (one of each two of like length, by
+    hash) steer the search, the other half says how well it went. Writes `balance.json` (every point visited, the chosen
+    one, AUC on both halves), `balance.png`, `balance.md` and the chosen merge as a PEFT adapter in `adapter/`.
 
     Args:
         base: Base model: a folder or a hub name.
@@ -70,7 +72,9 @@ def balance(
         if rank_and_count()[0] > 0:
             return
         with new_folder(output, overwrite) as folder:
-            write_balance(folder, found)
+            config = {"base": base, "search": asdict(search), "seed": seed, "dtype": dtype, "options": asdict(options)}
+            hashes = {"adapters": opened.facts, "data": data_hashes(data, options, inputs)}
+            write_balance(folder, found, {"config": config, "sha256": hashes})
             opened.scorer.weights.restore()
             merged = opened.path.merged(chosen_point(found), opened.base.name_or_path)
             save_merged(merged, folder / "adapter", save_model, opened.base, tokenizer, overwrite)

@@ -1,10 +1,13 @@
 """`unlearn-pl compare-merges`: all merge methods on two adapters, at their own scales and at one."""
 
+from dataclasses import asdict
+
 from unlearn_pl.analysis.figures import plot_densities
 from unlearn_pl.analysis.tables import merges_table
 from unlearn_pl.balance.compare import Comparison, default_methods
 from unlearn_pl.balance.opening import open_merges
 from unlearn_pl.commands.balance import tell
+from unlearn_pl.commands.evaluate import data_hashes
 from unlearn_pl.commands.merge import check_outputs
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
@@ -75,8 +78,11 @@ def compare_merges(
         if rank_and_count()[0] > 0:
             return
         table = merges_table(parents, rows)
+        config = {"base": base, "seed": seed, "dtype": dtype, "options": asdict(options)}
+        hashes = {"adapters": opened.facts, "data": data_hashes(data, options, inputs)}
+        made = provenance(config=config, sha256=hashes)
         with new_folder(output, overwrite) as folder:
-            write_json(folder / "merges.json", {"parents": parents, "methods": rows, "provenance": provenance()})
+            write_json(folder / "merges.json", {"parents": parents, "methods": rows, "provenance": made})
             write_text(folder / "merges.md", table + "\n")
             if densities is not None and len(densities) > 1:
                 plot_densities(rows, folder / "densities.png")

@@ -8,14 +8,13 @@ from unlearn_pl.commands.merge_table import print_methods
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import refuse_existing
 from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, refuse_dense, save_merged
+from unlearn_pl.merging.checkpoint_folder import SHARD_BYTES
 from unlearn_pl.merging.checkpoints import merge_checkpoints
 from unlearn_pl.merging.factors import delta_angle, delta_norm, sign_conflict
 from unlearn_pl.merging.merged import norm
 from unlearn_pl.merging.methods import MergeSettings, merge_settings
 from unlearn_pl.merging.parents import read_parents
 from unlearn_pl.models.load import load_base, load_skeleton, load_tokenizer
-
-SHARD_GB = 5.0
 
 
 def merge(
@@ -113,14 +112,14 @@ def merge_full(
     """The merge of full checkpoints."""
     if save_model is not None or output is None:
         raise InputError("--output: full checkpoints give one model folder, which is --output; leave --save-model out")
-    size = SHARD_GB if shard_gb is None else shard_gb
-    if not 0 < size < math.inf:
-        raise InputError(f"--shard-gb: must be a number above 0, got {size}")
+    if shard_gb is not None and not 0 < shard_gb < math.inf:
+        raise InputError(f"--shard-gb: must be a number above 0, got {shard_gb}")
+    shard_bytes = SHARD_BYTES if shard_gb is None else int(shard_gb * 1e9)
     check_outputs(output, None, [base, *checkpoints], overwrite)
     facts = {"merge": {**settings.facts(), "checkpoints": checkpoints}}
     merge_checkpoints(
         base, checkpoints, output, settings.method.kernel, settings.weights, settings.options, settings.seed,
-        settings.scale, dtype, int(size * 1e9), facts, overwrite,
+        settings.scale, dtype, shard_bytes, facts, overwrite,
     )  # fmt: skip
     print(f"merged {len(checkpoints)} checkpoints by {settings.method.name}: wrote the model {output}")
 
