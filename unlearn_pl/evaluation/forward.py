@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.forward import text_config
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def encode_texts(
 
 def position_limit(model: nn.Module) -> int | None:
     """The longest sequence the model was made for, None if its configuration names none."""
-    return getattr(causal_model(model).config, "max_position_embeddings", None)
+    return getattr(text_config(model), "max_position_embeddings", None)
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.objectives.head import Head
@@ -14,6 +14,11 @@ LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 def causal_model(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model inside a PEFT wrapper (its linear layers carry the adapters), or ``model`` itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def text_config(model: nn.Module) -> PreTrainedConfig:
+    """The configuration of the language model proper, also where it is one part of a model of several modalities."""
+    return causal_model(model).config.get_text_config(decoder=True)
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

