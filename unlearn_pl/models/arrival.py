@@ -2,11 +2,12 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from unlearn_pl.errors import InputError
 
@@ -66,3 +67,36 @@ def rename(missing: list[str], surplus: list[str]) -> str | None:
         if prefixes and all(key.startswith(prefixes[0]) for key in surplus):
             return f"take {prefixes[0]!r} off the beginning of its tensors' names, and save it again"
     return None
+
+
+def check_values(
+    where: str, weights: Mapping[str, Tensor], base: Mapping[str, Tensor], trained: Sequence[str] | None
+) -> None:
+    """Raise InputError if a tensor of an adapter file is not finite, or is a weight of another ``base``: PEFT would put
+    it in the place of this one's. ``trained`` are the modules that the adapter holds whole."""
+    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise InputError(f"{where}: {len(broken)} of {len(weights)} tensors are not finite (first {broken[0]})")
+    for name, value in weights.items():
+        own = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        kept = own.endswith(".weight") and not any(own.endswith(f"{module}.weight") for module in trained or ())
+        if own not in base or not kept or base[own].shape != value.shape:
+            continue
+        here = base[own].float()
+        if not torch.allclose(value.to(here.device).float(), here, rtol=2**-7, atol=float(here.abs().max()) * 2**-12):
+            raise InputError(f"{where} holds {name}, which is not that of this base model; it was made on another one")
+
+
+def refuse_partial_adapter(where: str, expected: Iterable[str], missing: Sequence[str], surplus: Sequence[str]) -> None:
+    """Raise InputError unless an adapter file gave all that the opened adapter has, and nothing else. ``missing`` are
+    names of the model, the base's among them, where PEFT puts the adapter's own name, ``default``, in."""
+    names = set(expected)
+    plain = [name.replace(".default", "") for name in missing]
+    lacking = sorted(name for name in plain if name in names or name.removesuffix(".weight") in names)
+    faults = [f"{len(lacking)} of {len(names)} tensors missing (first {lacking[0]})"] if lacking else []
+    if surplus:
+        faults.append(f"{len(surplus)} tensors without a place (first {min(surplus)})")
+    if faults:
+        stored = sorted(name.replace(".default", "") for name in surplus)
+        advice = rename(lacking, stored) or "it was made on another base model, or not saved whole"
+        raise InputError(f"{where} does not fit this base model: {', '.join(faults)}; {advice}")
