@@ -20,6 +20,7 @@ from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
+from unlearn_pl.models.padding import check_padding
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.passes import Split
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
@@ -54,7 +55,8 @@ class UnlearningModule(LightningModule):
             alone), each differentiated before the next, so that memory is that of one pack; null for one pack, as
             always under `--trainer.precision=16-mixed`. The loss does not depend on it. At least 1.
         reference_cache: Where the base model's part of the loss is kept between epochs and runs.
-        max_length: Tokens to which the released ZJUKLAB code pads a row; only the KL positions `padded` use it.
+        max_length: Tokens to which the released ZJUKLAB code pads a row; only the KL positions `padded`
+            and `released` use it.
             The command line takes it from the data.
         seed: Seed of the adapter's initial A factors and of dropout. The command line takes it from
             `--seed_everything`. Adapters that are to be merged in factor space need the same one.
@@ -119,6 +121,9 @@ class UnlearningModule(LightningModule):
         )
         if not prepare_policy(self.model, self.gradient_checkpointing):
             rank_zero_warn(f"{type(base).__name__} takes no packed rows; they are padded in groups of like lengths")
+        if self.packed_loss.reads_padding:
+            self.packed_loss.pad_token_id = int(self.tokenizer.pad_token_id)
+            check_padding(self.model, self.packed_loss.pad_token_id)
         self.initial_factors = initial_factors_hash(self.model)
 
     def configure_optimizers(self) -> Any:
