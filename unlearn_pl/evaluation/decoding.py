@@ -61,12 +61,13 @@ def continue_rows(
     """New token ids of each row, greedy without ``pick``. If ``watched``, None where two tokens came so close that
     rounding may have chosen between them. Every budget is at least 1.
     """
-    if len(rows) > 1 and not generates_together(network.model):
+    longest = max(map(len, rows)) + max(budgets)
+    if len(rows) > 1 and not generates_together(network.model, longest):
         return [
             continue_rows(network, [row], [budgets[slot]], eos, *alone(slot, pick, stop), watched)[0]
             for slot, row in enumerate(rows)
         ]
-    lines = Lines(network, rows)
+    lines = Lines(network, rows, max(budgets))
     answers: list[list[int]] = [[] for _ in rows]
     led_astray: set[int] = set()
     for step in range(max(budgets)):
@@ -96,16 +97,30 @@ def alone(slot: int, pick: Pick | None = None, stop: Stop | None = None) -> tupl
 class Lines:
     """The lines of a key-value cache: one for each row that still runs, and for a while those of rows that ended."""
 
-    def __init__(self, network: Network, rows: Sequence[Sequence[int]]):
+    def __init__(self, network: Network, rows: Sequence[Sequence[int]], budget: int):
         self.network = network
-        self.cache = growing_cache(network.model)
+        longest = max(map(len, rows))
+        self.cache = growing_cache(network.model, longest, longest + budget)
         self.ids, self.mask, self.positions = left_padded(rows, network.device)
+        if self.cache is not None and self.positions is None:
+            # some models count from 0 again after a cache, unless they are told
+            self.positions = torch.arange(longest, device=network.device).expand(len(rows), -1)
         self.rows = list(range(len(rows)))
         self.ended: set[int] = set()
 
     def logits(self) -> Tensor:
         """[B, V] after the last token of each line."""
-        return self.network.logits(self.network.states(self.ids, self.mask, self.positions, self.cache)[:, -1])
+        return self.network.logits(self._states()[:, -1])
+
+    def _states(self) -> Tensor:
+        fresh = self.cache is not None and self.cache.get_seq_length() == 0
+        try:
+            return self.network.states(self.ids, self.mask, self.positions, self.cache)
+        except ValueError:
+            if not fresh:
+                raise
+            self.cache = None  # the model insists on a cache of its own class: its rows are read anew for each token
+            return self.network.states(self.ids, self.mask, self.positions)
 
     def feed(self, tokens: Tensor) -> bool:
         """Append a token [B] to each line; False if no row runs any more."""
@@ -113,18 +128,22 @@ class Lines:
         if not running:
             return False
         self.ids = tokens[:, None] if self.cache is not None else torch.cat([self.ids, tokens[:, None]], dim=1)
-        if self.mask is not None and self.positions is not None:
+        if self.mask is not None:
             self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-            self.positions = self.positions[:, -1:] + 1
+        if self.positions is not None:
+            following = self.positions[:, -1:] + 1
+            self.positions = following if self.cache is not None else torch.cat([self.positions, following], dim=1)
         if len(running) <= (1 - ENDED_SHARE) * len(self.rows):
             self._keep(running)
         return True
 
     def _keep(self, lines: list[int]) -> None:
         index = torch.tensor(lines, device=self.ids.device)
-        assert self.cache is not None
-        self.cache.batch_select_indices(index)
+        if self.cache is not None:
+            self.cache.batch_select_indices(index)
         self.rows = [self.rows[line] for line in lines]
         self.ids = self.ids[index]
-        if self.mask is not None and self.positions is not None:
-            self.mask, self.positions = self.mask[index], self.positions[index]
+        if self.mask is not None:
+            self.mask = self.mask[index]
+        if self.positions is not None:
+            self.positions = self.positions[index]

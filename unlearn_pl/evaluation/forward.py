@@ -43,7 +43,11 @@ def encode_texts(
 
 
 def position_limit(model: nn.Module) -> int | None:
-    """The longest sequence the model was made for, None if its configuration names none."""
+    """The longest sequence the model was made for, None if its configuration names none.
+
+    "dynamic" rotary angles stretch beyond that, but transformers then keeps those of the longest text so far: what a
+    model says would depend on what it was asked before.
+    """
     return getattr(text_config(model), "max_position_embeddings", None)
 
 

@@ -198,10 +198,13 @@ class Continuation:
     def started(self, index: int, recall: Recall | None) -> list[int]:
         """The tokens that greedy decoding is known to give a row.
 
-        None where it is unsure or broken; none in half precision for single rows, where only token by token is exact.
+        None where its recall is unsure or broken or crosses a switch of rotary angles; none in half precision for
+        single rows, where only token by token is exact.
         """
+        prompt, switch = len(self.rows[index]), self.network.switch
+        crossed = switch is not None and prompt <= switch < prompt + len(self.drafts[index])
         single = self.options.batch_size == 1 and torch.finfo(self.network.causal.dtype).bits < 32
-        if recall is None or recall.unsure or recall.broken or single:
+        if recall is None or recall.unsure or recall.broken or single or crossed:
             return []
         tokens = [*self.drafts[index][: recall.accepted], recall.following]
         ends = [place for place, token in enumerate(tokens) if token in self.eos]

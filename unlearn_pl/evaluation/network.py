@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from unlearn_pl.evaluation.caches import takes
+from unlearn_pl.evaluation.caches import switch_of_angles, takes
 from unlearn_pl.evaluation.forward import position_limit, right_padded
 from unlearn_pl.evaluation.token_scores import TokenScores, token_scores, token_scores_of_logits
 from unlearn_pl.matmul import frozen_linears
-from unlearn_pl.models.forward import causal_model, head_is_plain, vocabulary_head
+from unlearn_pl.models.forward import body_of, causal_model, head_is_plain, vocabulary_head
 
 # Tokens of a forward are a multiple of the first, from the second on of the third: each number costs a compiled
 # kernel, which is kept.
@@ -29,6 +30,7 @@ class Network:
         self.model = model
         self.causal = causal_model(model)
         self.head = vocabulary_head(model) if head_is_plain(model) else None
+        self.switch = switch_of_angles(model)
         self._takes_positions = takes(self.causal, "position_ids")
 
     @property
@@ -47,10 +49,14 @@ class Network:
 
         By the fastest products at hand, which round otherwise than the model's own.
         """
-        longest, limit = max(map(len, rows)), position_limit(self.model)
+        longest = max(map(len, rows))
+        crossed = self.switch is not None and start + longest > self.switch
+        if crossed and len(rows) > 1:
+            return pad_sequence([self.rows_states([row], start, cache)[0] for row in rows], batch_first=True)
         multiple = ROUND_MANY if longest * len(rows) >= MANY else ROUND_FEW
         room = -longest % (multiple // math.gcd(multiple, len(rows)))
-        if limit is not None and start + longest + room > limit:
+        limits = [limit for limit in (position_limit(self.model), None if crossed else self.switch) if limit]
+        if limits and start + longest + room > min(limits):
             room = 0
         ids = right_padded(rows, self.device, room)
         positions = None
@@ -73,7 +79,7 @@ class Network:
             options["position_ids"] = positions
         if self.head is None:
             return self.model(input_ids=input_ids, **options).logits
-        return self.causal.base_model(input_ids=input_ids, **options).last_hidden_state
+        return body_of(self.model)(input_ids=input_ids, **options).last_hidden_state
 
     def logits(self, states: Tensor) -> Tensor:
         """[..., V] of ``states``."""

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from unlearn_pl.models.forward import body_of, causal_model, hidden_states, text_config
+from unlearn_pl.models.forward import body_of, causal_model, hidden_states, rotary_settings, text_config
 
 PACKED = "packed_sdpa"
 # Of the tokens of a padded forward, where packing is not possible.
@@ -107,7 +107,7 @@ def packed_limit(model: nn.Module) -> float:
     does not know, and below the length from which some rotary embeddings take their angles from the longest row."""
     config = text_config(model)
     limits = [limit for name in WINDOWS for limit in numbers_in(getattr(config, name, None))]
-    for rope in rope_settings(getattr(config, "rope_parameters", None) or {}):
+    for rope in rotary_settings(model):
         if rope.get("rope_type") in ("dynamic", "longrope"):
             limits += numbers_in([rope.get("original_max_position_embeddings"), config.max_position_embeddings])
     return min(limits, default=float("inf"))
@@ -117,11 +117,6 @@ def numbers_in(setting: Any) -> list[float]:
     """The numbers above 0 of a setting that is one number, one for each layer, or neither."""
     values = setting if isinstance(setting, list | tuple) else [setting]
     return [value for value in values if isinstance(value, int | float) and value > 0]
-
-
-def rope_settings(parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rotary settings of a model, or of each of its kinds of layers."""
-    return [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
 
 
 def packed_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
