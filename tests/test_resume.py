@@ -107,9 +107,9 @@ def test_a_run_that_was_stopped_within_an_epoch_is_finished(
 
 def test_a_run_that_max_steps_ended_goes_to_its_last_step(base_folder: str, tmp_path: Path) -> None:
     """3 of 10 steps; the rates of those 3 were of a training of 3 steps, which is said."""
-    run(base_folder, tmp_path, tmp_path, max_steps=3)
+    run(base_folder, tmp_path, tmp_path, max_steps=3, model={"warmup": 0})
     with pytest.warns(UserWarning, match="--ckpt_path: optimizer steps in all was 3 and is 10 from here on"):
-        runner, _ = run(base_folder, tmp_path, ckpt=tmp_path / "03-train.ckpt")
+        runner, _ = run(base_folder, tmp_path, ckpt=tmp_path / "03-train.ckpt", model={"warmup": 0})
     assert runner.global_step == 10
     assert runner.optimizers[0].param_groups[0]["lr"] == 0
 
@@ -125,7 +125,7 @@ def checkpoint(base_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_changed_settings_are_said_once_each(base_folder: str, checkpoint: Path, tmp_path: Path) -> None:
     terms = objectives() | {"ga": NPO(0.9)}
     model = {"learning_rate": 0.5, "weight_decay": 0.5, "objectives": terms, "lora": Lora(rank=4, alpha=8, dropout=0.2)}
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="--") as caught:
         run(base_folder, tmp_path, ckpt=checkpoint, accumulate_grad_batches=2, model=model)
     said = sorted(str(warning.message) for warning in caught if "--" in str(warning.message))
     assert [message.split(" from here on")[0] for message in said] == [
@@ -210,7 +210,7 @@ def test_weights_alone_are_no_place_to_go_on_from(base_folder: str, tmp_path: Pa
         module(base_folder), ForgetRetainData(**data, batch_size=2)
     )
     assert "holds weights only" in refusal(base_folder, tmp_path / "weights.ckpt", "fit")
-    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, tmp_path / "foreign.ckpt")
     assert "is no checkpoint of `unlearn-pl fit`" in refusal(base_folder, tmp_path / "foreign.ckpt")
 
 
@@ -219,7 +219,8 @@ def test_a_last_checkpoint_of_an_earlier_run_is_set_aside(base_folder: str, tmp_
     data = write_rows(tmp_path, forget=4, retain=4)
 
     def fit(**options: Any) -> UnlearningModule:
-        callbacks = [ModelCheckpoint(tmp_path / "saved", "it", save_last=True, every_n_epochs=1), SetStaleAside()]
+        saver = ModelCheckpoint(tmp_path / "saved", "it", save_last=True, enable_version_counter=False)
+        callbacks = [saver, SetStaleAside()]
         model = module(base_folder)
         ckpt = options.pop("ckpt", None)
         trainer(tmp_path, callbacks, enable_checkpointing=True, **options).fit(
