@@ -18,30 +18,13 @@ from unlearn_pl.files import sha256_of
 from unlearn_pl.merging.factors import Factors, factors_of, shared_start
 from unlearn_pl.merging.methods import MergeSettings
 from unlearn_pl.models.lora import FACTS_FILE
+from unlearn_pl.models.mergeable import why_unmergeable
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 # PEFT puts it before the base model's module names.
 PREFIX = "base_model.model."
 
-# What an adapter may have learned besides A and B, or that makes its modules unlike: PEFT would drop or misread it.
-UNMERGEABLE = {
-    "use_dora": "DoRA magnitudes have no merge rule",
-    "modules_to_save": "whole modules were trained besides the adapter",
-    "trainable_token_indices": "token embeddings were trained besides the adapter",
-    "target_parameters": "it adapts bare parameters, not linear layers",
-    "rank_pattern": "its modules have different ranks",
-    "layer_replication": "it replicates layers of the base",
-    "lora_bias": "its B factors have biases",
-    "use_qalora": "QALoRA pools the input of A",
-    "use_bdlora": "its factors are block-diagonal",
-    "alora_invocation_tokens": "it is active on some tokens only",
-    "arrow_config": "it is routed per token",
-    "kasa_config": "its factors hold more than A and B",
-    "monteclora_config": "its factors hold more than A and B",
-}
-# The others (PiSSA, OLoRA, CorDA, LoftQ, ...) change the base weights when the adapter is opened.
-INITS = (True, False, "gaussian", "orthogonal")
 SAME_START = 0.5
 
 
@@ -117,16 +100,8 @@ def check_config(config: dict[str, Any], where: str) -> None:
     for field in ("r", "lora_alpha"):
         if not isinstance(config.get(field), (int, float)) or config[field] <= 0:
             raise InputError(f"{where}: {field} in {CONFIG_FILE} must be a number above 0, got {config.get(field)}")
-    for field, reason in UNMERGEABLE.items():
-        if config.get(field):
-            raise InputError(f"{where} cannot be merged: {reason} ({field} in {CONFIG_FILE})")
-    if config.get("bias", "none") != "none":
-        raise InputError(f"{where} cannot be merged: biases were trained besides it (bias is {config['bias']})")
-    if config.get("init_lora_weights", True) not in INITS:
-        init = config["init_lora_weights"]
-        raise InputError(
-            f"{where} cannot be merged: its initialisation {init} changes the base weights; convert it first"
-        )
+    if (reason := why_unmergeable(config)) is not None:
+        raise InputError(f"{where} cannot be merged: {reason}")
 
 
 def check_alike(parents: Sequence[Parent]) -> None:
