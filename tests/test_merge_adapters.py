@@ -384,10 +384,10 @@ def test_folders_that_hold_no_adapter(copies, tmp_path):
     [
         ("peft_type", "IA3", "must be a LoRA adapter, its peft_type is IA3"),
         ("r", None, "r in adapter_config.json must be a number above 0"),
-        ("r", 3, "says rank 3, the tensors have \\[4\\]"),
+        ("r", 3, "says rank 3 of .*, it has 4"),
         ("use_dora", True, "DoRA magnitudes"),
         ("modules_to_save", ["lm_head"], "whole modules were trained"),
-        ("rank_pattern", {"q_proj": 8}, "different ranks"),
+        ("rank_pattern", {"q_proj": 8}, "says rank 8 of .*q_proj, it has 4"),
         ("trainable_token_indices", [1], "token embeddings"),
         ("target_parameters", ["w"], "bare parameters .experts., not linear layers; list linear layers"),
         ("layer_replication", [[0, 1]], "replicates layers"),
@@ -503,9 +503,9 @@ def test_a_base_that_the_adapters_are_not_for(tiny_model, pair, tmp_path):
             setattr(config, name, value)
         return type(tiny_model())(config)
 
-    with pytest.raises(InputError, match=r"--base: does not fit the adapters: .* has weights"):
+    with pytest.raises(InputError, match=r"--base: does not fit the adapters: .* has .out, in. "):
         merge_adapters(resized(intermediate_size=48), pair)
-    with pytest.raises(InputError, match=r"--base: does not fit the adapters: it has no model.layers.1"):
+    with pytest.raises(InputError, match=r"--base: does not fit the adapters: it has no linear layer model.layers.1"):
         merge_adapters(resized(num_hidden_layers=1), pair)
     suffix = write_adapter(tmp_path / "suffix", tiny_model(), 1, target_modules=["q_proj"])
     with pytest.raises(InputError, match=r"--base: does not fit the adapters: only one of the two has .*layers.2"):

@@ -252,7 +252,7 @@ def test_the_shapes_of_the_base_are_checked_without_its_weights(tiny_model, pair
     config = tiny_model().config
     config.intermediate_size = 48
     config.save_pretrained(tmp_path / "base")
-    with pytest.raises(InputError, match=r"--base: does not fit the adapters: .*(gate|up|down)_proj has weights"):
+    with pytest.raises(InputError, match=r"--base: does not fit the adapters: .*(gate|up|down)_proj has .out, in. "):
         merge(str(tmp_path / "base"), pair, str(tmp_path / "merged"))
     assert not (tmp_path / "merged").exists()
 

@@ -14,7 +14,7 @@ from unlearn_pl.merging.factors import delta_angle, delta_norm, sign_conflict
 from unlearn_pl.merging.merged import norm
 from unlearn_pl.merging.methods import MergeSettings, merge_settings
 from unlearn_pl.merging.parents import read_parents
-from unlearn_pl.models.load import load_base, load_skeleton, load_tokenizer
+from unlearn_pl.models.load import load_base, load_skeleton, load_tokenizer, refuse_quantised
 
 
 def merge(
@@ -87,6 +87,8 @@ def merge(
     parents = read_parents(adapters, settings)
     tokenizer = load_tokenizer(base) if save_model is not None else None
     model = load_base(base, dtype or "float32") if save_model is not None else load_skeleton(base)
+    if save_model is not None:
+        refuse_quantised(model, "--save-model")
     merged = merge_parents(model, parents, settings)
     save_merged(merged, output, save_model, model, tokenizer, overwrite)
     print(summary(merged))

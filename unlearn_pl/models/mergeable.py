@@ -11,7 +11,6 @@ UNMERGEABLE = {
     "modules_to_save": "whole modules were trained besides the adapter",
     "trainable_token_indices": "token embeddings were trained besides the adapter",
     "target_parameters": "it adapts bare parameters (experts), not linear layers; list linear layers as target_modules",
-    "rank_pattern": "its modules have different ranks",
     "layer_replication": "it replicates layers of the base",
     "lora_bias": "its B factors have biases",
     "use_qalora": "QALoRA pools the input of A",
