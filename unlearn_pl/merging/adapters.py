@@ -171,9 +171,11 @@ def save_merged(
     base: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     overwrite: bool = False,
+    beside_adapter: bool = False,
 ) -> None:
     """Write the adapter folder ``output`` and, if asked, the merged model ``save_model`` with its tokenizer.
 
+    ``beside_adapter``: with the tokenizer in the adapter's folder too, as it is not the base's.
     What made them goes into `unlearn_pl.json` of both. Both folders appear when all is written, or neither. With
     ``save_model`` the deltas are added to the weights of ``base``, which is used up by that.
 
@@ -189,6 +191,8 @@ def save_merged(
         refuse_existing(save_model, overwrite, "--save-model")
     with new_folder(output, overwrite) as folder:
         merged.write(folder)
+        if beside_adapter and tokenizer is not None:
+            tokenizer.save_pretrained(str(folder))
         if save_model is not None:
             write_model(merged, save_model, base, tokenizer, overwrite)
 
