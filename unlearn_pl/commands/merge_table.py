@@ -9,8 +9,8 @@ from unlearn_pl.merging.methods import CHECKPOINT_METHODS, METHODS, PARAMETERS, 
 OTHER_NAMES = """
 Where signs are elected, --vote plain is PEFT's rule for weights (also on checkpoints, if not said otherwise), and
 weighted is mergekit's. In mergekit's names `average` here is its linear, `linear` and `task_arithmetic` are its
-task_arithmetic, `slerp` is its nuslerp with a base (its slerp mixes whole weights), and its epsilon is half of ours. Its
-dare_ties does not divide by the weights, all our ties kinds do; its sce also leaves out the entries that were not
+task_arithmetic, `slerp` is its nuslerp with a base (its slerp mixes whole weights), its epsilon is half of ours.
+Its dare_ties does not divide by the weights, all our ties kinds do; its sce also leaves out the entries that were not
 selected, which the authors' release merges (the same at density 1)."""
 
 
