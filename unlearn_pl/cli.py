@@ -95,6 +95,7 @@ class UnlearnCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.max_length", "model.max_length")
+        parser.link_arguments("data.tokenizer", "model.tokenizer")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
