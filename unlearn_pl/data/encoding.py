@@ -145,8 +145,15 @@ def token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def is_unknown(answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether an answer's ids say nothing of it, as the tokenizer knows none of its characters."""
-    known = [token for token in answer if token != tokenizer.eos_token_id]
-    return tokenizer.unk_token_id is not None and bool(known) and set(known) == {tokenizer.unk_token_id}
+    said = set(answer) - {tokenizer.eos_token_id}
+    return holds_unknown(answer, tokenizer) and said == {tokenizer.unk_token_id}
+
+
+def holds_unknown(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer did not know some of the text behind ``ids``. Some name EOS as the token for that, which
+    byte-level ones never need: there it is no sign."""
+    unknown = tokenizer.unk_token_id
+    return unknown is not None and unknown != tokenizer.eos_token_id and unknown in ids
 
 
 def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import start_ids
+from unlearn_pl.data.encoding import holds_unknown, start_ids, token_ids
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Question, Subject
 from unlearn_pl.evaluation.forward import position_limit
@@ -110,8 +110,10 @@ def row_obstacles(model: nn.Module, tokenizer: PreTrainedTokenizerBase, inputs: 
     return found
 
 
-def row_notes(inputs: EvaluationInputs, obstacles: Sequence[str | None]) -> list[str]:
-    """A line for each set that has rows with an obstacle."""
+def row_notes(
+    tokenizer: PreTrainedTokenizerBase, inputs: EvaluationInputs, obstacles: Sequence[str | None]
+) -> list[str]:
+    """A line for each set that has rows with an obstacle, or with answers that the tokenizer only knows in part."""
     notes = []
     for split in ("forget", "retain"):
         rows = [
@@ -123,6 +125,11 @@ def row_notes(inputs: EvaluationInputs, obstacles: Sequence[str | None]) -> list
             name, reason = stopped[0]
             what = f"--data.{split}: {len(stopped)} of {len(rows)} rows cannot be measured, the first is {name!r}"
             notes.append(f"{what}: {reason}; left out of the scores")
+    pairs = zip(inputs.split_records, obstacles, strict=True)
+    measured = [record for (_, record), obstacle in pairs if obstacle is None]
+    if partly := [one.id for one in measured if holds_unknown(token_ids(one.output, tokenizer), tokenizer)]:
+        what = f"{len(partly)} of {len(measured)} answers hold characters that the tokenizer does not know"
+        notes.append(f"--data: {what}, the first is that of {partly[0]!r}; no model can write them")
     return notes
 
 

@@ -68,7 +68,7 @@ def evaluate_model(
     options = options or EvaluationOptions()
     inputs, left_out = fitting_inputs(model, tokenizer, inputs, base)
     obstacles = row_obstacles(model, tokenizer, inputs)
-    left_out += row_notes(inputs, obstacles)
+    left_out += row_notes(tokenizer, inputs, obstacles)
     for note in left_out:
         warnings.warn(note, stacklevel=2)
     samples = generate_samples(model, tokenizer, inputs, options.generation, work, obstacles)
