@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_runs import module, trainer, write_rows
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from unlearn_pl.balance.search import BalanceOptions
 from unlearn_pl.callbacks.adapter import SaveAdapter
@@ -24,7 +24,7 @@ from unlearn_pl.callbacks.progress import Throughput
 from unlearn_pl.callbacks.snapshot import WeightSnapshot
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.generation import Generation, generate_greedy
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.models.lora import adapter_state
 
@@ -223,6 +223,30 @@ def test_throughput_counts_tokens_not_padding(
     rate = runner.callback_metrics["tokens_per_second"].item()
     assert rate > forget
     assert rate == int(rate)
+
+
+def test_predictions_are_the_texts_of_an_evaluation(
+    base_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of 40 to 510 tokens where training keeps 6: predict reads all of them; 510 leave room for two tokens and
+    512 for none."""
+    predicted, tokenizer = module(base_folder), AutoTokenizer.from_pretrained(base_folder)
+    lines = [" 7" * count for count in (20, 255, 256)]
+    assert [len(tokenizer(line).input_ids) for line in lines] == [40, 510, 512]
+    for split in ("forget", "retain"):
+        rows = [{"id": f"{split}{n}qa0", "input": line, "output": "x", "task": "Task1"} for n, line in enumerate(lines)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("forget", "retain")}
+    monkeypatch.setattr("unlearn_pl.training.module.NEW_TOKENS", 5)
+    data = ForgetRetainData(**files, max_length=8, batch_size=3)
+    with pytest.warns(UserWarning, match="have been cut|predict: 2 of 3"):
+        trainer(tmp_path, [WritePredictions()]).predict(predicted, data)
+    written = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    plain = AutoModelForCausalLM.from_pretrained(base_folder)  # what a fresh adapter leaves it
+    expected = [
+        generate_greedy(plain, tokenizer, [line], budget)[0] for line, budget in zip(lines[:2], (5, 2), strict=True)
+    ]
+    assert [row["generated"] for row in written] == [*expected, None] * 2
 
 
 def test_predictions_hold_every_row_once(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:

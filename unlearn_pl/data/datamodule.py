@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_record
+from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_record, holds_unknown, is_unknown
 from unlearn_pl.data.pairing import PAIRINGS, Pair, PairSampler
 from unlearn_pl.data.readers import check_columns, check_documents_per_task, read_split
 from unlearn_pl.data.records import Record
@@ -129,7 +129,8 @@ class ForgetRetainData(LightningDataModule):
             `--trainer.accumulate_grad_batches` of that number, for any loss, in fewer forwards. At least 1.
         max_length: Tokens of a row at most, its end is cut off. At least 2.
         prompt_share: The prompt keeps its last int(prompt_share * max_length) tokens. Above 0, at most 1.
-        joiner: Between input and answer: " " (as in the memorised documents) or "" (as the ZJUKLAB system trained).
+        joiner: Between input and answer: " " (the answer has the tokens of the whole text, as it was memorised) or ""
+            (it has those of the answer alone, as the ZJUKLAB system trained).
         eos_on_forget: Whether the answers of forget rows end with EOS, as those of retain rows always do.
         pairing: shuffled (each retain row is seen equally often) or paired (forget row i with retain row i % n_retain
             in every epoch, as the ZJUKLAB system did).
@@ -309,6 +310,15 @@ class ForgetRetainData(LightningDataModule):
         if any(cut):
             counts = f"{cut[0]} of {len(pairs)} forget rows and {cut[1]} of {total} retain rows"
             rank_zero_warn(f"--data.max_length {self.encoding.max_length}: {counts} were longer and have been cut")
+        self._warn_of_unknown([*pairs.forget, *pairs.retain])
         if unseen := self._new_sampler(pairs).n_unseen_retain:
             reason = f"there are {len(pairs)} forget rows; --data.pairing shuffled sees all"
             rank_zero_warn(f"--data.pairing paired: {unseen} of {total} retain rows are never seen, since {reason}")
+
+    def _warn_of_unknown(self, rows: Sequence[Encoded]) -> None:
+        assert self._tokenizer is not None
+        partly = sum(holds_unknown(row.input_ids, self._tokenizer) for row in rows)
+        wholly = sum(is_unknown(row.input_ids[row.answer_start :], self._tokenizer) for row in rows)
+        if partly:
+            counts = f"{partly} of {len(rows)} rows hold characters that it does not know, in {wholly} of them"
+            rank_zero_warn(f"--data.tokenizer: {counts} the answer is nothing else: they train on the unknown token")

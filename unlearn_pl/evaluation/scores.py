@@ -49,11 +49,12 @@ def group_scores(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]
     """Scores of ``samples`` (``split, task, kind, score``) by term name, ``forget/Task1/regurgitation`` and so on.
 
     Forget comes before retain, tasks are in order of their names, regurgitation before knowledge. Only groups that
-    have rows are there: with LUME that makes twelve.
+    have rows are there: with LUME that makes twelve. A row whose score is None was not measured.
     """
     groups: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
     for sample in samples:
-        groups[sample["split"], sample["task"], sample["kind"]].append(sample["score"])
+        if sample["score"] is not None:
+            groups[sample["split"], sample["task"], sample["kind"]].append(sample["score"])
     kinds = list(ROW_SCORES)
     order = sorted(groups, key=lambda group: (SPLITS.index(group[0]), group[1], kinds.index(group[2])))
     return {f"{split}/{task}/{ROW_SCORES[kind][0]}": groups[split, task, kind] for split, task, kind in order}
