@@ -2,9 +2,11 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
@@ -23,7 +25,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 
     Raises InputError if ``name`` is not a model or its tokenizer has no EOS token.
     """
-    tokenizer = _load(AutoTokenizer, name, trust_remote_code=trust_remote_code)
+    tokenizer = load_from(AutoTokenizer, name, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise InputError(f"model {name}: the tokenizer has no EOS token, and answers end with one")
     if tokenizer.pad_token_id is None:
@@ -38,12 +40,38 @@ def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
-    model = _load(AutoModelForCausalLM, name, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
-    if getattr(model, "hf_quantizer", None) is not None:
+    model = load_from(AutoModelForCausalLM, name, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
+    if quantisation(model) == "gguf":
         # A dequantised GGUF model refuses to be saved while it remembers where it came from.
         model.hf_quantizer = None
         del model.config.quantization_config
     return model.eval()
+
+
+def quantisation(model: nn.Module) -> str | None:
+    """How the weights of a model from `load_base` or `load_skeleton`, with an adapter or without, are stored:
+    ``bitsandbytes 4 bit``, ``gptq 4 bit``, ``fp8``, ...; None if they are plain floating-point numbers."""
+    config: Any = model.config
+    found = getattr(config, "quantization_config", None)
+    if found is None:  # of the language model of several modalities
+        found = getattr(config.get_text_config(decoder=True), "quantization_config", None)
+    if found is None:
+        return None
+    settings = found if isinstance(found, dict) else found.to_dict()
+    method = settings.get("quant_method", "an unnamed method")
+    bits = settings.get("bits") or (4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None)
+    return str(getattr(method, "value", method)) + (f" {bits} bit" if bits else "")
+
+
+def refuse_quantised(model: nn.Module, what: str) -> None:
+    """Raise InputError if the weights of ``model``, which ``what`` (such as ``--save-model``) is to change or compare,
+    are codes and not plain numbers."""
+    method = quantisation(model)
+    if method is not None:
+        raise InputError(
+            f"base: {getattr(model, 'name_or_path', '') or type(model).__name__} is stored quantised ({method}): "
+            f"{what} needs plain weights; save it dequantised (model.dequantize().save_pretrained(...)) and give that"
+        )
 
 
 def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -51,7 +79,7 @@ def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel
 
     Raises InputError like `load_base`.
     """
-    config = _load(AutoConfig, name, trust_remote_code=trust_remote_code)
+    config = load_from(AutoConfig, name, trust_remote_code=trust_remote_code)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
@@ -61,7 +89,8 @@ def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel
     return model
 
 
-def _load(factory: type, name: str, **options: object):  # type: ignore[no-untyped-def]
+def load_from(factory: type, name: str, what: str = "model", **options: object):  # type: ignore[no-untyped-def]
+    """``factory.from_pretrained`` of a name as in `resolve`; InputError in one line, beginning with ``what``."""
     source, gguf = resolve(name)
     transformers.utils.logging.disable_progress_bar()
     if gguf:
@@ -71,7 +100,7 @@ def _load(factory: type, name: str, **options: object):  # type: ignore[no-untyp
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"model: cannot load {name!r} (a folder, a hub name, or one of {', '.join(PACKAGED)}): {reason}"
+            f"{what}: cannot load {name!r} (a folder, a hub name, or one of {', '.join(PACKAGED)}): {reason}"
         ) from error
 
 
