@@ -1,5 +1,6 @@
 """One model that takes one merged delta after the other into its weights, and is scored with each."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.evaluation.ranks import Progress, Work
 from unlearn_pl.evaluation.roc import area_under_curve, halves, membership_score
 from unlearn_pl.evaluation.statistics import auc_of, bootstrap_interval
-from unlearn_pl.evaluation.suite import evaluate_model
+from unlearn_pl.evaluation.suite import evaluate_model, fitting_inputs
 from unlearn_pl.merging.folding import FoldedWeights
 from unlearn_pl.merging.merged import Delta
 
@@ -93,6 +94,9 @@ class MergeScorer:
             raise InputError("--membership.nonmember: needed: the membership attack steers the search, got none")
         self.model, self.tokenizer = model, tokenizer
         self.weights = FoldedWeights(model, modules)
+        inputs, notes = fitting_inputs(model, tokenizer, inputs)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
         self.documents = Documents(tuple(inputs.members), tuple(inputs.nonmembers))
         # The documents' losses are known already when a model is scored; other metrics than the official are not asked
         self.inputs = replace(inputs, members=[], nonmembers=[], truth={})

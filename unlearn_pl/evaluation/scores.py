@@ -44,7 +44,7 @@ def regurgitation_score(expected: str, generated: str) -> float | None:
 
 def rouge_share(text: str) -> float:
     """Share of the letters and digits of ``text`` that the tokenizer of rouge-score sees, a-z and 0-9; 0 without any."""
-    seen = [len(c) == 1 and c.isascii() for c in map(str.lower, text) if c.isalnum()]
+    seen = [any(part.isascii() for part in c.lower()) for c in text if c.isalnum()]
     return fmean(seen) if seen else 0.0
 
 

@@ -201,6 +201,8 @@ def add_pii(scores: Scores, samples: Sequence[Mapping[str, Any]], inputs: Evalua
         texts: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         mine = [sample for sample in samples if sample["split"] == split]
         for record, sample in zip(records, mine, strict=True):
+            if sample["generated"] is None:
+                continue
             texts[record.document_id].append((sample["prompt"], sample["generated"]))
         for kind, figures in pii_leakage(gold, texts).items():
             for figure in ("whole", "partial"):
@@ -256,7 +258,11 @@ def add_composites(scores: Scores, measured: Measured, retrained: Retrained | No
         _attack_score(scores, name, retrained) for name in ("loss", "zlib", "min_k", "min_k_pp")
     )
     _composite(scores, measured, "open_unlearning/privacy", composites.privacy(loss, zlib, min_k, min_k_pp))
-    rouge = [sample["score"] for sample in measured.samples if sample["split"] == "retain" and sample["kind"] == "sc"]
+    rouge = [
+        sample["score"]
+        for sample in measured.samples
+        if sample["split"] == "retain" and sample["kind"] == "sc" and sample["score"] is not None
+    ]
     retain = (scores.value("retain/verbatim_probability"), fmean(rouge) if rouge else None, useful)
     utility = composites.model_utility({"retain": retain})
     _composite(scores, measured, "model_utility", utility)

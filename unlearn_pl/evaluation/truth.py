@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from unlearn_pl.data.encoding import joined_ids
 from unlearn_pl.data.readers import rows_of
 from unlearn_pl.data.records import text_field
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.forward import encode_texts, evaluating, position_limit
+from unlearn_pl.evaluation.forward import evaluating, position_limit
 from unlearn_pl.evaluation.memorization import truth_ratio
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.ranks import Work
@@ -41,6 +42,11 @@ class TruthRow:
     question: str
     paraphrased: tuple[str, ...]
     perturbed: tuple[str, ...]
+
+    def pairs(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[int]]]:
+        """Token ids of the question and of each of its answers, the paraphrased ones first, as the whole texts, joined
+        with a space, have them."""
+        return [joined_ids(self.question, f" {answer}", tokenizer) for answer in (*self.paraphrased, *self.perturbed)]
 
 
 def read_truth_rows(truth: Truth) -> dict[str, list[TruthRow]]:
@@ -72,22 +78,18 @@ def truth_ratios(
     batch_size: int,
     work: Work | None = None,
 ) -> list[float]:
-    """``memorization.truth_ratio`` of each row; question and answer are joined with a space.
+    """``memorization.truth_ratio`` of each row.
 
     A ratio that is not finite (a broken model) counts as the largest float, with a warning. Raises InputError if a
     question and an answer exceed the model's positions.
     """
-    asked = [(row.question, answer) for row in rows for answer in (*row.paraphrased, *row.perturbed)]
-    prompts = encode_texts(model, tokenizer, [question for question, _ in asked], "--truth: question")
-    answers = [tokenizer.encode(f" {answer}", add_special_tokens=False) for _, answer in asked]
-    limit = position_limit(model)
-    for (question, _), prompt, answer in zip(asked, prompts, answers, strict=True):
-        if limit is not None and (tokens := len(prompt) + len(answer)) > limit:
-            raise InputError(
-                f"--truth: a question with an answer has {tokens} tokens, the model {limit} positions: {question!r:.60}"
-            )
+    pairs, limit = [pair for row in rows for pair in row.pairs(tokenizer)], position_limit(model)
+    longest = max((len(question) + len(answer) for question, answer in pairs), default=0)
+    if limit is not None and longest > limit:
+        raise InputError(f"--truth: a question with an answer has {longest} tokens, the model {limit} positions")
+    questions, answers = [question for question, _ in pairs], [answer for _, answer in pairs]
     with evaluating(model):
-        found = recall_answers(Network(model), prompts, answers, batch_size, work, "truth ratio, answers")
+        found = recall_answers(Network(model), questions, answers, batch_size, work, "truth ratio, answers")
     logprobs = iter([recall.logprob for recall in found])
     ratios = [
         truth_ratio([next(logprobs) for _ in row.paraphrased], [next(logprobs) for _ in row.perturbed]) for row in rows

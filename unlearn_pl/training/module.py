@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.datamodule import PairBatch
-from unlearn_pl.data.encoding import Encoded
+from unlearn_pl.data.encoding import Encoded, Rows, start_ids
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.decoding import continue_batch
-from unlearn_pl.evaluation.forward import evaluating
+from unlearn_pl.evaluation.forward import evaluating, rooms
 from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer
@@ -162,21 +162,37 @@ class UnlearningModule(LightningModule):
     def test_step(self, batch: PairBatch, batch_idx: int) -> None:
         self._loss(batch, "test")
 
-    def predict_step(self, batch: PairBatch, batch_idx: int) -> list[dict[str, str]]:
-        """The greedy continuation of every prompt, as the rows were encoded: ``split``, ``id``, ``generated``."""
-        predicted = []
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> list[dict[str, str | None]]:
+        """The greedy continuation of every prompt: ``split``, ``id``, ``generated``, the text that ``evaluate`` gets.
+
+        As there, a prompt is the row's whole input, however much of it training cuts; ``generated`` is None where the
+        model has no position left after it.
+        """
+        predicted: list[dict[str, str | None]] = []
         for split, rows in (("forget", batch.forget), ("retain", batch.retain)):
-            starts = rows.answer_starts.tolist()
-            prompts = [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
+            prompts = self._prompts(rows)
+            budgets = rooms(self.model, prompts, NEW_TOKENS, "predict")
+            going = [index for index, budget in enumerate(budgets) if budget]
             with evaluating(self.model):
-                budgets = [NEW_TOKENS] * len(prompts)
                 ends = eos_ids(self.model, self.tokenizer)
-                answers = continue_batch(Network(self.model), prompts, budgets, ends)
+                started, allowed = [prompts[index] for index in going], [budgets[index] for index in going]
+                found = continue_batch(Network(self.model), started, allowed, ends) if going else []
+            texts = {index: decode_answer(self.tokenizer, answer) for index, answer in zip(going, found, strict=True)}
             predicted += [
-                {"split": split, "id": name, "generated": decode_answer(self.tokenizer, answer)}
-                for name, answer in zip(rows.record_ids, answers, strict=True)
+                {"split": split, "id": name, "generated": texts.get(index)}
+                for index, name in enumerate(rows.record_ids)
             ]
         return predicted
+
+    def _prompts(self, rows: Rows) -> list[list[int]]:
+        """Token ids of the rows' whole inputs, or, with a data module from elsewhere, the prompts as encoded."""
+        data = getattr(self.trainer, "datamodule", None)
+        records = (*getattr(data, "forget_records", ()), *getattr(data, "retain_records", ()))
+        texts = {record.id: record.input for record in records}
+        if texts:
+            return [start_ids(texts[name], self.tokenizer) for name in rows.record_ids]
+        starts = rows.answer_starts.tolist()
+        return [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
 
     def _loss(self, batch: PairBatch, stage: str) -> Tensor:
         loss, terms = self.packed_loss(self.model, batch, self.reference)
