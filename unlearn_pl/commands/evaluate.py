@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl import evaluation as evaluation_package
-from unlearn_pl.commands.score_tables import print_metrics, print_scores
+from unlearn_pl.commands.score_tables import print_harness, print_metrics, print_scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
@@ -25,15 +25,16 @@ from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, Evalu
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.parts import Parts, content_hash
 from unlearn_pl.evaluation.ranks import Work, launched, rank_and_count
+from unlearn_pl.evaluation.retrained import read_retrained, refuse_others
 from unlearn_pl.evaluation.sampling import Sampling
 from unlearn_pl.evaluation.suite import Base, evaluate_model, write_results
-from unlearn_pl.evaluation.summary import read_retrained
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.models.lora import reference as lora_reference
+from unlearn_pl.models.tokenizer import difference, same_tokens
 from unlearn_pl.provenance import provenance
 
 # Folder of finished parts inside of the output folder.
@@ -106,10 +107,13 @@ def evaluate(
     place = _checked_arguments(model, adapter, reference, metrics, output, dtype, device, overwrite)
     inputs = read_inputs(data, options)
     manager = None if harness.tasks is None else task_manager(harness)
+    sources = data_hashes(data, options, inputs)
     other = None if retrained is None else read_retrained(retrained)
+    if other is not None:
+        refuse_others(other, sources, options)
     with launched(place):
         network, tokenizer, base = _load(model, adapter, reference, dtype, trust_remote_code, place)
-        hashes = {"weights": weights_hash(network), **data_hashes(data, options, inputs)}
+        hashes = {"weights": weights_hash(network), **sources}
         if reference is not None:
             with base() as original:  # type: ignore[misc]
                 hashes["reference"] = weights_hash(original)
@@ -119,14 +123,30 @@ def evaluate(
         evaluation = evaluate_model(network, tokenizer, inputs, options, work, base, other)
         if rank_and_count()[0] > 0:
             return
-    if harness.tasks is not None:
-        evaluation.results["harness"] = run_harness(network, tokenizer, harness, manager=manager)
     config: dict[str, Any] = {"model": model, "adapter": adapter, "reference": reference, "retrained": retrained}
     config |= {"data": asdict(data), **asdict(options), "harness": asdict(harness), "dtype": dtype}
-    write_results(output, evaluation.results, evaluation.samples, provenance(config=config, hashes=hashes))
+    made_from = provenance(config=config, hashes=hashes)
+    write_results(output, evaluation.results, evaluation.samples, made_from)
     parts.drop_others()
     print_scores(evaluation.results)
+    if harness.tasks is not None:
+        evaluation.results["harness"] = _harness(network, tokenizer, harness, manager, output)
+        write_results(output, evaluation.results, evaluation.samples, made_from)
+        print_harness(evaluation.results["harness"])
     print(f"wrote {Path(output) / 'results.json'} and {Path(output) / 'samples.jsonl'}")
+
+
+def _harness(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, options: Harness, manager: Any, output: str
+) -> dict[str, dict[str, float]]:
+    """What lm-eval gives. Raises InputError, whatever went wrong: all other results are written by then."""
+    try:
+        return run_harness(model, tokenizer, options, manager=manager)
+    except Exception as error:  # of its tasks' own code, downloads and data sets: there is no common kind
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(
+            f"--harness.tasks: lm-eval failed ({type(error).__name__}: {reason:.300}); the rest is done: {output}"
+        ) from error
 
 
 def _load(
@@ -140,11 +160,21 @@ def _load(
     base: Base | None = None
     if reference is not None:
         with named("--reference"):
+            _refuse_other_tokens(load_tokenizer(model, trust_remote_code), load_tokenizer(reference, trust_remote_code))
             original = load_base(reference, dtype, trust_remote_code).to(place)
         base = functools.partial(without_adapter, original)
     elif adapter is not None:
         base = functools.partial(without_adapter, network)
     return network, load_tokenizer(model), base
+
+
+def _refuse_other_tokens(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> None:
+    """Raise InputError if a reference model reads other ids than it would be given."""
+    if not same_tokens(own, other):
+        raise InputError(
+            f"its tokenizer is another than the model's ({difference(own, other)}); its losses would be of "
+            "ids that mean something else to it"
+        )
 
 
 @contextmanager

@@ -15,7 +15,9 @@ from typing import Any
 SPLITS = ("forget", "retain")
 Sample = Mapping[str, Any]
 # Thai, Lao; Burmese; Khmer; kana and Chinese characters
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 @functools.cache
@@ -43,7 +45,7 @@ def regurgitation_score(expected: str, generated: str) -> float | None:
 
 
 def rouge_share(text: str) -> float:
-    """Share of the letters and digits of ``text`` that the tokenizer of rouge-score sees, a-z and 0-9; 0 without any."""
+    """Share of the letters and digits of ``text`` that the tokenizer of rouge-score sees (a-z, 0-9); 0 without any."""
     seen = [any(part.isascii() for part in c.lower()) for c in text if c.isalnum()]
     return fmean(seen) if seen else 0.0
 
@@ -113,9 +115,7 @@ def terms_of(groups: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
     """The terms of the task aggregate, higher is better: 1 - mean in forget groups, the mean in retain groups; None
     for a group without a score."""
     means = {name: fmean(values) if values else None for name, values in groups.items()}
-    return {
-        name: 1 - mean if mean is not None and name.startswith("forget/") else mean for name, mean in means.items()
-    }
+    return {name: 1 - mean if mean is not None and name.startswith("forget/") else mean for name, mean in means.items()}
 
 
 def task_aggregate(terms: Sequence[float | None]) -> float | None:
@@ -132,8 +132,16 @@ def aggregate(task: float | None, membership: float | None, choice: float | None
     return None if task is None or membership is None or choice is None else fmean([task, membership, choice])
 
 
+def unscored_terms(rows: Iterable[tuple[str, str, str, str]]) -> list[str]:
+    """The terms of which no row can have a score, from (split, task, kind, expected) of rows."""
+    seen: defaultdict[str, bool] = defaultdict(bool)
+    for split, task, kind, expected in rows:
+        seen[f"{split}/{task}/{ROW_SCORES[kind][0]}"] |= kind != "sc" or rouge_share(expected) > 0
+    return [term for term, scored in seen.items() if not scored]
+
+
 def rouge_notes(rows: Iterable[tuple[str, str, str]]) -> list[str]:
-    """What ROUGE cannot see of completion rows (sc): one note a split and sort, from (split, kind, expected) of rows."""
+    """What ROUGE cannot see of completion rows (sc), from (split, kind, expected) of all rows."""
     shares: defaultdict[str, list[float]] = defaultdict(list)
     for split, kind, expected in rows:
         if kind == "sc":

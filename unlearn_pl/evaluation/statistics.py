@@ -29,7 +29,8 @@ def bootstrap_interval(
     What is drawn with replacement are ``units``, the documents that the rows are of (for each group one a row), as rows
     of one document are alike; without them every row is one. Groups that share a unit are drawn together, others by
     themselves, each with as many units as it has; a draw that leaves a group without a row is drawn again. The ends are
-    two of the resampled values, never between two, so infinite values do no harm. The same seed gives the same interval.
+    two of the resampled values, never between two, so infinite values do no harm. The same seed gives the same
+    interval.
 
     Few units give too narrow an interval, and values that are all equal one without width, as no resample holds what
     was not seen: ``intervals`` has better ones. Asserts that no group is empty or holds NaN.
@@ -43,9 +44,10 @@ def bootstrap_interval(
     generator = np.random.default_rng(seed)
     strata = _strata(units or [[(number, row) for row in range(len(group))] for number, group in enumerate(arrays)])
     at_once = max(1, DRAWS_AT_ONCE // sum(map(len, arrays)))
-    parts = []
-    for start in range(0, resamples, at_once):
-        parts.append(statistic(arrays, _drawn(generator, strata, min(at_once, resamples - start))))
+    parts = [
+        statistic(arrays, _drawn(generator, strata, min(at_once, resamples - start)))
+        for start in range(0, resamples, at_once)
+    ]
     values = np.concatenate(parts)
     assert values.shape == (resamples,), values.shape
     assert not np.isnan(values).any(), "the statistic gave NaN"
@@ -82,7 +84,8 @@ def _drawn(generator: np.random.Generator, strata: Strata, resamples: int) -> li
 def _lacks_a_group(counts: Counts, groups: Mapping[int, Counts]) -> npt.NDArray[np.bool_]:
     """Which resamples have no row of one of the groups."""
     held = [counts[:, np.unique(codes)].any(axis=1) for codes in groups.values()]
-    return ~np.stack(held).all(axis=0)
+    lacks: npt.NDArray[np.bool_] = ~np.logical_and.reduce(held)
+    return lacks
 
 
 def _counts(generator: np.random.Generator, rows: int, resamples: int) -> Counts:
