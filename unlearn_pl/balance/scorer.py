@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
+from unlearn_pl.evaluation.intervals import auc_interval
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.evaluation.ranks import Progress, Work
-from unlearn_pl.evaluation.roc import area_under_curve, halves, membership_score
-from unlearn_pl.evaluation.statistics import auc_of, bootstrap_interval
+from unlearn_pl.evaluation.roc import area_under_curve, broken, halves, membership_score
+from unlearn_pl.evaluation.scores import unscored_terms
 from unlearn_pl.evaluation.suite import evaluate_model, fitting_inputs
 from unlearn_pl.merging.folding import FoldedWeights
 from unlearn_pl.merging.merged import Delta
@@ -54,8 +55,8 @@ class Documents:
         return area_under_curve(*self.sides(losses, seed, half))
 
     def interval(self, losses: list[float], seed: int = 0, half: int | None = None) -> tuple[float, float]:
-        """95 % interval of ``auc``, by the bootstrap."""
-        return bootstrap_interval(self.sides(losses, seed, half), auc_of)
+        """95 % interval of ``auc``; all of [0, 1] with a single document on a side."""
+        return auc_interval(*self.sides(losses, seed, half)) or (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ class MergeScorer:
     ):
         if not inputs.nonmembers:
             raise InputError("--membership.nonmember: needed: the membership attack steers the search, got none")
+        rows = [(split, record.task, record.kind, record.output) for split, record in inputs.split_records]
+        if unscored := unscored_terms(rows):
+            raise InputError(
+                f"--data: no Task Aggregate to judge merges by: ROUGE, which knows only a-z and 0-9, sees nothing of "
+                f"any answer of {unscored[0]}"
+            )
         self.model, self.tokenizer = model, tokenizer
         self.weights = FoldedWeights(model, modules)
         inputs, notes = fitting_inputs(model, tokenizer, inputs)
@@ -108,7 +115,10 @@ class MergeScorer:
         """Mean NLL of each member, then of each non-member, in nats a token."""
         self.weights.fold(deltas)
         texts = [*self.documents.members, *self.documents.nonmembers]
-        return document_losses(self.model, self.tokenizer, texts, self.batch_size)
+        losses = document_losses(self.model, self.tokenizer, texts, self.batch_size)
+        if number := broken(losses):
+            raise InputError(f"the merged model is broken: {number} of {len(losses)} documents have no finite loss")
+        return losses
 
     def scores(self, deltas: Mapping[str, Delta], losses: list[float] | None = None) -> Scores:
         """All scores; ``losses`` are not measured again if they are known."""
@@ -119,4 +129,6 @@ class MergeScorer:
         results: dict[str, Any] = evaluate_model(
             self.model, self.tokenizer, self.inputs, self.options, self.work
         ).results
+        if results["task_aggregate"] is None:
+            raise InputError(f"--data: no Task Aggregate to judge merges by: {'; '.join(results['notes'])}")
         return Scores(losses, results["task_aggregate"], results["mmlu"], results["terms"])

@@ -91,7 +91,7 @@ class EvaluateDuringFit(Callback):
         results = evaluate_model(pl_module.model, pl_module.tokenizer, self.inputs, self.options).results
         self.history.append({"step": step, **{key: results[key] for key in (*SCORES, "terms")}})
         numbers = {f"evaluation/{key}": results[key] for key in SCORES if results[key] is not None}
-        numbers |= {f"evaluation/{term}": value for term, value in results["terms"].items()}
+        numbers |= {f"evaluation/{term}": value for term, value in results["terms"].items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
         if trainer.is_global_zero:

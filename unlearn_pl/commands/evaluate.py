@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 import unlearn_pl
-from unlearn_pl.commands.score_tables import print_metrics, print_scores
+from unlearn_pl.commands.score_tables import print_harness, print_metrics, print_scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
@@ -24,18 +25,18 @@ from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, Evalu
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.parts import Parts, content_hash
 from unlearn_pl.evaluation.ranks import Work, launched, rank_and_count
+from unlearn_pl.evaluation.retrained import read_retrained, refuse_others
 from unlearn_pl.evaluation.sampling import Sampling
 from unlearn_pl.evaluation.suite import Base, evaluate_model, write_results
-from unlearn_pl.evaluation.summary import read_retrained
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
 from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.identity import model_hash, tokenizer_hash
-from unlearn_pl.models.load import DTYPES, load_base, resolve
+from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.models.lora import reference as lora_reference
-from unlearn_pl.models.tokenizer import find_tokenizer, guard_ids
+from unlearn_pl.models.tokenizer import difference, find_tokenizer, guard_ids, same_tokens
 from unlearn_pl.provenance import provenance
 
 # Folder of finished parts inside of the output folder.
@@ -111,13 +112,19 @@ def evaluate(
     place = _checked_arguments(model, adapter, reference, metrics, output, dtype, device, overwrite)
     inputs = read_inputs(data, options)
     manager = None if harness.tasks is None else task_manager(harness)
+    sources = data_hashes(data, options, inputs)
     other = None if retrained is None else read_retrained(retrained)
+    if other is not None:
+        refuse_others(other, sources, options)
     with launched(place):
         cutter = find_tokenizer(model, [adapter] if adapter else [], tokenizer, trust_remote_code)
+        if reference is not None:
+            with named("--reference"):
+                refuse_other_tokens(cutter, load_tokenizer(reference, trust_remote_code))
         network, base = _load(model, adapter, reference, dtype, trust_remote_code, place)
         guard_ids(network, cutter)
         hashes: dict[str, str | None] = {"weights": model_hash(network), "tokenizer": tokenizer_hash(cutter)}
-        hashes |= {"adapter": None if adapter is None else sha256_of(adapter), **data_hashes(data, options, inputs)}
+        hashes |= {"adapter": None if adapter is None else sha256_of(adapter), **sources}
         if reference is not None:
             with base() as original:  # type: ignore[misc]
                 hashes["reference"] = model_hash(original)
@@ -127,21 +134,31 @@ def evaluate(
         evaluation = evaluate_model(network, cutter, inputs, options, work, base, other)
         if rank_and_count()[0] > 0:
             return
-    if harness.tasks is not None:
-        evaluation.results["harness"] = run_harness(network, cutter, harness, manager=manager)
-    config: dict[str, Any] = {"model": model, "adapter": adapter, "tokenizer": tokenizer}
-    config |= {
-        "reference": reference,
-        "retrained": retrained,
-        "data": asdict(data),
-        **asdict(options),
-        "harness": asdict(harness),
-        "dtype": dtype,
-    }
-    write_results(output, evaluation.results, evaluation.samples, provenance(config=config, hashes=hashes))
+    config: dict[str, Any] = {"model": model, "adapter": adapter, "tokenizer": tokenizer, "reference": reference}
+    config |= {"retrained": retrained, "data": asdict(data), **asdict(options)}
+    config |= {"harness": asdict(harness), "dtype": dtype}
+    made_from = provenance(config=config, hashes=hashes)
+    write_results(output, evaluation.results, evaluation.samples, made_from)
     parts.drop_others()
     print_scores(evaluation.results)
+    if harness.tasks is not None:
+        evaluation.results["harness"] = _harness(network, cutter, harness, manager, output)
+        write_results(output, evaluation.results, evaluation.samples, made_from)
+        print_harness(evaluation.results["harness"])
     print(f"wrote {Path(output) / 'results.json'} and {Path(output) / 'samples.jsonl'}")
+
+
+def _harness(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, options: Harness, manager: Any, output: str
+) -> dict[str, dict[str, float]]:
+    """What lm-eval gives. Raises InputError, whatever went wrong: all other results are written by then."""
+    try:
+        return run_harness(model, tokenizer, options, manager=manager)
+    except Exception as error:  # of its tasks' own code, downloads and data sets: there is no common kind
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(
+            f"--harness.tasks: lm-eval failed ({type(error).__name__}: {reason:.300}); the rest is done: {output}"
+        ) from error
 
 
 def _load(
@@ -164,6 +181,15 @@ def _load(
     elif adapter is not None:
         base = functools.partial(without_adapter, network)
     return network, base
+
+
+def refuse_other_tokens(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> None:
+    """Raise InputError if a reference model reads other ids than it would be given."""
+    if not same_tokens(own, other):
+        raise InputError(
+            f"its tokenizer is another than the model's ({difference(own, other)}); its losses would be of "
+            "ids that mean something else to it"
+        )
 
 
 @contextmanager

@@ -50,6 +50,6 @@ def perplexities(
     return [values.get(index) for index in range(len(texts))]
 
 
-def perplexity(logprob: float) -> float:
-    """exp(-mean log probability), at most e^600; that too where the model gives none (NaN)."""
-    return math.exp(min(-logprob, 600.0) if math.isfinite(logprob) else 600.0)
+def perplexity(logprob: float) -> float | None:
+    """exp(-mean log probability), at most e^600; None where a broken model gives no probability (NaN)."""
+    return None if math.isnan(logprob) else math.exp(min(-logprob, 600.0))

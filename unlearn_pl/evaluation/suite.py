@@ -23,16 +23,19 @@ from unlearn_pl.evaluation.membership import document_attacks, document_losses
 from unlearn_pl.evaluation.metrics import row_scores
 from unlearn_pl.evaluation.ranks import Work
 from unlearn_pl.evaluation.recall import Recall
+from unlearn_pl.evaluation.retrained import Retrained
 from unlearn_pl.evaluation.sampling import Sampling, sample_answers
 from unlearn_pl.evaluation.scores import row_score
-from unlearn_pl.evaluation.summary import Measured, Retrained, summary
-from unlearn_pl.evaluation.truth import truth_ratios
+from unlearn_pl.evaluation.summary import Measured, summary
+from unlearn_pl.evaluation.truth import answer_logprobs
 from unlearn_pl.files import write_json, write_json_lines
 
 Base = Callable[[], AbstractContextManager[nn.Module]]
 """Lends the model as it was before unlearning."""
 
 KS = (1, 4, 16)
+UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
+"""What says nothing of a row whose probability is NaN."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ def evaluate_model(
 
     Keys of the results: ``task_aggregate, membership_auc, membership_score, mmlu, aggregate`` in [0, 1] (None if not
     measured), ``eligible`` (None if not judged), ``terms``, ``counts`` (what each number was computed from), ``choice``
-    (accuracy by subject, or None), ``scores`` (every metric with interval, direction and range), ``truth_ratios`` and
-    ``semeval`` (the official key names). ``base`` is needed for perplexity and the reference attack, ``retrained`` for
+    (accuracy by subject, or None), ``scores`` (every metric with interval, direction and range), ``truth`` (log
+    probabilities of right and wrong answers), ``notes`` (what was left out, and why) and ``semeval`` (the official key
+    names). ``base`` is needed for perplexity and the reference attack, ``retrained`` for
     forget quality.
 
     What cannot be measured (a row, document or question beyond the model's positions, say) is found before all else,
@@ -78,14 +82,14 @@ def evaluate_model(
         add_perplexities(samples, tokenizer, base, options.generation.batch_size, work)
     if "sampling" in options.families and options.sampling.samples:
         add_leak_at_k(samples, model, tokenizer, options.sampling, work)
-    ratios = {}
+    truth = {}
     if "truth" in options.families:
-        ratios = {
-            split: truth_ratios(model, tokenizer, rows, options.truth.batch_size, work)
+        truth = {
+            split: answer_logprobs(model, tokenizer, rows, options.truth.batch_size, work)
             for split, rows in inputs.truth.items()
         }
     add_row_scores(samples, options)
-    measured = Measured(samples, attacks, inputs.members, inputs.nonmembers, choice, ratios)
+    measured = Measured(samples, attacks, inputs.members, inputs.nonmembers, choice, truth)
     results = summary(measured, inputs, options, retrained)
     results["notes"] = [*left_out, *results["notes"]]
     return Evaluation(results, samples)
@@ -111,7 +115,7 @@ def generate_samples(
     work: Work | None = None,
     obstacles: Sequence[str | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """One entry a row: ``id, split, task, kind, prompt, expected, generated, score`` and how the text came about.
+    """One entry a row: ``id, document, split, task, kind, prompt, expected, generated, score`` and how the text came.
 
     A row with an obstacle (see ``row_obstacles``) has no text, and None in its place.
     """
@@ -125,6 +129,7 @@ def generate_samples(
 def _sample(split: str, record: Record, answer: Answer | None) -> dict[str, Any]:
     return {
         "id": record.id,
+        "document": record.document_id,
         "split": split,
         "task": record.task,
         "kind": record.kind,
@@ -146,10 +151,11 @@ def _spoken(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _plain(recall: Recall | None) -> dict[str, Any] | None:
-    """``recall`` as JSON can hold it, which has no NaN."""
+    """``recall`` as JSON can hold it, which has no NaN; what a broken model has no probability of says nothing."""
     if recall is None:
         return None
-    return asdict(recall) | {"logprob": recall.logprob if math.isfinite(recall.logprob) else None}
+    plain = asdict(recall) | {"logprob": recall.logprob if math.isfinite(recall.logprob) else None}
+    return plain | (dict.fromkeys(UNKNOWN) if math.isnan(recall.logprob) else {})
 
 
 def run_attacks(
@@ -169,7 +175,9 @@ def run_attacks(
     if base is not None and "reference" in attacks:
         with base() as original:
             reference = document_losses(original, tokenizer, documents, size, work, "reference, documents")
-    return document_attacks(model, tokenizer, documents, attacks, size, reference, work)
+    return document_attacks(
+        model, tokenizer, documents, attacks, size, reference, work, share=options.membership.min_k_share
+    )
 
 
 def add_perplexities(
@@ -200,8 +208,10 @@ def add_leak_at_k(
     drawn = sample_answers(model, tokenizer, [sample["prompt"] for sample in spoken], options, work)
     for sample, texts in zip(spoken, drawn, strict=True):
         sample["sampled"] = texts
-        scores = [row_score(sample["kind"], sample["expected"], text) for text in texts]
-        sample["scores"] |= {f"leak_at_{k}": leak_at_k(scores, k) for k in KS if k <= len(scores)}
+        found = [row_score(sample["kind"], sample["expected"], text) for text in texts]
+        scores = [score for score in found if score is not None]  # all of a row, or none
+        for k in (k for k in KS if k <= len(texts)):
+            sample["scores"][f"leak_at_{k}"] = leak_at_k(scores, k) if scores else None
 
 
 def add_row_scores(samples: list[dict[str, Any]], options: EvaluationOptions) -> None:
