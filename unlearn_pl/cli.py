@@ -1,27 +1,31 @@
 """fit, validate, test and predict: Lightning's own command line around UnlearningModule and ForgetRetainData."""
 
-from pathlib import Path
+import os
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 from jsonargparse import lazy_instance
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.trainer.states import TrainerFn
 
-from unlearn_pl.callbacks.adapter import SaveAdapter
+from unlearn_pl.callbacks.adapter import SaveAdapter, is_dry
 from unlearn_pl.callbacks.angles import AngleAnalysis
 from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
 from unlearn_pl.callbacks.merge import MergeAfterFit
 from unlearn_pl.callbacks.predictions import WritePredictions
 from unlearn_pl.callbacks.progress import Throughput
+from unlearn_pl.callbacks.run_config import SaveRunConfig
 from unlearn_pl.callbacks.snapshot import WeightSnapshot
+from unlearn_pl.callbacks.stop import StopOnSignal, stopped_well
 from unlearn_pl.data.datamodule import ForgetRetainData
-from unlearn_pl.files import write_text
+from unlearn_pl.files import sole_writer
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.objectives.forget import NPO, GradAscent
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.parsing import ShortErrors
+from unlearn_pl.stopping import STOP
+from unlearn_pl.training.metrics_file import MetricsFile
 from unlearn_pl.training.module import UnlearningModule
 
 
@@ -35,20 +39,8 @@ class Parser(ShortErrors, LightningArgumentParser):
     }
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Writes the resolved `config.yaml` into the run folder before the first step, and hands it to every logger."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
-        verb = TrainerFn(stage).value
-        name = "config.yaml" if verb == "fit" else f"config_{verb}.yaml"
-        write_text(Path(trainer.default_root_dir) / name, text)
-        if verb == "fit":
-            for logger in trainer.loggers:
-                logger.log_hyperparams(self.config.as_dict())
+# Before those of a configuration, which may take hours over what comes after a batch or the last of them.
+FIRST = (StopOnSignal, Throughput, SaveAdapter)
 
 
 class UnlearnCLI(LightningCLI):
@@ -56,15 +48,16 @@ class UnlearnCLI(LightningCLI):
     field and an error names it."""
 
     def __init__(self, args: list[str] | None = None, run: bool = True):
+        self.arguments = args or []
         super().__init__(
             UnlearningModule,
             ForgetRetainData,
             save_config_callback=SaveRunConfig,
             trainer_defaults={
                 "max_epochs": 5,
-                "logger": lazy_instance(CSVLogger, save_dir="logs", name=""),
+                "logger": lazy_instance(MetricsFile),
                 "default_root_dir": "logs/fit",
-                "callbacks": [Throughput(), SaveAdapter(), WritePredictions()],
+                "callbacks": [StopOnSignal(), Throughput(), SaveAdapter(), WritePredictions()],
             },
             seed_everything_default=42,
             parser_class=Parser,
@@ -93,6 +86,40 @@ class UnlearnCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let hyper-parameters of the checkpoint win over the command line in silence."""
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**options)
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, FIRST))  # type: ignore[attr-defined]
+        trainer.loggers = [kept(logger) for logger in trainer.loggers]
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.follow(trainer)
+        handlers = trainer._signal_connector.register_signal_handlers
+
+        def register() -> None:
+            handlers()
+            STOP.install()  # Lightning's own hangs where several processes train
+
+        trainer._signal_connector.register_signal_handlers = register  # type: ignore[method-assign]
+        return trainer
+
+    def fit(self, **options: Any) -> None:
+        """Lightning's fit, alone in its run folder, and ended in good order by a signal."""
+        trainer = self.trainer
+        with ExitStack() as stack:
+            if trainer.is_global_zero and not is_dry(trainer):
+                stack.enter_context(sole_writer(trainer.default_root_dir, "--trainer.default_root_dir"))
+            stack.enter_context(stopped_well(trainer, self.arguments))
+            trainer.fit(**options)
+
+
+def kept(logger: Any) -> Any:
+    """Lightning's own CSV logger as ours, which deletes nothing; another as it is."""
+    if type(logger) is not CSVLogger:
+        return logger
+    return MetricsFile(
+        os.fspath(logger._save_dir), logger.name, logger._version, logger._prefix, logger._flush_logs_every_n_steps
+    )
 
 
 def main(args: list[str]) -> None:
