@@ -63,7 +63,7 @@ class WeightSnapshot(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         missed = [step for step in self.steps if step > trainer.global_step]
-        if missed:
+        if missed and not is_dry(trainer):
             rank_zero_warn(
                 f"WeightSnapshot: no snapshot of step {', '.join(map(str, missed))}: training ended at optimizer step "
                 f"{trainer.global_step}"
