@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -34,7 +33,14 @@ from unlearn_pl.training.divergence import refuse_divergence
 from unlearn_pl.training.loss import PackedLoss
 from unlearn_pl.training.policy import adamw, prepare_policy
 from unlearn_pl.training.reference import Reference, live_reference
-from unlearn_pl.training.schedule import Warmup, linear_schedule, planned_steps, warmup_steps
+from unlearn_pl.training.schedule import (
+    Warmup,
+    accumulation_of,
+    accumulation_scheduler,
+    linear_schedule,
+    planned_steps,
+    warmup_steps,
+)
 from unlearn_pl.training.supported import refuse_unsupported
 
 NEW_TOKENS = Generation.max_new_tokens
@@ -44,7 +50,7 @@ class UnlearningModule(LightningModule):
     """Fine-tunes a LoRA adapter on ``sum(weight * term)`` over the objectives; the base model stays frozen.
 
     The reference of NPO and KL is the same model with its adapter off, so only one copy of the base is in memory.
-    Checkpoints hold the adapter, the optimizer and the position in the data, never the base.
+    Checkpoints hold the adapter, the optimizer, the position in the data and what they are of, never the base.
 
     Args:
         base: The model that memorised the documents: a folder, a hub name, or `smollm2-135m-instruct` (which comes in
@@ -111,7 +117,7 @@ class UnlearningModule(LightningModule):
         self.packed_loss = PackedLoss(objectives, max_length, tokens_per_forward)
         self.reference_cache = reference_cache or ReferenceCache()
         self.reference: Reference = live_reference
-        # checkpoints hold the adapter only; on_load_checkpoint checks that all of it is there
+        # checkpoints hold the adapter only; on_load_checkpoint checks that it is this one
         self.strict_loading = False
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._terms: dict[str, Tensor] = {}  # of the batches since the last optimizer step
@@ -157,8 +163,11 @@ class UnlearningModule(LightningModule):
         warmup = warmup_steps(self.warmup, total, epoch)
         if warmup > total:
             rank_zero_warn(f"--model.warmup {self.warmup}: {warmup} steps, but training ends in it, at step {total}")
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: linear_schedule(step, warmup, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        peak = self.learning_rate  # LearningRateFinder sets another one later
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: linear_schedule(step, warmup, total) * (self.learning_rate / peak)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         """Open or build the reference cache; one process on each machine builds it."""
@@ -200,19 +209,27 @@ class UnlearningModule(LightningModule):
         """What a resumed fit needs that Lightning does not restore, after it has emptied all gradients."""
         loop = self.trainer.fit_loop
         if loop.total_batch_idx < 0:  # a fresh start, though a search for the learning rate may have come before it
+            self._set_first_rate()
             return
         epochs: Any = loop.epoch_progress.current
         if epochs.processed == epochs.started:
             loop.epoch_loop.restarting = False  # a new epoch begins; with max_steps Lightning would repeat the old one
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, GradientAccumulationScheduler):
-                callback.on_train_epoch_start(self.trainer)  # no epoch starts where a run goes on within one
+        # no epoch starts where a run goes on within one, and a callback may set the accumulation at its start only
+        self.trainer.accumulate_grad_batches = accumulation_of(self.trainer, self.current_epoch)
         if self._checkpoint_settings is not None:
             resume.check_settings(self._checkpoint_settings, self._settings(), within_window=bool(self._open_window))
-        for name, parameter in self._trained().items():
-            if self._open_window:
-                parameter.grad = self._open_window[name][self.global_rank].to(parameter.device).clone()
+        trained = self._trained()
+        for name, gradients in self._open_window.items():
+            trained[name].grad = gradients[self.global_rank].to(trained[name].device).clone()
         self._open_window, self._checkpoint_settings = {}, None
+
+    def _set_first_rate(self) -> None:
+        """LearningRateFinder leaves its peak in the optimizer, where the first step of the schedule belongs."""
+        if self._schedule in [config.scheduler for config in self.trainer.lr_scheduler_configs]:
+            for group, base, factor in zip(
+                self._schedule.optimizer.param_groups, self._schedule.base_lrs, self._schedule.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * factor(0)
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         # dropout is a function of (seed, epoch, step, rank), so that a resumed run equals an uninterrupted one
@@ -311,6 +328,7 @@ class UnlearningModule(LightningModule):
     def _settings(self) -> dict[str, Any]:
         """What the numbers of a training depend on besides the data, by argument."""
         trainer, config = self.trainer, self.model.peft_config[self.model.active_adapter]
+        scheduler = accumulation_scheduler(trainer)
         return {
             "--model.learning_rate": self.learning_rate,
             "--model.weight_decay": self.weight_decay,
@@ -321,7 +339,7 @@ class UnlearningModule(LightningModule):
             "--model.adapter": self.adapter,
             "--seed_everything": self.seed,
             "--trainer.precision": str(trainer.precision),
-            "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "--trainer.accumulate_grad_batches": scheduler.scheduling if scheduler else trainer.accumulate_grad_batches,
             "--trainer.gradient_clip_val": trainer.gradient_clip_val,
             "--trainer.gradient_clip_algorithm": str(trainer.gradient_clip_algorithm),
             "optimizer steps in all": self._planned_steps,
