@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from unlearn_pl.errors import InputError
 from unlearn_pl.models.forward import body_of, causal_model, hidden_states, text_config
 
 PACKED = "packed_sdpa"
@@ -53,16 +54,21 @@ AttentionMaskInterface.register(PACKED, sdpa_mask)
 
 def enable_packing(model: nn.Module) -> bool:
     """Let ``model`` take packed rows if it gives what rows alone give; otherwise leave it as it was and say False.
+    Raises InputError if padded rows are not exact either.
 
     The attention function must stay set for the backward pass too, where checkpointed layers run again.
     """
     causal = causal_model(model)
-    if causal.config._attn_implementation not in ("sdpa", PACKED):
-        return False
-    causal.set_attn_implementation(PACKED)
-    if packing_is_exact(model):
-        return True
-    causal.set_attn_implementation("sdpa")
+    if causal.config._attn_implementation in ("sdpa", PACKED):
+        causal.set_attn_implementation(PACKED)
+        if packing_is_exact(model):
+            return True
+        causal.set_attn_implementation("sdpa")
+    if not padding_is_exact(model):
+        raise InputError(
+            f"model: {type(causal).__name__} takes no packed rows, and gives another output for a row that is padded on "
+            "the right than for the row alone, so rows cannot share a forward"
+        )
     return False
 
 
