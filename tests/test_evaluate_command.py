@@ -144,7 +144,7 @@ def test_everything_is_checked_before_the_model_is_loaded(
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr(command, "load_base", never)
-    monkeypatch.setattr(command, "load_tokenizer", never)
+    monkeypatch.setattr(command, "find_tokenizer", never)
     output = str(tmp_path / "out")
     (tmp_path / "bad.jsonl").write_text('{"id": "x"}\n')
     cases: list[tuple[dict[str, object], str]] = [

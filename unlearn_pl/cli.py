@@ -87,6 +87,7 @@ class UnlearnCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.max_length", "model.max_length")
+        parser.link_arguments("data.tokenizer", "model.tokenizer")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv holds something too

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl import evaluation as evaluation_package
 from unlearn_pl.commands.score_tables import print_metrics, print_scores
@@ -30,10 +29,12 @@ from unlearn_pl.evaluation.suite import Base, evaluate_model, write_results
 from unlearn_pl.evaluation.summary import read_retrained
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
+from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.device import find_device
-from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
+from unlearn_pl.models.load import DTYPES, load_base, resolve
 from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.models.lora import reference as lora_reference
+from unlearn_pl.models.tokenizer import find_tokenizer, guard_ids
 from unlearn_pl.provenance import provenance
 
 # Folder of finished parts inside of the output folder.
@@ -65,6 +66,7 @@ def evaluate(
     harness: Harness = NO_HARNESS,
     dtype: str = "float32",
     device: str = "auto",
+    tokenizer: str | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -97,6 +99,8 @@ def evaluate(
         harness: Tasks of lm-eval, on the first process alone.
         dtype: Type of the weights: float32, bfloat16 or float16.
         device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own).
+        tokenizer: Folder or hub name of a tokenizer; default: the model's. To be named for an adapter whose folder
+            holds another one.
         trust_remote_code: Let a model from the hub run its own code on this machine.
         overwrite: Replace the results if the output folder has them.
     """
@@ -108,7 +112,9 @@ def evaluate(
     manager = None if harness.tasks is None else task_manager(harness)
     other = None if retrained is None else read_retrained(retrained)
     with launched(place):
-        network, tokenizer, base = _load(model, adapter, reference, dtype, trust_remote_code, place)
+        cutter = find_tokenizer(model, [adapter] if adapter else [], tokenizer, trust_remote_code)
+        network, base = _load(model, adapter, reference, dtype, trust_remote_code, place)
+        guard_ids(network, cutter)
         hashes = {"weights": weights_hash(network), **data_hashes(data, options, inputs)}
         if reference is not None:
             with base() as original:  # type: ignore[misc]
@@ -116,13 +122,20 @@ def evaluate(
         made_with = [provenance()["versions"], code_hash(), place.type, dtype]
         parts = Parts(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
         work = Work(_tell if rank_and_count()[0] == 0 else None, parts)
-        evaluation = evaluate_model(network, tokenizer, inputs, options, work, base, other)
+        evaluation = evaluate_model(network, cutter, inputs, options, work, base, other)
         if rank_and_count()[0] > 0:
             return
     if harness.tasks is not None:
-        evaluation.results["harness"] = run_harness(network, tokenizer, harness, manager=manager)
-    config: dict[str, Any] = {"model": model, "adapter": adapter, "reference": reference, "retrained": retrained}
-    config |= {"data": asdict(data), **asdict(options), "harness": asdict(harness), "dtype": dtype}
+        evaluation.results["harness"] = run_harness(network, cutter, harness, manager=manager)
+    config: dict[str, Any] = {"model": model, "adapter": adapter, "tokenizer": tokenizer}
+    config |= {
+        "reference": reference,
+        "retrained": retrained,
+        "data": asdict(data),
+        **asdict(options),
+        "harness": asdict(harness),
+        "dtype": dtype,
+    }
     write_results(output, evaluation.results, evaluation.samples, provenance(config=config, hashes=hashes))
     parts.drop_others()
     print_scores(evaluation.results)
@@ -131,11 +144,15 @@ def evaluate(
 
 def _load(
     model: str, adapter: str | None, reference: str | None, dtype: str, trust_remote_code: bool, place: torch.device
-) -> tuple[nn.Module, PreTrainedTokenizerBase, Base | None]:
-    """The model with its adapter, its tokenizer, and what lends the model as it was before, if there is that."""
+) -> tuple[nn.Module, Base | None]:
+    """The model with its adapter, and what lends the model as it was before, if there is that."""
     network: nn.Module = load_base(model, dtype, trust_remote_code)
     if adapter is not None:
-        network = open_adapter(network, adapter)
+        adapted = open_adapter(network, adapter)
+        if reference is None:
+            config = adapted.peft_config[adapted.active_adapter]
+            refuse_changed_base(config, f"--reference: must name the base of {adapter}")
+        network = adapted
     network.to(place)
     base: Base | None = None
     if reference is not None:
@@ -144,7 +161,7 @@ def _load(
         base = functools.partial(without_adapter, original)
     elif adapter is not None:
         base = functools.partial(without_adapter, network)
-    return network, load_tokenizer(model), base
+    return network, base
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, enco
 from unlearn_pl.data.pairing import PAIRINGS, Pair, PairSampler
 from unlearn_pl.data.readers import check_columns, check_documents_per_task, read_split
 from unlearn_pl.data.records import Record
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.objectives.passes import Split
 
 EncodedPair = tuple[Encoded, Encoded]
@@ -262,15 +262,15 @@ class ForgetRetainData(LightningDataModule):
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase:
         """The named tokenizer, else the one of the module that the trainer runs."""
-        if self.tokenizer_name is not None:
+        module = self.trainer and self.trainer.lightning_module
+        if self.tokenizer_name is not None and getattr(module, "tokenizer_name", None) != self.tokenizer_name:
             if self._tokenizer is not None:
                 return self._tokenizer
             try:
                 return AutoTokenizer.from_pretrained(self.tokenizer_name)
-            except (OSError, ValueError) as error:
-                reason = str(error).strip().split("\n")[0]
-                raise InputError(f"--data.tokenizer: cannot load {self.tokenizer_name!r}: {reason}") from error
-        tokenizer = getattr(self.trainer and self.trainer.lightning_module, "tokenizer", None)
+            except Exception as error:  # torn and foreign files raise whatever they make fail
+                raise InputError(f"--data.tokenizer: cannot load {self.tokenizer_name!r}: {one_line(error)}") from error
+        tokenizer = getattr(module, "tokenizer", None)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise InputError("--data.tokenizer: name one, since there is no model here that brings its own")
         return tokenizer

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.forward import text_config
+from unlearn_pl.models.tokenizer import check_ids
 
 
 @contextmanager
@@ -29,9 +30,11 @@ def encode_texts(
 ) -> list[list[int]]:
     """Token ids of each text, with the special tokens that the tokenizer adds by itself, nothing cut off.
 
-    Raises InputError if a text has no token, or if it and ``room`` further tokens exceed the model's positions.
+    Raises InputError if a text has no token or one without an embedding, or if it and ``room`` further tokens exceed
+    the model's positions.
     """
     rows = [list(tokenizer(text).input_ids) for text in texts]
+    check_ids(model, rows, what)
     positions = position_limit(model)
     for number, row in enumerate(rows, start=1):
         if not row:

@@ -50,8 +50,8 @@ class Lora:
     dropout: float = 0.05
     """Dropout on the adapter's input during training, in [0, 1)."""
     target_modules: str | list[str] = field(default="all-linear")
-    """`all-linear` (every linear layer that reads text, but the vocabulary head), a list of module names such as [q_proj, v_proj], or a
-    regular expression for whole names."""
+    """`all-linear` (every linear layer that reads text, but the vocabulary head), a list of module names such as
+    [q_proj, v_proj], or a regular expression for whole names."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:

@@ -66,8 +66,8 @@ def enable_packing(model: nn.Module) -> bool:
         causal.set_attn_implementation("sdpa")
     if not padding_is_exact(model):
         raise InputError(
-            f"model: {type(causal).__name__} takes no packed rows, and gives another output for a row that is padded on "
-            "the right than for the row alone, so rows cannot share a forward"
+            f"model: {type(causal).__name__} takes no packed rows, and gives another output for a row padded on the "
+            "right than for the row alone, so rows cannot share a forward"
         )
     return False
 

@@ -18,13 +18,15 @@ from unlearn_pl.evaluation.decoding import continue_batch
 from unlearn_pl.evaluation.forward import evaluating
 from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids
 from unlearn_pl.evaluation.network import Network
-from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer
+from unlearn_pl.models.load import DTYPES, load_base
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
 from unlearn_pl.models.padding import check_padding
+from unlearn_pl.models.tokenizer import check_ids, find_tokenizer
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.passes import Split
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.loss import PackedLoss
+from unlearn_pl.training.packs import refuse_long_rows
 from unlearn_pl.training.policy import adamw, prepare_policy
 from unlearn_pl.training.reference import Reference, live_reference
 from unlearn_pl.training.schedule import Warmup, linear_schedule, warmup_steps
@@ -61,6 +63,7 @@ class UnlearningModule(LightningModule):
         seed: Seed of the adapter's initial A factors and of dropout. The command line takes it from
             `--seed_everything`. Adapters that are to be merged in factor space need the same one.
         trust_remote_code: Run model code that comes with a hub repository.
+        tokenizer: Folder or hub name of a tokenizer; default: the base's. The command line takes it from the data.
     """
 
     model: PeftModel
@@ -81,6 +84,7 @@ class UnlearningModule(LightningModule):
         max_length: int = 256,
         seed: int = 42,
         trust_remote_code: bool = False,
+        tokenizer: str | None = None,
     ):
         super().__init__()
         if not objectives:
@@ -97,6 +101,7 @@ class UnlearningModule(LightningModule):
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
         self.dtype_name, self.gradient_checkpointing = dtype, gradient_checkpointing
         self.max_length, self.seed, self.trust_remote_code = max_length, seed, trust_remote_code
+        self.tokenizer_name = tokenizer
         self.packed_loss = PackedLoss(objectives, max_length, tokens_per_forward)
         self.reference_cache = reference_cache or ReferenceCache()
         self.reference: Reference = live_reference
@@ -107,7 +112,10 @@ class UnlearningModule(LightningModule):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.base)
+            adapters = [self.adapter] if self.adapter else []
+            self._tokenizer = find_tokenizer(
+                self.base, adapters, self.tokenizer_name, self.trust_remote_code, "--data.tokenizer"
+            )
         return self._tokenizer
 
     def configure_model(self) -> None:
@@ -138,7 +146,7 @@ class UnlearningModule(LightningModule):
         if self.trainer.precision == "16-mixed":
             # the packs of a batch are differentiated before the loss is scaled, which float16 would not survive
             self.packed_loss.tokens_per_forward = None
-        rows = getattr(getattr(self.trainer, "datamodule", None), "encoded", None)
+        rows = self._checked_rows()
         if rows is None:  # a data module from elsewhere
             return
         with self.trainer.precision_plugin.forward_context():
@@ -147,6 +155,25 @@ class UnlearningModule(LightningModule):
             self.trainer.strategy.barrier("reference cache")
             if self.trainer.local_rank != 0:
                 self.reference = self._open_cache(rows)
+
+    def _checked_rows(self) -> dict[Split, Sequence[Encoded]] | None:
+        """The encoded rows, None with a data module from elsewhere. Raises InputError if one has a token without an
+        embedding, or more tokens than the model has positions."""
+        rows = getattr(getattr(self.trainer, "datamodule", None), "encoded", None)
+        for split, encoded in (rows or {}).items():
+            check_ids(self.model, (row.input_ids for row in encoded), f"--data.{split}")
+            if not self.trainer.predicting:  # which reads prompts alone
+                refuse_long_rows(self.model, split, encoded)
+        return rows
+
+    def on_validation_start(self) -> None:
+        self._checked_rows()
+
+    def on_test_start(self) -> None:
+        self._checked_rows()
+
+    def on_predict_start(self) -> None:
+        self._checked_rows()
 
     def _open_cache(self, rows: dict[Split, Sequence[Encoded]]) -> Reference:
         precision = str(self.trainer.precision)
