@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.files import new_folder, write_json
 from unlearn_pl.models.adapter_kind import refuse_changed_base, refuse_kind
 from unlearn_pl.models.arrival import check_values, refuse_partial_adapter
+from unlearn_pl.models.forward import parts_beside_text
 from unlearn_pl.models.load import quantisation
 from unlearn_pl.models.lora_linear import LoraLinear
 from unlearn_pl.provenance import provenance
@@ -48,8 +50,8 @@ class Lora:
     dropout: float = 0.05
     """Dropout on the adapter's input during training, in [0, 1)."""
     target_modules: str | list[str] = field(default="all-linear")
-    """`all-linear` (every linear layer but the vocabulary head), a list of module names such as [q_proj, v_proj], or a
-    regular expression for whole names."""
+    """`all-linear` (every linear layer that reads text, but the vocabulary head), a list of module names such as
+    [q_proj, v_proj], or a regular expression for whole names."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -75,6 +77,7 @@ def attach_lora(
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        exclude_modules=parts_beside_text_pattern(model, lora),
         task_type="CAUSAL_LM",
     )
     use_layers(config, model, layers)
@@ -95,6 +98,13 @@ EXPERTS = (
     "adapter can be trained and evaluated, but not merged. A list of attention layers, such as [q_proj, k_proj, "
     "v_proj, o_proj], makes one that can"
 )
+
+
+def parts_beside_text_pattern(model: PreTrainedModel, lora: Lora) -> str | None:
+    """What no gradient reaches and is left alone: vision towers and the like, unless a user's pattern names modules."""
+    names = [re.escape(name) for name in parts_beside_text(model)]
+    own_pattern = isinstance(lora.target_modules, str) and lora.target_modules != "all-linear"
+    return rf"({'|'.join(names)})(\..*)?" if names and not own_pattern else None
 
 
 def advice(lora: Lora, error: Exception) -> str:

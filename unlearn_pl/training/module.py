@@ -31,6 +31,7 @@ from unlearn_pl.training import resume
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.divergence import refuse_divergence
 from unlearn_pl.training.loss import PackedLoss
+from unlearn_pl.training.packs import refuse_long_rows
 from unlearn_pl.training.policy import adamw, prepare_policy
 from unlearn_pl.training.reference import Reference, live_reference
 from unlearn_pl.training.schedule import (
@@ -185,10 +186,13 @@ class UnlearningModule(LightningModule):
                 self.reference = self._open_cache(rows)
 
     def _checked_rows(self) -> dict[Split, Sequence[Encoded]] | None:
-        """The encoded rows, None with a data module from elsewhere. Raises InputError if one has no embedding."""
+        """The encoded rows, None with a data module from elsewhere. Raises InputError if one has a token without an
+        embedding, or more tokens than the model has positions."""
         rows = getattr(getattr(self.trainer, "datamodule", None), "encoded", None)
         for split, encoded in (rows or {}).items():
             check_ids(self.model, (row.input_ids for row in encoded), f"--data.{split}")
+            if not self.trainer.predicting:  # which reads prompts alone
+                refuse_long_rows(self.model, split, encoded)
         return rows
 
     def on_validation_start(self) -> None:
