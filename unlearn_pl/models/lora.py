@@ -31,6 +31,7 @@ from unlearn_pl.models.arrival import check_values, refuse_partial_adapter
 from unlearn_pl.models.forward import parts_beside_text
 from unlearn_pl.models.load import quantisation
 from unlearn_pl.models.lora_linear import LoraLinear
+from unlearn_pl.models.quantised import check_gradients
 from unlearn_pl.provenance import provenance
 
 FACTS_FILE = "unlearn_pl.json"
@@ -88,6 +89,7 @@ def attach_lora(
             draw_factors(adapted, seed)
     except Exception as error:  # PEFT raises whatever a module that it cannot adapt makes fail
         raise InputError(f"--model.lora.target_modules: {one_line(error)}{advice(lora, error)}") from error
+    check_gradients(adapted)
     if config.target_parameters:
         warnings.warn(EXPERTS.format(targets=lora.target_modules), stacklevel=2)
     return adapted
@@ -192,6 +194,8 @@ def open_adapter(model: PreTrainedModel, folder: str | Path, trainable: bool = F
         raise InputError(f"{where} does not fit this base model: {one_line(error)}") from error
     expected = get_peft_model_state_dict(opened, save_embedding_layers=False).keys()
     refuse_partial_adapter(where, expected, arrived.missing_keys, arrived.unexpected_keys)
+    if trainable:
+        check_gradients(opened)
     return opened
 
 
