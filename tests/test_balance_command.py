@@ -77,7 +77,7 @@ def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
     shown = capsys.readouterr()
     assert sorted(path.name for path in output.iterdir()) == ["adapter", "balance.json", "balance.md", "balance.png"]
     found = json.loads((output / "balance.json").read_text())
-    assert {"path", "chosen", "calibration_auc", "holdout_auc", "holdout_interval", "splits", "spread"} <= found.keys()
+    assert {"path", "chosen", "calibration_auc", "holdout_auc", "holdout_interval", "splits", "ranges"} <= found.keys()
     assert list(found["compared"]) == ["over", "under", "ties", "balanced"]
     assert found["provenance"]["versions"]["torch"]
     hashes = found["provenance"]["sha256"]

@@ -1,5 +1,6 @@
 """One model that takes one merged delta after the other into its weights, and is scored with each."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -50,8 +51,15 @@ class Documents:
         kept = [part[half] for part in self.parts(seed)]
         return [members[i] for i in kept[0]], [nonmembers[i] for i in kept[1]]
 
+    def step(self, seed: int = 0, half: int = 0) -> float:
+        """The least by which the AUC of a half can change: one pair of a member and a non-member in other order."""
+        members, nonmembers = (len(part[half]) for part in self.parts(seed))
+        return 1 / (members * nonmembers)
+
     def auc(self, losses: list[float], seed: int = 0, half: int | None = None) -> float:
-        """Area under the ROC curve of the loss attack, in [0, 1]."""
+        """Area under the ROC curve of the loss attack, in [0, 1]; NaN if a loss is not finite, as of a broken model."""
+        if not all(map(math.isfinite, losses)):
+            return math.nan
         return area_under_curve(*self.sides(losses, seed, half))
 
     def interval(self, losses: list[float], seed: int = 0, half: int | None = None) -> tuple[float, float]:
@@ -74,6 +82,17 @@ class Scores:
         first two if there are no questions."""
         parts = [self.task_aggregate, membership_score(auc)] + ([] if self.mmlu is None else [self.mmlu])
         return sum(parts) / len(parts)
+
+    def facts(self, auc: float) -> dict[str, float | None]:
+        """The scores at ``auc``, for JSON; None for what a model without finite losses (``auc`` is NaN) has not."""
+        broken = not math.isfinite(auc)
+        return {
+            "task_aggregate": self.task_aggregate,
+            "mmlu": self.mmlu,
+            "membership_auc": None if broken else auc,
+            "membership_score": None if broken else membership_score(auc),
+            "aggregate": None if broken else self.aggregate(auc),
+        }
 
 
 class MergeScorer:
