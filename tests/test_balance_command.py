@@ -80,6 +80,8 @@ def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
     assert {"path", "chosen", "calibration_auc", "holdout_auc", "holdout_interval", "splits", "ranges"} <= found.keys()
     assert list(found["compared"]) == ["over", "under", "ties", "balanced"]
     assert found["provenance"]["versions"]["torch"]
+    assert 0 <= found["rounding"] < 1e-4  # float32
+    assert found["documents"]["auc_step"] == [1 / 36, 1 / 36]
     hashes = found["provenance"]["sha256"]
     assert hashes["adapters"]["over"] == sha256_of(Path(adapters[0]) / "adapter_model.safetensors")
     assert hashes["data"]["member"] == sha256_of(membership.member)
