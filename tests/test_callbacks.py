@@ -264,7 +264,7 @@ def test_an_adapter_of_nan_is_not_written(base_folder: str, rows: dict[str, str]
                 if "lora_B" in name:
                     parameter.data.fill_(torch.nan)
 
-    with pytest.raises(InputError, match="the adapter holds NaN or infinite numbers .* and was not written"):
+    with pytest.raises(InputError, match=r"the adapter holds NaN or infinite numbers .* and was not written"):
         trainer(tmp_path, [Spoil(), SaveAdapter()], max_epochs=1).fit(module(base_folder), ForgetRetainData(**rows))
     assert not (tmp_path / "adapter").exists()
 
