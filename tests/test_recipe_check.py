@@ -44,8 +44,8 @@ def test_what_can_be_run_passes(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("trainer", "message"),
     [
-        ({"logger": "lightning.pytorch.loggers.TensorBoardLogger"}, "tensorboard"),
-        ({"fit_args": "--trainer.max_epoch=1"}, "max_epoch"),
+        ({"logger": {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "x"}}}, "tensorboard"),
+        ({"fit_args": "--trainer.nonsense=1"}, "nonsense"),
         ({"accelerator": "cuda"}, "accelerator"),
     ],
 )

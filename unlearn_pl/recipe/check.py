@@ -1,8 +1,9 @@
 """What a recipe checks before its first stage: that what its last ones need is there."""
 
+import re
+import warnings
 from pathlib import Path
 
-import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from unlearn_pl.cli import UnlearnCLI
@@ -45,12 +46,17 @@ def check_fit(recipe: Recipe, name: str, config: str) -> None:
     there already, that its adapter will be one that can be merged."""
     try:
         built = Built(["fit", *recipe.fit_arguments(name, config)])
-    except (MisconfigurationException, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except InputError:
+        raise
+    except (MisconfigurationException, ImportError, ValueError) as error:
+        text = str(error).strip() or type(error).__name__
+        cause = re.search(r"Problem with given class_path '.*':\s*(.*)", text)
+        reason = cause[1] if cause else text.splitlines()[0]
         raise InputError(f"--{name}: {config} cannot be run here: {reason}") from error
     if recipe.base is None:
         return
     where = f"--{name}: the adapter that {config} describes"
-    with torch.random.fork_rng(devices=[]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the fit itself shows PEFT's
         model = attach_lora(load_skeleton(recipe.base, built.model.trust_remote_code), built.model.lora, seed=0)
     check_config(model.peft_config[model.active_adapter].to_dict(), where)
