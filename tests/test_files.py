@@ -142,7 +142,7 @@ def test_of_two_that_write_one_folder_neither_loses_its_work(tmp_path: Path) -> 
             (folder / "file").write_text("slow")
             put(tmp_path / "both", "quick")
 
-    with pytest.raises(InputError, match="another process has written .*both in the meantime; this result is") as told:
+    with pytest.raises(InputError, match=r"another process has written .*both in the meantime; this result is") as told:
         write_slowly()
     assert (Path(str(told.value).rsplit(" ", 1)[1]) / "file").read_text() == "slow"
     assert (tmp_path / "both/file").read_text() == "quick"
