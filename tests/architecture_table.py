@@ -166,9 +166,9 @@ refused when training starts, in one line; nothing needs to be looked up here fi
 
 *Gradient*: relative distance of a step (NPO, NLL and KL, an adapter on every linear layer, packs of 20 tokens, rows
 beyond a window of 8 tokens) from the plain formulation: the whole model with PEFT's own layers, one row at a time.
-Float32 alone makes 1e-7 to 1e-5. *Rows*: packed without padding, or padded in groups of like lengths. *Merge*: whether two such
-adapters can be merged. *Texts*: greedy texts of six prompts in one batch that equal `model.generate` on each alone;
-random weights make close calls, which rounding may decide.
+Float32 alone makes 1e-7 to 1e-5. *Rows*: packed without padding, or padded in groups of like lengths. *Merge*: whether
+two such adapters can be merged. *Texts*: greedy texts of six prompts in one batch that equal `model.generate` on each
+alone; random weights make close calls, which rounding may decide.
 
 | model type | gradient | rows | merge | texts |
 |---|---:|---|---|---|
