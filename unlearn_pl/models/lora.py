@@ -89,6 +89,7 @@ def attach_lora(
             draw_factors(adapted, seed)
     except Exception as error:  # PEFT raises whatever a module that it cannot adapt makes fail
         raise InputError(f"--model.lora.target_modules: {one_line(error)}{advice(lora, error)}") from error
+    refuse_routers(adapted)
     check_gradients(adapted)
     if config.target_parameters:
         warnings.warn(EXPERTS.format(targets=lora.target_modules), stacklevel=2)
@@ -117,6 +118,19 @@ def advice(lora: Lora, error: Exception) -> str:
         name = lora.target_modules
         return f"; the text {name} is a regular expression for whole module names, a list such as [q_proj] names ends"
     return ""
+
+
+@torch.no_grad()
+def refuse_routers(model: PeftModel) -> None:
+    """Raise InputError if an adapter is on a layer that is a linear one by its class alone: routers give a tuple."""
+    for name, layer in model.named_modules():
+        base = layer.get_base_layer() if isinstance(layer, LoraLayer) else None
+        if isinstance(base, nn.Linear) and type(base).forward is not nn.Linear.forward and quantisation(model) is None:
+            if not isinstance(base(torch.zeros(1, base.in_features).to(base.weight)), Tensor):
+                raise InputError(
+                    f"--model.lora.target_modules: {name} ({type(base).__name__}) gives more than a linear layer does; "
+                    "name the attention layers, such as [q_proj, k_proj, v_proj, o_proj]"
+                )
 
 
 def use_layers(
