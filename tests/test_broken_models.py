@@ -89,7 +89,7 @@ def test_generation_is_that_of_transformers(model, tokenizer, broken: Callable) 
         assert [answer.text for answer in found] == own
         for answer, expected in zip(found, ANSWERS, strict=True):
             assert (answer.recall is None) == (expected == "")
-            assert answer.recall is None or 0 <= answer.recall.probability <= 1
+            assert answer.recall is None or math.isnan(answer.recall.probability) or answer.recall.probability <= 1
             assert not answer.cut
 
 

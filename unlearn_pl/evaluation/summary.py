@@ -8,6 +8,7 @@ from typing import Any
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation import composites
+from unlearn_pl.evaluation.attacks import ATTACKS
 from unlearn_pl.evaluation.entries import Scores
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.intervals import (
@@ -128,6 +129,8 @@ def add_official(scores: Scores, results: Mapping[str, Any], groups: Groups, mea
     metric, rows = BY_NAME["task_aggregate"], sum(map(len, values.values()))
     if results["task_aggregate"] is None:
         scores.undefined("task_aggregate", metric, "higher")
+        empty = ", ".join(name for name, group in values.items() if not group)
+        scores.notes.append(f"no Task Aggregate and no Aggregate: no row has a score in {empty}")
     else:
         turned = [name.startswith("forget/") for name in groups]
         interval = harmonic_interval(list(values.values()), turned, list(units.values()), scores.resamples)
@@ -200,8 +203,8 @@ def add_composites(scores: Scores, measured: Measured, retrained: Retrained | No
         ("privacy_to_retrained", "score_to_retrained"),
         ("uds/privacy", "s_mia"),
     ):
-        parts = [_attack_figure(scores, attack, figure, retrained) for attack in PRIVATE]
-        _composite(scores, name, composites.harmonic(parts), rows)
+        found = {attack: _attack_figure(scores, attack, figure, retrained) for attack in ATTACKS}
+        _composite(scores, name, composites.harmonic([found[attack] for attack in PRIVATE]), rows)
     rouge = [row["score"] for row in measured.samples if (row["split"], row["kind"]) == ("retain", "sc")]
     seen = [score for score in rouge if score is not None]
     parts = [
