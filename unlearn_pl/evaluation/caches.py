@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from unlearn_pl.evaluation.rope import switch_length
 from unlearn_pl.models.forward import causal_model
 
 # Tokens that a growing layer makes room for at once.
@@ -72,10 +73,7 @@ def attends_fully(model: nn.Module) -> bool:
 
     Not so with sliding windows, recurrent layers, or angles that depend on how long the text is.
     """
-    config = causal_model(model).config.get_text_config(decoder=True)
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {one.get("rope_type") for one in (rope, *rope.values()) if isinstance(one, dict)}  # or a dict a layer type
-    return attends_only(model, DynamicLayer) and kinds.isdisjoint({"dynamic", "longrope"})
+    return attends_only(model, DynamicLayer) and switch_length(model) is None
 
 
 def attends_only(model: nn.Module, *layers: type[DynamicLayer]) -> bool:

@@ -14,6 +14,7 @@ from unlearn_pl.evaluation.decided import is_decided
 from unlearn_pl.evaluation.decoding import continue_batch
 from unlearn_pl.evaluation.forward import encode_texts, evaluating, position_limit
 from unlearn_pl.evaluation.network import Network
+from unlearn_pl.evaluation.own_generate import acting_settings
 from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
 from unlearn_pl.evaluation.recall import Recall, recall_answers
 from unlearn_pl.models.forward import causal_model
@@ -31,6 +32,10 @@ class Generation:
     stop_decided: bool = False
     """Stop question rows (qa) as soon as their text can no longer become the expected answer: their knowledge score is
     then known to be 0. Such samples say `cut: true`; what else is measured on their text sees only this much of it."""
+    own_config: bool = False
+    """Let all of the model's generation config act on the text, as in the official script: repetition penalty,
+    suppressed and forced tokens, beams and so on. Rows then go one at a time through transformers' own `generate`.
+    Without it only the EOS ids count, and a warning names what else there is."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -81,7 +86,7 @@ def generate(
     """The greedy continuation of each prompt, in the order of ``prompts``.
 
     The text is what ``model.generate(ids, do_sample=False, max_new_tokens=...)`` gives for one row alone, save that of
-    the model's generation config only the EOS ids count: no repetition penalty, no forced token. First each expected
+    the model's generation config only the EOS ids count, unless ``options.own_config``. First each expected
     answer is read in one forward (see ``recall``); rows that go on from there are continued token by token, in batches.
     Under several processes each generates a part and all get everything.
 
@@ -90,8 +95,10 @@ def generate(
     options = options or Generation()
     texts = [prompt.text for prompt in prompts]
     rows = encode_texts(model, tokenizer, texts, "--generation.max_new_tokens: prompt", options.max_new_tokens)
+    if not options.own_config:
+        warn_of_ignored(model)
     with evaluating(model):
-        network = Network(model)
+        network = Network(model, options.own_config)
         drafts = [tokenizer.encode(prompt.answer, add_special_tokens=False) for prompt in prompts]
         recalls = _recalls(network, rows, drafts, options.batch_size, work)
         job = Continuation(network, tokenizer, eos_ids(model, tokenizer), options, rows, drafts, prompts)
@@ -122,6 +129,17 @@ def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[i
             stacklevel=2,
         )
     return ids
+
+
+def warn_of_ignored(model: nn.Module) -> None:
+    """Name what the model's generation config would change in a text, and does not here."""
+    if settings := acting_settings(model):
+        told = ", ".join(f"{name} {value!s:.40}" for name, value in settings.items())
+        warnings.warn(
+            f"not used of the model's generation config: {told}; transformers' generate and the official script apply "
+            "that. With --generation.own_config true evaluate does too, a row at a time",
+            stacklevel=3,
+        )
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
@@ -188,7 +206,9 @@ class Continuation:
 
         batches += [[index] for index in alone]
         identity = [[list(self.rows[index]), started[index], self.prompts[index].exact] for index in open_rows]
-        settings = [self.options.max_new_tokens, self.options.stop_decided, sorted(self.eos)]
+        settings = [
+            self.options.max_new_tokens, self.options.stop_decided, self.options.own_config, sorted(self.eos)
+        ]  # fmt: skip
         found = map_batches(batches, compute, "generation, rows", work, [settings, identity])
         continued = dict(zip(sorted(open_rows), found, strict=True))
         return [
@@ -198,10 +218,12 @@ class Continuation:
     def started(self, index: int, recall: Recall | None) -> list[int]:
         """The tokens that greedy decoding is known to give a row.
 
-        None where it is unsure or broken; none in half precision for single rows, where only token by token is exact.
+        None where it is unsure or broken, or where the model's own ``generate`` must be asked; none in half precision
+        for single rows, where only token by token is exact.
         """
         single = self.options.batch_size == 1 and torch.finfo(self.network.causal.dtype).bits < 32
-        if recall is None or recall.unsure or recall.broken or single:
+        fast = self.network.generates_fast(len(self.rows[index]) + len(self.drafts[index]) + 1)
+        if recall is None or recall.unsure or recall.broken or single or not fast:
             return []
         tokens = [*self.drafts[index][: recall.accepted], recall.following]
         ends = [place for place, token in enumerate(tokens) if token in self.eos]

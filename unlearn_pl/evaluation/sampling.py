@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.decoding import continue_rows
 from unlearn_pl.evaluation.forward import encode_texts, evaluating
-from unlearn_pl.evaluation.generation import decode_answer, eos_ids
+from unlearn_pl.evaluation.generation import decode_answer, eos_ids, warn_of_ignored
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.parts import content_hash
 from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
@@ -51,6 +51,7 @@ def sample_answers(
     """``options.samples`` texts for each prompt. Raises InputError if one may exceed the model's positions."""
     texts = [prompt for prompt in prompts for _ in range(options.samples)]
     rows = encode_texts(model, tokenizer, texts, "--sampling.max_new_tokens: sample", options.max_new_tokens)
+    warn_of_ignored(model)
     ends = eos_ids(model, tokenizer)
 
     def compute(batch: Sequence[int]) -> list[str]:

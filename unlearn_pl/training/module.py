@@ -16,7 +16,7 @@ from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.decoding import continue_batch
 from unlearn_pl.evaluation.forward import evaluating
-from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids
+from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids, warn_of_ignored
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
@@ -170,6 +170,7 @@ class UnlearningModule(LightningModule):
             prompts = [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
             with evaluating(self.model):
                 budgets = [NEW_TOKENS] * len(prompts)
+                warn_of_ignored(self.model)
                 ends = eos_ids(self.model, self.tokenizer)
                 answers = continue_batch(Network(self.model), prompts, budgets, ends)
             predicted += [
