@@ -1,4 +1,4 @@
-# Everything below makes its own environment in .venv; Python 3.10 or newer is all that must be there.
+# Everything below makes its own environment in .venv; Python 3.11 or newer is all that must be there.
 #   make demo      the whole method on the synthetic benchmark
 #   make test      the tests
 #   make check     format, lint, types and tests: what CI runs

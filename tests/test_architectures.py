@@ -16,6 +16,9 @@ from unlearn_pl.evaluation.generation import Generation, Prompt, generate
 from unlearn_pl.evaluation.letters import letter_logits
 from unlearn_pl.evaluation.network import Network
 
+# Its cache is of a class that only its own generate makes; that is said each time
+pytestmark = pytest.mark.filterwarnings("ignore:MiniMaxForCausalLM. text by our cache would differ")
+
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
 GROUPED = {**SMALL, "intermediate_size": 64, "num_key_value_heads": 2}
 WINDOW = {"sliding_window": 8}
@@ -34,6 +37,48 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "RecurrentGemma",
         {**GROUPED, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 8},
     ),
+    "bamba, states in the cache": (
+        "Bamba",
+        {
+            **GROUPED,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_n_groups": 1,
+            "mamba_chunk_size": 16,
+            "attn_layer_indices": [1],
+        },
+    ),
+    "llama4, its own body": (
+        "Llama4Text",
+        {**GROUPED, "intermediate_size_mlp": 64, "num_local_experts": 2, "head_dim": 8, "attention_chunk_size": 64},
+    ),
+    "minimax, a cache of its own class": (
+        "MiniMax",
+        {
+            **GROUPED,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "head_dim": 8,
+            "block_size": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+    ),
+    "phi3, other angles from 32 tokens on": (
+        "Phi3",
+        {
+            **GROUPED,
+            "original_max_position_embeddings": 32,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4,
+                "factor": 16.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
     "lfm2, states in the cache": ("Lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"]}),
 }
 # Whether a plain linear head gives the logits, all layers attend to everything, rows can go on in one batch.
@@ -49,6 +94,10 @@ TRAITS = {
     "bloom, no positions": (True, True, True),
     "mamba, no keys and values": (True, False, False),
     "recurrent gemma, states in the model": (False, False, False),
+    "bamba, states in the cache": (True, False, False),
+    "llama4, its own body": (True, False, True),
+    "minimax, a cache of its own class": (True, False, False),
+    "phi3, other angles from 32 tokens on": (True, False, True),
     "lfm2, states in the cache": (True, False, False),
 }
 
@@ -68,6 +117,7 @@ def build(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     family, options = ARCHITECTURES[name]
     end = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     config = getattr(transformers, f"{family}Config")(vocab_size=len(tokenizer), **end, **options)
+    family = family.removesuffix("Text")
     cls = getattr(transformers, f"{family}ForCausalLM", None) or getattr(transformers, f"{family}LMHeadModel")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)

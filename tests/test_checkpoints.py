@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging import checkpoints as engine
 from unlearn_pl.merging.checkpoint_folder import read_checkpoint
-from unlearn_pl.merging.checkpoints import check_density, merge_checkpoints, read_alike, tensor_generator
+from unlearn_pl.merging.checkpoints import merge_checkpoints, read_alike, tensor_generator
 from unlearn_pl.merging.kernels import KERNELS, KernelOptions
 
 TIES = KernelOptions(density=0.6, majority_sign="total")
@@ -244,7 +244,9 @@ def test_an_existing_output_stays(make: Any) -> None:
 def test_missing_tensors_and_other_shapes_are_refused(make: Any) -> None:
     base, other = make(0), make(1)
     rewrite(other, lambda state: state.pop("model.norm.weight"))
-    with pytest.raises(InputError, match=r"1 are in only one of .*model0 and .*model1, such as model\.norm\.weight"):
+    with pytest.raises(
+        InputError, match=r"--checkpoints: .*model1 lacks 1 of the model's weights, such as model\.norm"
+    ):
         read_alike(base, [other])
     rewrite(other, lambda state: state.update({"model.norm.weight": torch.ones(31)}))
     with pytest.raises(InputError, match=r"model\.norm\.weight is \[32\] in .*model0 and \[31\] in .*model1"):
@@ -289,16 +291,17 @@ def test_large_numbers_are_no_broken_ones(make: Any) -> None:
         merged(base, [other], "linear", [1.0], KernelOptions(), name="far")
 
 
-def test_a_density_that_keeps_nothing_is_refused(make: Any) -> None:
-    """The norms have 32 entries: int(0.03 * 32) is 0, int(0.032 * 32) is 1."""
+def test_of_tensors_too_small_for_the_density_one_entry_is_kept(make: Any) -> None:
+    """The norms have 32 entries, int(0.03 * 32) is 0: a model with a learned scalar can be merged at any density."""
     base, other = make(0), make(1)
-    found = read_alike(base, [other])[0]
-    check_density(found, KERNELS["ties"], KernelOptions(density=0.032, majority_sign="total"))
-    check_density(found, KERNELS["linear"], KernelOptions())
-    with pytest.raises(
-        InputError, match=r"--density: 0\.03 keeps nothing of the smallest tensor \(.*norm.*, 32 entries"
-    ):
-        merged(base, [other], options=KernelOptions(density=0.03, majority_sign="total"))
+    state, changed = state_of(base), state_of(other)
+    got = state_of(merged(base, [other], options=KernelOptions(0.03, "total", vote="plain"), weights=[1.0]))
+    delta = changed["model.norm.weight"] - state["model.norm.weight"]
+    place = int(delta.abs().argmax())
+    wanted = state["model.norm.weight"].clone()
+    wanted[place] += delta[place]
+    torch.testing.assert_close(got["model.norm.weight"], wanted)
+    assert (got["model.norm.weight"] != state["model.norm.weight"]).sum() == 1
 
 
 def test_an_unknown_type_is_refused(make: Any) -> None:

@@ -12,6 +12,7 @@ import yaml
 from lightning_runs import write_rows
 
 from unlearn_pl.__main__ import VERBS, main
+from unlearn_pl.parsing import completed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -76,6 +77,7 @@ def config(base_folder: str, tmp_path: Path) -> str:
         ("--model.warmup=soon", r"--model\.warmup: must be int or float or 'epoch', got soon"),
         ("--data.forget=nowhere.jsonl", r"--data\.forget: .*nowhere\.jsonl"),
         ("--data.batch_size=0", r"--data\.batch_size: must be at least 1, got 0"),
+        ("--model.objectives.gd=null", r"model\.objectives: must be one of NPO, GradAscent, .*, got null"),
         ("--trainer.callbacks+=Nope", r"--trainer\.callbacks: no class Nope"),
         ("--config=nowhere.yaml", r"--config: .*nowhere\.yaml"),
     ],
@@ -85,6 +87,14 @@ def test_a_mistake_is_one_line(
 ) -> None:
     assert re.search(message, fails(["fit", "--config", config, argument], capsys, monkeypatch))
     assert not Path(config).with_name("run").joinpath("adapter").exists()
+
+
+def test_a_list_of_words_is_explained(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["fit", "--config", config, "--model.lora.target_modules", "q_proj", "v_proj"]
+    expected = "v_proj: a value that belongs to no argument; a list is written '[a, b]'"
+    assert fails(given, capsys, monkeypatch) == expected
 
 
 def test_a_mistake_in_a_config_is_named_with_its_line(
@@ -126,6 +136,30 @@ def test_mistakes_of_the_other_commands(
     monkeypatch.chdir(tmp_path)
     assert message in fails(arguments, capsys, monkeypatch)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["--fast", "--name", "x"], ["--fast=true", "--name", "x"]),
+        (["--fast"], ["--fast=true"]),
+        (["--fast", "false"], ["--fast", "false"]),
+        (["--fast=false", "--name"], ["--fast=false", "--name"]),
+        (["--columns.id=#", "--columns.task==A # B"], ['--columns.id="#"', "--columns.task==A # B"]),
+    ],
+)
+def test_a_switch_needs_no_value_and_a_value_is_no_comment(given: list[str], read: list[str]) -> None:
+    assert completed(given, {"fast"}) == read
+
+
+def test_switches_of_all_verbs_are_known(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--model.gradient_checkpointing` alone is taken: what is wrong is only the path behind it."""
+    given = ["fit", "--config", config, "--model.gradient_checkpointing", "--data.forget=nowhere.jsonl"]
+    assert fails(given, capsys, monkeypatch).startswith("--data.forget: nowhere.jsonl does not exist")
+    given = ["merge", "--base=./nowhere", "--overwrite", "--adapters", "a", "b", "--output=o"]
+    assert "expected one argument" not in fails(given, capsys, monkeypatch)
 
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:

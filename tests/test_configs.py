@@ -60,15 +60,19 @@ def test_recipe_config(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "gd", "gk"), [("zjuklab", RetainKL, RetainNLL), ("zjuklab_paper", RetainNLL, RetainKL)]
+    ("preset", "gd", "gk", "positions"),
+    [("zjuklab", RetainKL, RetainNLL, "released"), ("zjuklab_paper", RetainNLL, RetainKL, "padded")],
 )
-def test_presets_are_table_3(preset: str, gd: type, gk: type) -> None:
-    """ga/gd/gk .4/.4/.2 at batch 1 and .3/.3/.4 at batch 2; the released code has KL in gd, the paper in gk."""
+def test_presets_are_table_3(preset: str, gd: type, gk: type, positions: str) -> None:
+    """ga/gd/gk .4/.4/.2 at batch 1 and .3/.3/.4 at batch 2; the released code has KL in gd, the paper in gk. The
+    released code has the KL of its padding, and clips nothing."""
     for name, weights, batch_size in (("over", (0.4, 0.4, 0.2), 1), ("under", (0.3, 0.3, 0.4), 2)):
         built = Built(["fit", "--config", f"configs/{preset}/{name}.yaml"])
         terms = built.model.objectives
         assert tuple(term.weight for term in terms.values()) == weights
         assert [type(terms[slot]) for slot in ("ga", "gd", "gk")] == [NPO, gd, gk]
+        assert {term.positions for term in terms.values() if isinstance(term, RetainKL)} == {positions}
+        assert built.trainer.gradient_clip_val is None
         assert built.datamodule.batch_size == batch_size
         assert (built.model.lora.rank, built.model.lora.alpha, built.model.lora.dropout) == (32, 32, 0.05)
         assert (built.model.learning_rate, built.model.seed, built.datamodule.seed) == (1e-4, 42, 42)

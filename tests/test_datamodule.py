@@ -209,10 +209,31 @@ def test_a_checkpoint_within_an_epoch_refuses_other_data(tokenizer, files, tmp_p
         fit(tokenizer, files, tmp_path, ckpt=tmp_path / "mid.ckpt", data={"batch_size": 3, "seed": 7})
 
 
+def test_a_checkpoint_within_an_epoch_refuses_other_rows_of_the_same_number(tokenizer, files, tmp_path):
+    """One letter of one retain row."""
+    fit(tokenizer, files, tmp_path, [ModelCheckpoint(tmp_path, "mid", every_n_train_steps=2)], max_steps=2)
+    changed = tmp_path / "retain.jsonl"
+    changed.write_text(Path(files["retain"]).read_text().replace("row 3", "row 9"))
+    with pytest.raises(InputError, match=r"--ckpt_path: .*; content of the rows was \w{16} and is \w{16}$"):
+        fit(tokenizer, files | {"retain": str(changed)}, tmp_path, ckpt=tmp_path / "mid.ckpt")
+
+
+def test_every_row_is_validated_where_there_are_more_retain_rows(tokenizer, files, tmp_path):
+    """4 forget and 7 retain rows in twos: forget rows 0, 1 and 2 come a second time."""
+    swapped = {"forget": files["retain"], "retain": files["forget"]}
+    for verb in ("validate", "test", "predict"):
+        module = Recorder(tokenizer)
+        getattr(quiet_trainer(tmp_path, limit_val_batches=1.0), verb)(module, ForgetRetainData(**swapped, batch_size=2))
+        pairs = [pair for batch in module.validated for pair in zip(*batch, strict=True)]
+        assert pairs == [(f"retain{i % 4}qa0", f"forget{i}qa0") for i in range(7)]
+    assert len(fit(tokenizer, swapped, tmp_path, max_epochs=1).seen) == 2, "an epoch is still of 4 pairs"
+
+
 def test_a_checkpoint_between_epochs_takes_another_batch_size(tokenizer, files, tmp_path):
     straight = fit(tokenizer, files, tmp_path, [ModelCheckpoint(tmp_path, "edge")], max_epochs=1)
     data = {"batch_size": 7}
-    resumed = fit(tokenizer, files, tmp_path, ckpt=tmp_path / "edge.ckpt", max_epochs=2, data=data)
+    with pytest.warns(UserWarning, match="--ckpt_path: batch_size was 2 and is 7 from here on"):
+        resumed = fit(tokenizer, files, tmp_path, ckpt=tmp_path / "edge.ckpt", max_epochs=2, data=data)
     assert resumed.seen == fit(tokenizer, files, tmp_path, max_epochs=2, data=data).seen[1:]
     assert len(straight.seen) == 4
 

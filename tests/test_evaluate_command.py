@@ -11,12 +11,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
 from unlearn_pl.commands import evaluate as command
-from unlearn_pl.commands.evaluate import evaluate, weights_hash
+from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.models.load import load_base
+from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -166,13 +168,29 @@ def test_everything_is_checked_before_the_model_is_loaded(
     assert not Path(output).exists()
 
 
-def test_weights_hash_sees_every_weight(tiny_model: Build) -> None:
-    first, second = tiny_model(), tiny_model()
-    assert weights_hash(first) == weights_hash(second)
+def test_another_scaling_is_another_model(base_folder: str, data: EvaluationData, tmp_path: Path) -> None:
+    """The same tensors under another alpha: neither parts nor scores of the first evaluation are found again."""
+    adapter, out = tmp_path / "adapter", tmp_path / "out"
+    model = attach_lora(load_base(base_folder), Lora(rank=2, alpha=2, dropout=0), 0)
     with torch.no_grad():
-        second.lm_head.weight[3, 5] += 1e-3
-    assert weights_hash(first) != weights_hash(second)
-    assert weights_hash(first.bfloat16()) != weights_hash(tiny_model())
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+    save_adapter(model, adapter)
+
+    def evaluated(folder: Path) -> tuple[str, float]:
+        evaluate(base_folder, data, str(folder), adapter=str(adapter), generation=SHORT, overwrite=True)
+        results = json.loads((folder / "results.json").read_text())
+        score = results["scores"]["forget/verbatim_probability"]["value"]
+        return results["provenance"]["hashes"]["weights"], score
+
+    first = evaluated(out)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 400}))
+    second = evaluated(out)
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+    assert second == evaluated(tmp_path / "fresh")
 
 
 def test_a_source_that_is_no_file_is_hashed_by_its_rows() -> None:

@@ -8,6 +8,7 @@ from adapter_folders import write_adapter
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
+from unlearn_pl.balance.opening import open_merges
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, open_merged
 from unlearn_pl.merging.factors import Factors
@@ -187,6 +188,27 @@ def test_tied_weights_are_refused_by_both_names(tiny_model, module):
     assert same(weights(model), before)
     FoldedWeights(model, [Q_PROJ])  # the other modules of such a model are their own
     FoldedWeights(tiny_model(), deltas)  # and so is an untied head
+
+
+@pytest.mark.parametrize("kind", ["int8", "float8", "packed"])
+def test_a_delta_is_never_added_to_codes(tiny_model, kind):
+    """As 8 bits, 8-bit floats and 4 bits two in a byte are stored."""
+    layer = nn.Linear(32, 32, bias=False)
+    weight = torch.zeros(512, 1) if kind == "packed" else layer.weight.detach()
+    dtype = torch.float8_e4m3fn if kind == "float8" else torch.uint8 if kind == "packed" else torch.int8
+    layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    model = nn.ModuleDict({"q_proj": layer})
+    with pytest.raises(
+        InputError, match=r"--base: q_proj is stored quantised \(torch\..*8.*\), so a delta cannot be added"
+    ):
+        FoldedWeights(model, ["base_model.model.q_proj"])
+
+
+def test_a_base_that_says_it_is_quantised_is_refused_before_it_is_scored(tiny_model, tokenizer):
+    model = tiny_model()
+    model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    with pytest.raises(InputError, match=r"base: .*stored quantised \(gptq 4 bit\): scoring a merge"):
+        open_merges(model, tokenizer, ["a", "b"], None, None)
 
 
 def test_a_delta_for_each_module_and_no_other(tiny_model):

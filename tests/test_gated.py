@@ -5,7 +5,14 @@ import torch
 from tiny_adapters import adapted, shake
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    SeedOssConfig,
+    SeedOssForCausalLM,
+)
 
 from unlearn_pl.matmul import frozen_linear
 from unlearn_pl.models.gated import enable_gated
@@ -139,6 +146,21 @@ def test_blocks_without_an_adapter_or_a_gate_are_left_alone(tiny_model) -> None:
         vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
     assert enable_gated(attach_lora(GPTNeoXForCausalLM(config), Lora(rank=2), seed=1)) == 0
+
+
+@pytest.mark.parametrize(("dropout", "blocks"), [(0.1, 0), (0.0, 1)])
+def test_a_block_with_dropout_of_its_own_keeps_it(dropout: float, blocks: int) -> None:
+    """Seed-OSS puts a dropout behind the block: it shows in training alone, and there it must not be lost."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SeedOssConfig(vocab_size=64, num_key_value_heads=1, head_dim=8, residual_dropout=dropout, **sizes)
+    model = attach_lora(SeedOssForCausalLM(config), Lora(rank=2, dropout=0.5), seed=1).train()
+    state = torch.get_rng_state()
+    assert enable_gated(model) == blocks
+    assert torch.equal(torch.get_rng_state(), state)
+    block = model.get_base_model().model.layers[0].mlp
+    assert block.training
+    zeros = (block(torch.ones(50, 16)) == 0).float().mean()
+    assert (zeros > 0.03) == (dropout > 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -26,12 +26,17 @@ def some_targets(n: int = N, vocabulary: int = V, ignored: int = 3) -> Tensor:
 def plain_scores(head: Head, hidden: Tensor, targets: Tensor, base: Tensor | None) -> tuple[Tensor, Tensor]:
     """The same from all logits at once, in float64, differentiable by autograd."""
     weight, bias = head.weight.double(), 0 if head.bias is None else head.bias.double()
-    log_p = (hidden.double() @ weight.T + bias).log_softmax(-1)
+
+    def logits(states: Tensor) -> Tensor:
+        z = head.scale * (states.double() @ weight.T + bias)
+        return z if head.cap is None else head.cap * torch.tanh(z / head.cap)
+
+    log_p = logits(hidden).log_softmax(-1)
     answers = targets != IGNORED
     nll = -log_p.gather(1, targets.where(answers, 0)[:, None])[:, 0] * answers
     if base is None:
         return nll, torch.zeros_like(nll)
-    log_q = (base.double() @ weight.T + bias).log_softmax(-1)
+    log_q = logits(base).log_softmax(-1)
     return nll, (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
@@ -58,6 +63,30 @@ def test_values_and_gradients_equal_plain_autograd(dtype: torch.dtype, biased: b
         assert torch.allclose(ours.double(), theirs.double(), rtol=tolerance, atol=tolerance)
     assert got[0][some_targets() == IGNORED].count_nonzero() == 0
     assert referenced == bool(got[1].abs().max() > 0.1)
+
+
+@pytest.mark.parametrize(("scale", "cap"), [(0.25, None), (1.0, 1.5), (3.0, 2.0)], ids=str)
+@pytest.mark.parametrize("ignored", [3, 100, 1], ids=["some", "all but one are answers", "no answers"])
+def test_scaled_and_capped_logits_too(scale: float, cap: float | None, ignored: int) -> None:
+    """As Cohere, Gemma 2 and both at once have them; the cap is well within the logits."""
+    head = Head(numbers(1, V, H), numbers(2, V), scale, cap)
+    hidden, targets = numbers(3, N, H), some_targets(ignored=ignored)
+    for base in (None, numbers(4, N, H)):
+        expected = values_and_gradient(lambda h, t, r: plain_scores(head, h, t, r), hidden, targets, base)
+        for ours, theirs in zip(values_and_gradient(head.scores, hidden, targets, base), expected, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_logits_at_once_are_scaled_and_capped_and_leave_their_input_alone() -> None:
+    head, hidden = Head(numbers(1, V, H), None, 0.5, 2.0), numbers(3, N, H)
+    expected = 2 * torch.tanh(0.5 * (hidden @ head.weight.T) / 2)
+    before = hidden.clone()
+    assert torch.allclose(head.logits(hidden), expected, rtol=1e-12)
+    assert torch.equal(hidden, before)
+    leaf = hidden.clone().requires_grad_()
+    (got,) = torch.autograd.grad(head.logits(leaf).square().sum(), leaf)
+    (wanted,) = torch.autograd.grad((2 * torch.tanh(0.5 * (leaf @ head.weight.T) / 2)).square().sum(), leaf)
+    assert torch.allclose(got, wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("targets", [torch.full((N,), IGNORED), torch.arange(N)], ids=["no answers", "only answers"])

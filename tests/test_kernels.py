@@ -21,7 +21,7 @@ Column = list[float]
 
 def options(name: str, **values: float | str) -> KernelOptions:
     """Of what the kernel takes: the ``values``, or half of the entries."""
-    given = {"density": 0.5, "majority_sign": "total", "epsilon": 0.3, "outliers": 0.1} | values
+    given = {"density": 0.5, "majority_sign": "total", "vote": "plain", "epsilon": 0.3, "outliers": 0.1} | values
     return KernelOptions(**{key: given[key] for key in KERNELS[name].parameters})  # type: ignore[arg-type]
 
 
@@ -57,13 +57,13 @@ def only(column: Column, kept: set[int]) -> Column:
 
 
 def trimmed(columns: list[Column], chosen: KernelOptions, width: int, seed: int) -> list[Column]:
-    count = int(chosen.density * len(columns[0]))
+    count = max(1, int(chosen.density * len(columns[0])))
     return [only(column, set(falling(column)[:count])) for column in columns]
 
 
 def banded(columns: list[Column], chosen: KernelOptions, width: int, seed: int) -> list[Column]:
     first = int(chosen.outliers * len(columns[0]))
-    last = first + int(chosen.density * len(columns[0]))
+    last = first + max(1, int(chosen.density * len(columns[0])))
     return [only(column, set(falling(column)[first:last])) for column in columns]
 
 
@@ -95,10 +95,12 @@ def masked(column: Column, chances: Column, generator: torch.Generator) -> Colum
     return [value * bit / chance for value, bit, chance in zip(column, mask, chances, strict=True)]
 
 
-def varied(columns: list[Column], chosen: KernelOptions, width: int, seed: int) -> list[Column]:
+def varied(columns: list[Column], chosen: KernelOptions) -> list[Column]:
+    """The columns with 0 in all but those entries that vary most: a share of those that vary at all."""
     rows = [[Fraction(value) for value in row] for row in zip(*columns, strict=True)]
     spread = [sum((value - sum(row) / len(row)) ** 2 for value in row) for row in rows]
-    last = sorted(spread, reverse=True)[max(1, int(chosen.density * len(rows))) - 1]
+    count = int(chosen.density * sum(value > 0 for value in spread))
+    last = sorted(spread, reverse=True)[count - 1] if count else 0
     return [only(column, {i for i, value in enumerate(spread) if value >= last}) for column in columns]
 
 
@@ -140,7 +142,18 @@ def disjoint_entry(entries: Column, weights: Sequence[float], by: str | None) ->
 
 
 def erased_entry(entries: Column, weights: Sequence[float], by: str | None) -> float:
-    return sum(agreeing(entries, weights, "total"))
+    """Every tensor is in, with the coefficient of the selected entries; those against the sign go; the rest's mean."""
+    sign = 1 if sum(entries) >= 0 else -1
+    left = [(weight, entry) for weight, entry in zip(weights, entries, strict=True) if entry * sign > 0 and weight > 0]
+    return sum(weight * entry for weight, entry in left) / sum(weight for weight, _ in left) if left else 0.0
+
+
+def weighted_entry(entries: Column, weights: Sequence[float], by: str | None) -> float:
+    """What a user of mergekit calls TIES: first weight, then vote, then divide by the weights of those that agree."""
+    moved = [weight * entry for weight, entry in zip(weights, entries, strict=True)]
+    sign = 1 if vote(moved, by) >= 0 else -1
+    left = [(weight, entry) for weight, entry in zip(weights, moved, strict=True) if entry * sign > 0]
+    return sum(entry for _, entry in left) / sum(weight for weight, _ in left) if left else 0.0
 
 
 def consensus_entry(entries: Column, weights: Sequence[float], by: str | None) -> float:
@@ -156,12 +169,10 @@ PRUNES: dict[str, Callable[..., list[Column]]] = {
     "della_linear": dropped_by_rank,
     "della": dropped_by_rank,
     "breadcrumbs": banded,
-    "sce": varied,
 }
 WEIGHS: dict[str, Callable[..., list[float]]] = {
     "average": lambda columns, weights: [weight / sum(weights) for weight in weights],
     "slerp": great_circle,
-    "sce": energies,
 }
 COMBINES: dict[str, Callable[..., float]] = {
     "ties": disjoint_entry,
@@ -182,7 +193,9 @@ def naive(
 ) -> Tensor:
     columns = pruned_columns(name, tensors, chosen, seed)
     coefficients = WEIGHS[name](columns, weights) if name in WEIGHS else weights
-    combine = COMBINES.get(name, sum_entry)
+    if name == "sce":
+        coefficients = energies(varied(columns, chosen) if chosen.density < 1 else columns, weights)
+    combine = weighted_entry if chosen.vote == "weighted" else COMBINES.get(name, sum_entry)
     entries = [combine(list(row), coefficients, chosen.majority_sign) for row in zip(*columns, strict=True)]
     return torch.tensor(entries).reshape(tensors[0].shape).float()
 
@@ -210,6 +223,20 @@ def test_every_kernel_equals_the_second_implementation(name: str, count: int, sh
             weights = some_weights(name, len(tensors))
             got = merge(name, tensors, weights, chosen, seed=3)
             torch.testing.assert_close(got, naive(name, tensors, weights, chosen, seed=3), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sign", ["total", "frequency"])
+@pytest.mark.parametrize("name", [name for name, kernel in KERNELS.items() if "vote" in kernel.parameters])
+def test_a_weighted_vote_equals_the_second_implementation(name: str, sign: str) -> None:
+    chosen = options(name, vote="weighted", majority_sign=sign)
+    for shape, count in (((30,), 2), ((5, 8), 4)):
+        tensors = parents(name, shape, count)
+        weights = some_weights(name, count)
+        got = merge(name, tensors, weights, chosen, seed=3)
+        torch.testing.assert_close(got, naive(name, tensors, weights, chosen, seed=3), rtol=1e-5, atol=1e-6)
+        alike = [merge(name, tensors, [1.0] * count, options(name, vote=vote, majority_sign=sign), 3)
+                 for vote in ("plain", "weighted")]  # fmt: skip
+        torch.testing.assert_close(*alike)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -287,6 +314,21 @@ def test_ties_by_hand() -> None:
     assert run("ties", *rows, weights=[1, 2, 4], density=1.0, majority_sign="frequency") == [-3, 2, 0]
 
 
+def test_a_weighted_vote_by_hand() -> None:
+    """Weights 1, 2, 4. Entries 3, -1, -1: 3 - 2 - 4 elects -, and (-2 - 4) / (2 + 4) = -1. Entries 2, -2, 0:
+    2 - 4 elects -, alone: -4 / 2. Entries 1, 1, 1 are 7 / 7. By frequency 5, 4, -1 elects +, and (5 + 8) / 3."""
+    rows = [[3, 2, 0, 1], [-1, -2, 0, 1], [-1, 0, 0, 1]]
+    assert run("ties", *rows, weights=[1, 2, 4], density=1.0, vote="weighted") == [-1, -2, 0, 1]
+    frequency = {"majority_sign": "frequency", "vote": "weighted", "density": 1.0}
+    assert run("ties", [5], [4], [-1], weights=[1, 2, 4], **frequency) == pytest.approx([13 / 3])
+
+
+@pytest.mark.parametrize("name", ["ties", "magnitude_prune", "breadcrumbs"])
+def test_of_a_tensor_of_one_entry_that_entry_is_kept(name: str) -> None:
+    """A learned scalar, at half of the entries: not pruned away, and not refused."""
+    assert run(name, [4], [0]) == ([2] if name == "negmerge" else [4])
+
+
 def test_ties_trims_each_tensor_before_it_votes() -> None:
     """Of (1, -4, 3, 2) half is (0, -4, 3, 0), of (9, 1, -1, -8) it is (9, 0, 0, -8): nothing is in both."""
     assert run("ties", [1, -4, 3, 2], [9, 1, -1, -8]) == [9, -4, 3, -8]
@@ -321,15 +363,23 @@ def test_breadcrumbs_by_hand() -> None:
 
 
 def test_sce_by_hand() -> None:
-    """(3, 1, 2, 5) and (1, 1, -2, 5) vary in entries 0 and 2: what is left is (3, 0, 2, 0) with energy 13 and
-    (1, 0, -2, 0) with energy 5. Entry 0: 13/18 x 3 + 5/18; entry 2: the sum is 0, so + is elected: 13/18 x 2."""
-    wanted = [(13 * 3 + 5) / 18, 0, 13 * 2 / 18, 0]
-    assert run("sce", [3, 1, 2, 5], [1, 1, -2, 5]) == pytest.approx(wanted)
+    """(3, 1, 2, 5) and (1, 1, -2, 5) vary in entries 0 and 2, and half of those is entry 2 (it varies most): energies
+    4 and 4, coefficients 1/2 and 1/2. All entries are merged: 0 is (3/2 + 1/2) / 1; of 1 and 3 the mean is the entry
+    itself; in entry 2 the sum is 0, so + is elected and 2 is alone."""
+    assert run("sce", [3, 1, 2, 5], [1, 1, -2, 5]) == pytest.approx([2, 1, 2, 5])
+
+
+def test_the_coefficients_of_sce_come_from_the_selected_entries() -> None:
+    """(4, 0, 1, 1) and (2, 0, 0, 2): all but entry 1 vary, by 2, 1 and 1; a third of three is entry 0, with energies 16
+    and 4: coefficients .8 and .2. Entry 0: 3.2 + .4; entry 2: .8 / .8; entry 3: .8 + .4. With all entries (density 1)
+    the energies are 18 and 8."""
+    assert run("sce", [4, 0, 1, 1], [2, 0, 0, 2], density=0.34) == pytest.approx([3.6, 0, 1, 1.2])
+    assert run("sce", [4, 0, 1, 1], [2, 0, 0, 2], density=1.0)[0] == pytest.approx((18 * 4 + 8 * 2) / 26)
 
 
 def test_sce_keeps_entries_that_vary_as_much_as_the_last_one_and_divides_equally_between_zeros() -> None:
-    """A quarter of four is one, but all four differ by 2: energies 4 and 4, shares of one half, + elected at 1 - 1."""
-    assert run("sce", [1, 1, -1, 1], [-1, -1, 1, -1], density=0.25) == [0.5, 0.5, 0.5, 0.5]
+    """A quarter of four is one, but all four differ by 2: energies 4 and 4, and + elected at 1 - 1, alone."""
+    assert run("sce", [1, 1, -1, 1], [-1, -1, 1, -1], density=0.25) == [1, 1, 1, 1]
     assert run("sce", [0, 0], [0, 0]) == [0, 0]
     assert kernels.by_energy(torch.zeros(4, 4), [1.0] * 4) == [0.25] * 4
 

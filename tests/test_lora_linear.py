@@ -232,6 +232,26 @@ def test_a_trained_base_weight_goes_to_peft(pefts) -> None:
     pefts_output(layer, numbers(50, 4, IN), pefts)
 
 
+@pytest.mark.parametrize("of_base", [False, True], ids=["lora_bias", "bias: all"])
+def test_biases_train_as_pefts_do(pefts, of_base: bool) -> None:
+    """The adapter's own bias, or the base's if that is trained: in the value and in every gradient."""
+    model, layer = wrapped(lora_bias=not of_base)
+    layer.base_layer.bias.requires_grad_(of_base)
+    grown = [(name, value) for name, value in sorted(model.named_parameters()) if value.requires_grad]
+    assert sum(name.endswith("bias") for name, _ in grown) == 1
+    for i, (_, value) in enumerate(grown):
+        value.data = numbers(20 + i, *value.shape)
+    x = numbers(50, 4, IN)
+    runs = []
+    for forward in (layer, lambda inputs: PEFTS_FORWARD(layer, inputs)):
+        out = forward(x)
+        loss = (out * numbers(99, *out.shape)).sum()
+        runs.append([out, *torch.autograd.grad(loss, [value for _, value in grown])])
+    for own, other in zip(*runs, strict=True):
+        assert torch.allclose(own, other, rtol=1e-12)
+        assert other.abs().max() > 0
+
+
 def test_adapters_that_are_off_merged_or_several_go_to_peft(pefts) -> None:
     model, layer = wrapped()
     x = numbers(50, 4, IN)

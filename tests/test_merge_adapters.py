@@ -10,13 +10,15 @@ import pytest
 import torch
 from adapter_folders import edit_config, edit_tensors, tensors, write_adapter
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.adapters import merge_adapters, merge_parents, save_merged
 from unlearn_pl.merging.factors import delta_angle, delta_norm, factors_of, inner, shared_start, sign_conflict
 from unlearn_pl.merging.methods import METHODS, merge_settings
 from unlearn_pl.merging.parents import read_parent, read_parents
+from unlearn_pl.models.lora import Lora, attach_lora
+from unlearn_pl.models.mergeable import why_unmergeable
 
 SCALING = 2.0  # alpha 8 / rank 4
 TIES = merge_settings(2, "ties")
@@ -382,12 +384,12 @@ def test_folders_that_hold_no_adapter(copies, tmp_path):
     [
         ("peft_type", "IA3", "must be a LoRA adapter, its peft_type is IA3"),
         ("r", None, "r in adapter_config.json must be a number above 0"),
-        ("r", 3, "says rank 3, the tensors have \\[4\\]"),
+        ("r", 3, "says rank 3 of .*, it has 4"),
         ("use_dora", True, "DoRA magnitudes"),
         ("modules_to_save", ["lm_head"], "whole modules were trained"),
-        ("rank_pattern", {"q_proj": 8}, "different ranks"),
+        ("rank_pattern", {"q_proj": 8}, "says rank 8 of .*q_proj, it has 4"),
         ("trainable_token_indices", [1], "token embeddings"),
-        ("target_parameters", ["w"], "bare parameters"),
+        ("target_parameters", ["w"], "bare parameters .experts., not linear layers; list linear layers"),
         ("layer_replication", [[0, 1]], "replicates layers"),
         ("lora_bias", True, "biases"),
         ("bias", "lora_only", "biases were trained"),
@@ -397,6 +399,26 @@ def test_folders_that_hold_no_adapter(copies, tmp_path):
 def test_adapters_that_are_more_than_a_and_b(copies, field, value, message):
     edit_config(copies[1], **{field: value})
     refuses(copies, f"--adapters: .*{message}")
+
+
+@pytest.mark.parametrize("init", ["eva", "mica"])
+def test_initialisations_that_leave_the_base_as_it_is(copies, init):
+    edit_config(copies[1], init_lora_weights=init)
+    assert len(read_parents(copies, merge_settings(2, "cat"))) == 2
+
+
+def test_all_linear_on_a_mixture_of_experts_is_known_before_the_fit(tiny_model):
+    """PEFT adapts the experts, which are bare parameters, and writes so into the configuration as it attaches."""
+    small = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    experts = MixtralForCausalLM(MixtralConfig(vocab_size=64, num_key_value_heads=2, num_local_experts=4, **small))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, of its own patterns
+        adapted = attach_lora(experts, Lora(rank=2, alpha=4, dropout=0.0), seed=0)
+    reason = why_unmergeable(adapted.peft_config["default"])
+    assert reason is not None
+    assert reason.startswith("it adapts bare parameters (experts)")
+    plain = attach_lora(tiny_model(), Lora(rank=2, alpha=4), seed=0)
+    assert why_unmergeable(plain.peft_config["default"]) is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -481,9 +503,9 @@ def test_a_base_that_the_adapters_are_not_for(tiny_model, pair, tmp_path):
             setattr(config, name, value)
         return type(tiny_model())(config)
 
-    with pytest.raises(InputError, match=r"--base: does not fit the adapters: .* has weights"):
+    with pytest.raises(InputError, match=r"--base: does not fit the adapters: .* has .out, in. "):
         merge_adapters(resized(intermediate_size=48), pair)
-    with pytest.raises(InputError, match=r"--base: does not fit the adapters: it has no model.layers.1"):
+    with pytest.raises(InputError, match=r"--base: does not fit the adapters: it has no linear layer model.layers.1"):
         merge_adapters(resized(num_hidden_layers=1), pair)
     suffix = write_adapter(tmp_path / "suffix", tiny_model(), 1, target_modules=["q_proj"])
     with pytest.raises(InputError, match=r"--base: does not fit the adapters: only one of the two has .*layers.2"):

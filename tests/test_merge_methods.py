@@ -91,14 +91,14 @@ def test_checkpoints_are_merged_by_every_kernel_under_its_own_name():
 def test_defaults_are_filled_in_only_where_they_are_used():
     ties = merge_settings(2)
     assert (ties.method.name, ties.weights) == ("ties", (1.0, 1.0))
-    assert ties.options == KernelOptions(density=0.8, majority_sign="total")
+    assert ties.options == KernelOptions(density=0.8, majority_sign="total", vote="plain")
     assert (ties.seed, ties.svd_rank, ties.scale) == (None, None, 1.0)
     svd = merge_settings(3, "svd", [1, -1, 0.5], svd_rank=7, scale=-2)
     assert (svd.weights, svd.options, svd.svd_rank, svd.scale) == ((1.0, -1.0, 0.5), KernelOptions(), 7, -2.0)
     dare = merge_settings(2, "dare_linear", seed=7, density=1)
     assert (dare.seed, dare.options) == (7, KernelOptions(density=1))
     della = merge_settings(2, "della")
-    assert (della.seed, della.options) == (42, KernelOptions(density=0.8, majority_sign="total", epsilon=0.1))
+    assert (della.seed, della.options) == (42, KernelOptions(0.8, "total", "plain", epsilon=0.1))
     assert merge_settings(2, "breadcrumbs_dense").options == KernelOptions(density=0.8, outliers=0.01)
     sce = merge_settings(4, "sce_svd")
     assert (sce.weights, sce.options) == ((1.0,) * 4, KernelOptions(density=0.8))
@@ -116,6 +116,12 @@ def test_the_ends_of_the_ranges_are_allowed():
     assert merge_settings(2, "slerp", [1, 0]).weights == (1.0, 0.0)
     assert merge_settings(2, "average", [2, -1]).weights == (2.0, -1.0)
     assert merge_settings(2, "magnitude_prune", [1, 0]).weights == (1.0, 0.0)
+
+
+def test_a_weighted_vote_is_for_deltas_and_checkpoints():
+    assert merge_settings(2, "ties_svd", vote="weighted").options.vote == "weighted"
+    assert merge_settings(2, "ties", vote="weighted", checkpoints=True).options.vote == "weighted"
+    assert merge_settings(2, "ties", vote="plain").options.vote == "plain"
 
 
 def test_all_that_outliers_leave_may_be_kept():
@@ -193,6 +199,13 @@ NEW = [
     ("cat", {"checkpoints": True}, "--method: must be one of linear, .*got cat"),
     ("ties", {"svd_rank": 4, "checkpoints": True}, "--svd-rank: ties does not truncate"),
     ("ties", {"weights": [1], "checkpoints": True}, "--weights: 2 checkpoints need 2 weights, got 1"),
+    ("ties_svd", {"vote": "both"}, r"--vote: must be in \(plain, weighted\), got both"),
+    ("linear", {"vote": "weighted"}, "--vote: linear has no use for it"),
+    (
+        "ties",
+        {"vote": "weighted"},
+        "--vote: weighted is for weight deltas and checkpoints; ties merges .* use ties_svd",
+    ),
     ("sce", {"weights": [1, 1], "checkpoints": True}, "--weights: sce finds its own from the checkpoints"),
 ]
 

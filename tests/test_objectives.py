@@ -156,6 +156,8 @@ def test_kl_by_hand() -> None:
     passes = {"retain": against(flat, steep)}
     assert RetainKL(positions="answer")(passes).item() == pytest.approx(0.130812, abs=1e-6)
     assert RetainKL(positions="padded")(passes).item() == pytest.approx(0.130812 / 4, abs=1e-6)
+    padded = {"retain": replace(passes["retain"], padding_kl=torch.tensor(0.5))}  # at each of the other three
+    assert RetainKL(positions="released")(padded).item() == pytest.approx((0.130812 + 3 * 0.5) / 4, abs=1e-6)
 
 
 def test_kl_position_rules_match_a_second_implementation() -> None:
@@ -204,6 +206,7 @@ def test_beta_must_be_positive() -> None:
 def test_what_serves_two_terms_is_the_wider_of_each_ask() -> None:
     assert Ask() | Ask("attended", kl=True) == Ask("attended", kl=True)
     assert Ask("attended", kl=True) | Ask(reference_nll=True) == Ask("attended", reference_nll=True, kl=True)
+    assert (RetainKL(positions="released").asks["retain"] | Ask()).padding
     assert RetainKL(positions="answer").asks == {"retain": Ask("answer", kl=True)}
     assert NPO().asks == {"forget": Ask("answer", reference_nll=True)}
 

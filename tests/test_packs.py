@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import process_time
 
 import pytest
 import torch
@@ -9,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_adapters import PAD, batch_of, rows_of
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from unlearn_pl.data.encoding import Encoded, collate_rows
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.forward import check_head, hidden_states, vocabulary_head
+from unlearn_pl.models.forward import causal_model, check_head, head_is_plain, hidden_states, vocabulary_head
 from unlearn_pl.models.lora import Lora, attach_lora
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.forget import NPO, GradAscent
@@ -186,24 +187,53 @@ def test_without_gradients_a_sum_is_only_a_sum() -> None:
     assert total.item() == pytest.approx(((a * b).sum() + a.sum()).item())
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 25))
+def test_first_fit_is_that_of_its_definition(sizes: list[int], limit: int) -> None:
+    """The larger first, each into the first bin with room."""
+    bins: list[list[int]] = []
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        fits = [one for one in bins if sum(sizes[i] for i in one) + sizes[index] <= limit]
+        (fits[0] if fits else bins.append([]) or bins[-1]).append(index)
+    assert first_fit(sizes, limit) == bins
+
+
+def test_first_fit_of_many_rows_does_not_look_at_all_pairs() -> None:
+    """Some 15,000 bins: tried one by one for each row, 40,000 rows took seconds."""
+    sizes = [1 + 7 * i % 256 for i in range(40_000)]
+    began = process_time()
+    assert sum(map(len, first_fit(sizes, 256))) == len(sizes)
+    assert process_time() - began < 2
+
+
 def test_the_head_is_the_models_own(tiny_model: Callable[[], LlamaForCausalLM]) -> None:
     model, ids = tiny_model(), torch.arange(6)[None]
     assert torch.equal(vocabulary_head(model).logits(hidden_states(model, ids)), model(input_ids=ids).logits)
 
 
-def test_a_model_that_changes_its_logits_after_the_head_is_refused() -> None:
-    config = Gemma2Config(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        final_logit_softcapping=0.01,
-    )
-    model = attach_lora(Gemma2ForCausalLM(config).eval(), Lora(rank=2), seed=1)
-    with pytest.raises(InputError, match="Gemma2ForCausalLM changes its logits"):
+def test_a_head_that_is_not_the_models_own_is_refused(tiny_model: Callable[[], LlamaForCausalLM]) -> None:
+    """A scale that the model does not use; a cap that its configuration does not tell, and that near zero only the
+    loud comparison shows: 0.03 of ``30 tanh(z / 30)`` is 0.03 to 1e-8."""
+    scaled, capped = (attach_lora(tiny_model(), Lora(rank=2), seed=1) for _ in range(2))
+    causal_model(scaled).config.logit_scale = 0.5
+    causal_model(capped).lm_head.register_forward_hook(lambda *calls: 30 * (calls[2] / 30).tanh())
+    for model in (scaled, capped):
+        assert not head_is_plain(model)
+        with pytest.raises(InputError, match="model: LlamaForCausalLM changes its logits after the vocabulary head"):
+            check_head(model)
+
+
+def test_a_model_that_does_not_run_on_tokens_alone_is_refused(tiny_model: Callable[[], LlamaForCausalLM]) -> None:
+    model = attach_lora(tiny_model(), Lora(rank=2), seed=1)
+
+    def fails(*_: object) -> None:
+        raise ValueError("token_type_ids are needed\nhere is more")
+
+    causal_model(model).model.register_forward_pre_hook(fails)
+    assert not head_is_plain(model)
+    with pytest.raises(
+        InputError, match=r"LlamaForCausalLM does not run on token ids alone: token_type_ids are needed$"
+    ):
         check_head(model)
 
 

@@ -173,6 +173,12 @@ def test_a_mapping_to_no_field_of_ours(write):
         ("a.jsonl", json_lines(ROWS) + "{", "line 6: not valid JSON: Expecting property name"),
         ("a.jsonl", json_lines(ROWS[:1]) + "\n" + json_lines(ROWS[1:]), "line 2: not valid JSON: Expecting value"),
         ("a.jsonl", "[1]\n", "line 1: a line must be one JSON object, got list"),
+        (
+            "a.jsonl",
+            '{"id": "1qa0", "input": "a", "output": "b", "output": "c", "task": "T"}',
+            "line 1: not valid JSON: key 'output' stands twice in one object",
+        ),
+        ("a.json", '[{"id": "1qa0", "id": "2qa0"}]', "not valid JSON: key 'id' stands twice in one object"),
         ("a.jsonl", "[" * 100_000, "line 1: not valid JSON: "),
         ("a.json", json_lines(ROWS) + "{", "line 6: not valid JSON: Expecting property name"),
         ("a.json", '{"id": {"0": "1qa0"', "not valid JSON: Expecting ',' delimiter (column 20)"),

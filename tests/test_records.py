@@ -50,7 +50,7 @@ def test_each_field_must_be_there_and_be_text_that_is_not_blank(field):
     rest = {name: value for name, value in ROW.items() if name != field}
     missing = f"field '{field}' is missing; a row needs id, input, output, task; it has {', '.join(rest)}"
     assert refusal(rest) == missing
-    assert refusal(rest | {field: None}).startswith(f"field '{field}' is missing")
+    assert refusal(rest | {field: None}) == f"field '{field}' must be text, got null"
     assert refusal(ROW | {field: " \n"}) == f"field '{field}' is empty"
     assert refusal(ROW | {field: 900514344}) == f"field '{field}' must be text, got int 900514344"
     assert refusal(ROW | {field: ["a"]}) == f"field '{field}' must be text, got list ['a']"
@@ -64,7 +64,8 @@ def test_a_message_shows_a_part_of_what_is_long():
 @pytest.mark.parametrize("row_id", ["12762334", "7qa", "7qax", "7xx1", "qa1", "7qa²"])
 def test_an_id_without_kind_needs_the_field(row_id):
     assert refusal(ROW | {"id": row_id}) == (
-        f"no kind: give a field 'kind' (sc or qa) or an id like 12sc1, got id {row_id!r}"
+        "no kind: give a field 'kind' (sc or qa), an id like 12sc1, or --data.columns.kind (=qa stands for all rows);"
+        f" got id {row_id!r}"
     )
     assert record_from_row(ROW | {"id": row_id, "kind": "sc"}, WHERE).kind == "sc"
 

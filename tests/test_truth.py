@@ -48,7 +48,7 @@ def test_rows_are_read(tmp_path: Path) -> None:
     [
         ({key: value for key, value in ROW.items() if key != "question"}, "field 'question' is missing"),
         ({key: value for key, value in ROW.items() if key != "paraphrased_answer"}, "'paraphrased_answer' is missing"),
-        (ROW | {"perturbed_answer": None}, "field 'perturbed_answer' is missing"),
+        (ROW | {"perturbed_answer": None}, "field 'perturbed_answer' must be text, got null"),
         (ROW | {"perturbed_answer": []}, "field 'perturbed_answer' must be text, got list"),
         (ROW | {"perturbed_answer": ["Bo", " "]}, "field 'perturbed_answer' is empty"),
         (ROW | {"paraphrased_answer": ""}, "field 'paraphrased_answer' is empty"),

@@ -1,5 +1,6 @@
 """fit, validate, test and predict: Lightning's own command line around UnlearningModule and ForgetRetainData."""
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,6 +9,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
+from torch.multiprocessing import ProcessRaisedException
 
 from unlearn_pl.callbacks.adapter import SaveAdapter
 from unlearn_pl.callbacks.angles import AngleAnalysis
@@ -16,13 +20,17 @@ from unlearn_pl.callbacks.merge import MergeAfterFit
 from unlearn_pl.callbacks.predictions import WritePredictions
 from unlearn_pl.callbacks.progress import Throughput
 from unlearn_pl.callbacks.snapshot import WeightSnapshot
+from unlearn_pl.callbacks.stale import SetStaleAside
 from unlearn_pl.data.datamodule import ForgetRetainData
+from unlearn_pl.errors import InputError
 from unlearn_pl.files import write_text
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.objectives.forget import NPO, GradAscent
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.parsing import ShortErrors
+from unlearn_pl.training.checkpoint_file import check_checkpoint_file
 from unlearn_pl.training.module import UnlearningModule
+from unlearn_pl.training.supported import refuse_fallback, refuse_names, refuse_unsupported
 
 
 class Parser(ShortErrors, LightningArgumentParser):
@@ -64,7 +72,7 @@ class UnlearnCLI(LightningCLI):
                 "max_epochs": 5,
                 "logger": lazy_instance(CSVLogger, save_dir="logs", name=""),
                 "default_root_dir": "logs/fit",
-                "callbacks": [Throughput(), SaveAdapter(), WritePredictions()],
+                "callbacks": [Throughput(), SaveAdapter(), WritePredictions(), SetStaleAside()],
             },
             seed_everything_default=42,
             parser_class=Parser,
@@ -89,12 +97,50 @@ class UnlearnCLI(LightningCLI):
         parser.link_arguments("data.max_length", "model.max_length")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv holds something too
+        try:
+            self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv holds something too
+        except OmegaConfBaseException as error:  # a ${...} that leads nowhere
+            raise InputError(f"a value of the configuration or the command line: {first_line(error)}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let hyper-parameters of the checkpoint win over the command line in silence."""
 
+    def instantiate_classes(self) -> None:
+        trainer = self._get(self.config, "trainer")
+        refuse_names(trainer.strategy, trainer.precision)
+        try:
+            super().instantiate_classes()
+        except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
+            cause: BaseException = error
+            while re.match("Does not validate against any|Problem with given class_path", str(cause)):
+                if cause.__cause__ is None:
+                    break
+                cause = cause.__cause__
+            raise (cause if isinstance(cause, InputError) else InputError(f"--trainer: {first_line(cause)}")) from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Refuse what can be refused before rows and model are read."""
+        refuse_unsupported(self.trainer)
+        refuse_fallback(self._get(self.config, "trainer").get("precision"), self.trainer)
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint is not None:
+            check_checkpoint_file(str(checkpoint), subcommand, self._get(self.config, "weights_only") is not False)
+        super()._run_subcommand(subcommand)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its name."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
 
 def main(args: list[str]) -> None:
     """Parse ``args`` (verb first) and run it."""
-    UnlearnCLI(args)
+    try:
+        UnlearnCLI(args)
+    except MisconfigurationException as error:  # Lightning's name for a mistake of the user
+        raise InputError(f"--trainer: {first_line(error)}") from error
+    except ProcessRaisedException as error:  # of a process that ddp_spawn or ddp_fork started, with its traceback
+        last = str(error).strip().splitlines()[-1]
+        if last.startswith("unlearn_pl.errors.InputError: "):
+            raise InputError(last.partition(": ")[2]) from error
+        raise

@@ -1,16 +1,23 @@
 """Files that are whole or absent: written under a temporary name, then renamed; and hashes of what they hold."""
 
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from unlearn_pl.errors import InputError
+
+# End of the name of a folder that is about to be replaced.
+ASIDE = ".old"
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -37,30 +44,162 @@ def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 @contextmanager
-def new_folder(path: str | Path, overwrite: bool = False, argument: str = "--output") -> Iterator[Path]:
+def new_folder(
+    path: str | Path,
+    overwrite: bool = False,
+    argument: str = "--output",
+    keep: Callable[[Path], bool] | None = None,
+) -> Iterator[Path]:
     """Yield an empty sibling folder that becomes ``path`` when the block ends well, and vanishes when it does not.
 
-    Raises InputError if ``path`` exists, is not an empty folder and ``overwrite`` is off.
+    An older folder is moved aside before and deleted after, so that its content or the new one is always there: whole
+    at ``path``, or, if the machine stops between the two renames, beside it until the next call puts it back. With
+    ``keep``, a folder that another process has put at ``path`` in the meantime stays if ``keep(path)`` is true, and
+    this one's is thrown away: for folders whose name says what is in them. What killed processes left is removed.
+
+    Raises InputError if ``path`` exists, is not an empty folder and ``overwrite`` is off; at the end too, but then
+    what was written stays, under the name that the message gives.
     """
     path = Path(path)
+    clear_leftovers(path)
     refuse_existing(path, overwrite, argument)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.mkdir()
+    with _claimed(temporary):
+        try:
+            yield temporary
+            _put_in_place(temporary, path, overwrite, argument, keep)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(
+    temporary: Path, path: Path, overwrite: bool, argument: str, keep: Callable[[Path], bool] | None
+) -> None:
+    while not _renamed(temporary, path):
+        if keep is not None and keep(path):
+            return
+        if not overwrite:
+            apart = path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}")
+            os.rename(temporary, apart)
+            raise InputError(f"{argument}: another process has written {path} in the meantime; this result is {apart}")
+        old = path.with_name(f".{path.name}.{uuid.uuid4().hex}{ASIDE}")
+        with suppress(FileNotFoundError):  # another process has just moved it
+            os.rename(path, old)
+        try:
+            if _renamed(temporary, path):
+                return
+        except BaseException:
+            if old.exists() and not path.exists():
+                os.rename(old, path)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _renamed(folder: Path, path: Path) -> bool:
+    """Rename ``folder``; False if there is a folder with something in it at ``path``."""
     try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        os.rename(folder, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove what killed processes left beside ``path`` when they were to write it; if ``path`` itself is missing, the
+    folder that one of them had moved aside is put back."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if not re.fullmatch(rf"[0-9a-f]{{32}}({re.escape(ASIDE)})?", left.name[len(path.name) + 2 :]):
+            continue
+        if left.name.endswith(ASIDE) and not path.exists():
+            with suppress(OSError):
+                os.rename(left, path)
+        else:
+            _remove_unclaimed(left)
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and hold a lock on it that ends with this process, however that ends."""
+    with ExitStack() as stack:
+        while True:
+            folder.mkdir(exist_ok=True)
+            with suppress(BlockingIOError, FileNotFoundError):  # another process takes it for a leftover
+                stack.enter_context(locked(folder))
+                if folder.is_dir():
+                    break
+        yield
+
+
+def _remove_unclaimed(folder: Path) -> None:
+    # removed under the lock: its process may have made it a moment ago and be about to lock it
+    with suppress(BlockingIOError, FileNotFoundError, NotADirectoryError), locked(folder) as held:
+        if held:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[bool]:
+    """Hold the lock of a folder, which the system gives back when the process ends; False if its file system has none.
+    Raises BlockingIOError if another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        held = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            held = False
+        yield held
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def sole_writer(folder: str | Path, argument: str) -> Iterator[None]:
+    """Inside the block no other process that asks for it writes into ``folder``. Raises InputError if one does."""
+    check_writable(folder, argument)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except BlockingIOError:
+            raise InputError(f"{argument}: another process is writing into {folder}; give another folder") from None
+        yield
 
 
 def refuse_existing(path: str | Path, overwrite: bool, argument: str = "--output") -> None:
-    """Raise InputError if ``path`` holds something that may not be replaced: ask before the long work, not after."""
+    """Raise InputError if ``path`` holds something that may not be replaced, or cannot be written: ask before the long
+    work, not after."""
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
         raise InputError(f"{argument}: {path} exists already; give another folder, or --overwrite to replace a folder")
+    check_writable(path.parent, argument)
+
+
+def check_writable(folder: str | Path, argument: str) -> None:
+    """Raise InputError unless ``folder`` is one that this process can write into, or can make. Makes nothing."""
+    nearest = Path(folder).absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise InputError(f"{argument}: {folder} cannot be a folder, since {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{argument}: {folder} cannot be written, since {nearest} allows no writing")
+
+
+def check_room(folder: str | Path, needed: int, argument: str) -> None:
+    """Raise InputError if the disk of ``folder`` has less than ``needed`` bytes free."""
+    nearest = Path(folder).absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    free = shutil.disk_usage(nearest).free
+    if needed > free:
+        raise InputError(f"{argument}: {folder} needs {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free")
 
 
 def sha256_of(*paths: str | Path) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
@@ -18,22 +18,25 @@ from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
 
 
-class ShortErrors:
-    """Mixed into a parser: errors without usage, with what was allowed and the nearest known name.
+class ShortErrors(ArgumentParser):
+    """A parser whose errors come without usage, with what was allowed and the nearest known name.
 
     ``classes`` are those that a config names by class: argument -> classes.
     """
 
     classes: ClassVar[dict[str, tuple[type, ...]]] = {}
 
+    def parse_args(  # type: ignore[override]
+        self, args: list[str] | None = None, *more: Any, **options: Any
+    ) -> Any:
+        """Lightning and jsonargparse, after what a shell user leaves out has been added (see ``completed``)."""
+        given = sys.argv[1:] if args is None else list(args)
+        return super().parse_args(completed(given, switches(self)), *more, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        known = known_keys(self)  # type: ignore[arg-type]
+        known = known_keys(self)
         print(f"unlearn-pl: error: {explain(message, sys.argv[1:], known, self.classes)}", file=sys.stderr)
         sys.exit(2)
-
-
-class Parser(ShortErrors, ArgumentParser):
-    """The parser of the commands that are plain functions."""
 
 
 def parse_function(function: Callable[..., None], args: list[str], verb: str) -> None:
@@ -46,9 +49,9 @@ def parse_function(function: Callable[..., None], args: list[str], verb: str) ->
     function(**{key: value for key, value in config.items() if key != "config"})
 
 
-def function_parser(function: Callable[..., None], verb: str) -> Parser:
+def function_parser(function: Callable[..., None], verb: str) -> ShortErrors:
     """The parser of a command that is a plain function."""
-    parser = Parser(prog=f"unlearn-pl {verb}", description=inspect.getdoc(function))
+    parser = ShortErrors(prog=f"unlearn-pl {verb}", description=inspect.getdoc(function))
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
     parser.add_function_arguments(function, as_group=False, sub_configs=True)
     return parser
@@ -90,6 +93,31 @@ def list_item(text: str) -> str:
     return text if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) else json.dumps(text)
 
 
+def switches(parser: ArgumentParser) -> set[str]:
+    """The arguments of ``parser`` and its subcommands that are true or false."""
+    children = [
+        child for action in parser._actions if isinstance(action.choices, dict) for child in action.choices.values()
+    ]
+    own = {action.dest for action in parser._actions if getattr(action, "_typehint", None) in (bool, bool | None)}
+    return own.union(*map(switches, children))
+
+
+def completed(args: Iterable[str], switches: set[str]) -> list[str]:
+    """``args`` with ``=true`` behind a switch that stands alone, and quotes around a value that YAML would read as a
+    comment (``--data.columns.id=#``)."""
+    args = list(args)
+    following = [*args[1:], "--"]
+    done = []
+    for arg, after in zip(args, following, strict=True):
+        flag, equals, value = arg.partition("=")
+        if not equals and flag.startswith("--") and flag[2:] in switches and after.startswith("-"):
+            arg = f"{flag}=true"
+        elif flag.startswith("--") and value.startswith("#"):
+            arg = f"{flag}={json.dumps(value)}"
+        done.append(arg)
+    return done
+
+
 def known_keys(parser: ArgumentParser) -> list[str]:
     """Every argument that ``parser`` and its subcommands take, dots included."""
     keys = []
@@ -103,6 +131,8 @@ def known_keys(parser: ArgumentParser) -> list[str]:
 def explain(message: str, args: list[str], known: list[str], classes: dict[str, tuple[type, ...]]) -> str:
     """What a jsonargparse ``message`` about ``args`` means, in one line."""
     message = message.strip()
+    if match := re.match(r"unrecognized arguments: ([^-]\S*)", message, re.IGNORECASE):
+        return f"{match[1]}: a value that belongs to no argument; a list is written '[a, b]'"
     if match := re.match(r"unrecognized arguments: -*(\S+?)(?:=.*)?$", message, re.IGNORECASE):
         return f"--{match[1]}: no such argument{guess(match[1], known)}"
     if match := re.match(r"Option '([^']+)' is not accepted", message):
@@ -122,6 +152,9 @@ def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
     named = [kind.__name__ for key, kinds in classes.items() if path.startswith(key) for kind in kinds]
     if match := re.search(r"Expected a dot import path string: (\S+)", reason):
         return f"no class {match[1]}{guess(match[1], named)}; the classes are {', '.join(named)}, or an import path"
+    if (match := re.search(r"Not a valid subclass of \w+\. Got value: (.*)", reason)) and named:
+        got = "null" if match[1] == "None" else match[1]
+        return f"must be one of {', '.join(named)}, as {{class_path: NAME, init_args: {{...}}}}, got {got}"
     if "is abstract" in reason:
         return f"a new slot needs a class first: one of {', '.join(named)}"
     got = re.search(r"(?:Got value|Given value): (.*)", reason)

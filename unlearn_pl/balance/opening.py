@@ -15,6 +15,7 @@ from unlearn_pl.evaluation.ranks import Progress
 from unlearn_pl.merging.adapters import check_base
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.merging.parents import PREFIX, read_parents
+from unlearn_pl.models.load import refuse_quantised
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def open_merges(
     progress: Progress | None = None,
 ) -> Opened:
     """``base`` (moved to ``device``) ready to be scored with merges of the two ``adapters`` (folders)."""
+    refuse_quantised(base, "scoring a merge in the base's weights")
     path = open_path(base, adapters, seed)
     base.to(device or base.device)
     return Opened(base, path, MergeScorer(base, tokenizer, path.order, inputs, options, progress))

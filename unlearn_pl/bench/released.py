@@ -1,8 +1,7 @@
 """The training step of the released ZJUKLAB system, written from its description, as the baseline of the benchmark.
 
 Two copies of the model, every row padded on the left to ``max_length``, four forwards, the vocabulary head at every
-position, activations of each layer recomputed in the backward pass. What is mended, so that its loss can be compared
-with ours: the KL leaves out the padding (the divisor stays rows x max_length).
+position, the KL over the padding too, activations of each layer recomputed in the backward pass.
 """
 
 import copy
@@ -51,7 +50,7 @@ class ReleasedStep:
         npo = -(2 / weights.beta) * F.logsigmoid(weights.beta * (forget_out.loss - forget_ref.loss))
         policy, reference = (out.logits.log_softmax(-1) for out in (retain_out, retain_ref))
         pointwise = F.kl_div(policy, reference, reduction="none", log_target=True)
-        kl = (pointwise.sum(-1) * retain_batch["attention_mask"]).sum() / (len(retain) * self.max_length)
+        kl = pointwise.sum() / (len(retain) * self.max_length)
         return weights.npo * npo + weights.nll * retain_out.loss + weights.kl * kl
 
 

@@ -56,7 +56,7 @@ def print_figures(figures: dict[str, Any]) -> None:
     table.add_row("matrix products' peak, GFLOP/s", "", shown(figures["matmul_peak_gflops"]))
     Console(width=100).print(table)
     if figures["loss_relative_difference"] is None:
-        print("note: the losses are the same, and compared, only with --positions padded")
+        print("note: the losses are the same, and compared, only with --positions released")
 
 
 def print_parts(parts: Sequence[dict[str, Any]]) -> None:

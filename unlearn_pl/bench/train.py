@@ -57,7 +57,7 @@ def compare(model: str, dtype: str, settings: Settings, rounds: int, tell: Calla
     with tempfile.TemporaryDirectory(prefix="unlearn-pl-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         plain = None
-        if settings.positions == "padded":  # the released loss has no other
+        if settings.positions == "released":  # the released loss has no other
             tell("float64 reference of the first window")
             with Remote("plain64", model, dtype, replace(settings, device="cpu")) as worker:
                 plain = worker.ask("check", 0, str(folder / "plain64.safetensors"))

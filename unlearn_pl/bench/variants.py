@@ -29,7 +29,7 @@ from unlearn_pl.training.loss import PackedLoss
 from unlearn_pl.training.policy import adamw, prepare_policy
 from unlearn_pl.training.reference import Reference, live_reference
 
-KLPositions = Literal["padded", "attended", "answer"]
+KLPositions = Literal["released", "padded", "attended", "answer"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Settings:
     """Tokens to which the released way pads every row."""
     pad_token_id: int
     lora: Lora = field(default_factory=Lora)
-    positions: KLPositions = "padded"
+    positions: KLPositions = "released"
     tokens_per_forward: int | None = 256
     seed: int = 42
     learning_rate: float = 1e-4
@@ -179,7 +179,7 @@ class Ours(Variant):
             "gd": RetainKL(weights.kl, s.positions),
             "gk": RetainNLL(weights.nll),
         }
-        self.loss = PackedLoss(objectives, s.max_length, s.tokens_per_forward)
+        self.loss = PackedLoss(objectives, s.max_length, s.tokens_per_forward, s.pad_token_id)
         self.reference: Reference = live_reference
 
     def build(self, folder: Path, pairs: Sequence[EncodedPair]) -> Build:

@@ -7,15 +7,25 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Logs `tokens_per_second`: tokens of forget and retain rows (padding not counted) that this process trained on,
-    by wall clock since the epoch began. The command line always adds it."""
+    """Logs `tokens_per_second`: tokens of forget and retain rows (padding not counted) that this process trained on
+    in this epoch, by the time that their batches took; validation and evaluation are not counted. The command line
+    always adds it."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # no epoch starts where a run goes on within one
+        self._tokens, self._seconds = 0, 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tokens, self._began = 0, time.perf_counter()
+        self._tokens, self._seconds = 0, 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._began = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._tokens += int(batch.forget.lengths.sum() + batch.retain.lengths.sum())
-        rate = self._tokens / (time.perf_counter() - self._began)
-        pl_module.log("tokens_per_second", rate, prog_bar=True, batch_size=len(batch.forget.lengths))
+        self._seconds += time.perf_counter() - self._began
+        pl_module.log(
+            "tokens_per_second", self._tokens / self._seconds, prog_bar=True, batch_size=len(batch.forget.lengths)
+        )

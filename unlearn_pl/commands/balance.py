@@ -17,7 +17,8 @@ from unlearn_pl.evaluation.ranks import launched, rank_and_count
 from unlearn_pl.files import new_folder
 from unlearn_pl.merging.adapters import save_merged
 from unlearn_pl.models.device import find_device
-from unlearn_pl.models.load import load_base, load_tokenizer
+from unlearn_pl.models.load import load_base
+from unlearn_pl.models.tokenizer import find_tokenizer
 
 DEFAULTS = EvaluationOptions()
 SEARCH = BalanceOptions()
@@ -36,6 +37,8 @@ def balance(
     save_model: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    tokenizer: str | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Search the merge of an over- and an under-forgetting adapter whose membership AUC is one half, with the best
@@ -59,25 +62,35 @@ def balance(
         save_model: Folder for the merged model too, with the tokenizer.
         dtype: Number type in which the base is loaded, merged and saved: float32, bfloat16 or float16.
         device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own).
+        tokenizer: Folder or hub name of the tokenizer; the base's if not given. Needed where an adapter's folder holds
+            another one.
+        trust_remote_code: Run the Python code that the base model brings along.
         overwrite: Replace the output folders if they exist.
     """
     options = EvaluationOptions(membership, choice, generation)
     place = find_device(device)
     check_outputs(output, save_model, [base, *adapters], overwrite)
     inputs = read_inputs(data, options)
-    tokenizer = load_tokenizer(base)
+    cutter = find_tokenizer(base, adapters, tokenizer, trust_remote_code)
     with launched(place):
-        opened = open_merges(load_base(base, dtype), tokenizer, adapters, inputs, options, place, seed)
+        opened = open_merges(
+            load_base(base, dtype, trust_remote_code), cutter, adapters, inputs, options, place, seed
+        )  # fmt: skip
         found = BalanceSearch(opened.path, opened.scorer, search, tell).run()
         if rank_and_count()[0] > 0:
             return
         with new_folder(output, overwrite) as folder:
-            config = {"base": base, "search": asdict(search), "seed": seed, "dtype": dtype, "options": asdict(options)}
+            config = {
+                "base": base, "tokenizer": tokenizer, "search": asdict(search), "seed": seed, "dtype": dtype,
+                "options": asdict(options),
+            }  # fmt: skip
             hashes = {"adapters": opened.facts, "data": data_hashes(data, options, inputs)}
             write_balance(folder, found, {"config": config, "sha256": hashes})
             opened.scorer.weights.restore()
             merged = opened.path.merged(chosen_point(found), opened.base.name_or_path)
-            save_merged(merged, folder / "adapter", save_model, opened.base, tokenizer, overwrite)
+            save_merged(
+                merged, folder / "adapter", save_model, opened.base, cutter, overwrite, tokenizer is not None
+            )  # fmt: skip
         print(f"\n{compared_table(found['compared'])}\n\n{conclusion(found)}\nwrote {output}")
 
 

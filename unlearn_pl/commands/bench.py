@@ -46,7 +46,7 @@ def train(
     max_length: int = 256,
     rank: int = 32,
     dropout: float = 0.05,
-    positions: KLPositions = "padded",
+    positions: KLPositions = "released",
     tokens_per_forward: int | None = 256,
     rounds: int = 1,
     seed: int = 42,
@@ -57,8 +57,7 @@ def train(
     """Train on the first pairs of an epoch by the released ZJUKLAB way and by ours, in turn, and compare.
 
     Each way has a process of its own; they take turns at every optimizer step. Before that, loss and gradient of the
-    first step are compared with the released formulas in float64. In the released way here the
-    KL leaves out the padding, so that the losses are the same.
+    first step are compared with the released formulas in float64.
 
     Args:
         model: Folder or hub name of the model, or smollm2-135m-instruct.
@@ -69,7 +68,7 @@ def train(
         max_length: Tokens of a row at most, and the length to which the released way pads.
         rank: Rank of the adapter.
         dropout: Dropout on the adapter's input, in [0, 1).
-        positions: Where our KL is taken; only with padded are the two losses the same and compared.
+        positions: Where our KL is taken; only with released are the two losses the same and compared.
         tokens_per_forward: Tokens of our packs at most; null for one pack.
         rounds: How often to measure everything; the figures are medians. At least 1.
         seed: Of the adapter and of the order of the pairs.

@@ -18,7 +18,8 @@ from unlearn_pl.evaluation.ranks import launched, rank_and_count
 from unlearn_pl.files import new_folder, write_json, write_text
 from unlearn_pl.merging.methods import find_method
 from unlearn_pl.models.device import find_device
-from unlearn_pl.models.load import load_base, load_tokenizer
+from unlearn_pl.models.load import load_base
+from unlearn_pl.models.tokenizer import find_tokenizer
 from unlearn_pl.provenance import provenance
 
 DEFAULTS = EvaluationOptions()
@@ -37,6 +38,8 @@ def compare_merges(
     seed: int = 42,
     dtype: str = "float32",
     device: str = "auto",
+    tokenizer: str | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Score the merge methods on an over- and an under-forgetting adapter with weights 1 and 1, twice: at the scale
@@ -58,6 +61,9 @@ def compare_merges(
         seed: Seed of the random pruning of the dare and della kinds.
         dtype: Number type in which the base is loaded and merged: float32, bfloat16 or float16.
         device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own).
+        tokenizer: Folder or hub name of the tokenizer; the base's if not given. Needed where an adapter's folder holds
+            another one.
+        trust_remote_code: Run the Python code that the base model brings along.
         overwrite: Replace the output folder if it exists.
     """
     options = EvaluationOptions(membership, choice, generation)
@@ -69,16 +75,18 @@ def compare_merges(
         raise InputError("--methods and --densities: at least one of each is needed, got none")
     check_outputs(output, None, [base, *adapters], overwrite)
     inputs = read_inputs(data, options)
-    tokenizer = load_tokenizer(base)
+    cutter = find_tokenizer(base, adapters, tokenizer, trust_remote_code)
     with launched(place):
-        opened = open_merges(load_base(base, dtype), tokenizer, adapters, inputs, options, place, seed)
+        opened = open_merges(
+            load_base(base, dtype, trust_remote_code), cutter, adapters, inputs, options, place, seed
+        )  # fmt: skip
         comparison = Comparison(opened, seed, tell)
         rows = comparison.rows(names, densities)
         parents = comparison.parents()
         if rank_and_count()[0] > 0:
             return
         table = merges_table(parents, rows)
-        config = {"base": base, "seed": seed, "dtype": dtype, "options": asdict(options)}
+        config = {"base": base, "tokenizer": tokenizer, "seed": seed, "dtype": dtype, "options": asdict(options)}
         hashes = {"adapters": opened.facts, "data": data_hashes(data, options, inputs)}
         made = provenance(config=config, sha256=hashes)
         with new_folder(output, overwrite) as folder:

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl import evaluation as evaluation_package
+import unlearn_pl
 from unlearn_pl.commands.score_tables import print_metrics, print_scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
@@ -31,6 +31,7 @@ from unlearn_pl.evaluation.summary import read_retrained
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
 from unlearn_pl.models.device import find_device
+from unlearn_pl.models.identity import model_hash, tokenizer_hash
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.models.lora import reference as lora_reference
@@ -73,7 +74,7 @@ def evaluate(
 
     Writes `results.json` (all scores with intervals, their official key names, versions and hashes) and `samples.jsonl`
     (each row with prompt, expected and generated text and its scores). The same model and data give the same bytes, on
-    one process or on several of torchrun. What is finished is kept in `parts/` under a hash of weights, data and
+    one process or on several of torchrun. What is finished is kept in `parts/` under a hash of model, data and
     settings: the same command goes on where it was stopped. The files hold the texts that were to be forgotten: keep
     them as safe as the data.
 
@@ -109,11 +110,12 @@ def evaluate(
     other = None if retrained is None else read_retrained(retrained)
     with launched(place):
         network, tokenizer, base = _load(model, adapter, reference, dtype, trust_remote_code, place)
-        hashes = {"weights": weights_hash(network), **data_hashes(data, options, inputs)}
+        hashes: dict[str, str | None] = {"weights": model_hash(network), "tokenizer": tokenizer_hash(tokenizer)}
+        hashes |= {"adapter": None if adapter is None else sha256_of(adapter), **data_hashes(data, options, inputs)}
         if reference is not None:
             with base() as original:  # type: ignore[misc]
-                hashes["reference"] = weights_hash(original)
-        made_with = [provenance()["versions"], code_hash(), place.type, dtype]
+                hashes["reference"] = model_hash(original)
+        made_with = [provenance()["versions"], code_hash(), hashes["tokenizer"], place.type, dtype]
         parts = Parts(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
         work = Work(_tell if rank_and_count()[0] == 0 else None, parts)
         evaluation = evaluate_model(network, tokenizer, inputs, options, work, base, other)
@@ -190,17 +192,8 @@ def _checked_arguments(
 
 
 def code_hash() -> str:
-    """SHA-256 of the source of what measures: what another formula gave must not pass for this one's."""
-    return sha256_of(*sorted(Path(evaluation_package.__file__).parent.glob("*.py")))
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of the names, types and values of all weights, the adapter's included, wherever they came from."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """SHA-256 of the source of this package: what another formula gave must not pass for this one's."""
+    return sha256_of(*sorted(Path(unlearn_pl.__file__).parent.rglob("*.py")))
 
 
 def data_hashes(data: EvaluationData, options: EvaluationOptions, inputs: EvaluationInputs) -> dict[str, str | None]:

@@ -4,7 +4,9 @@ from unlearn_pl.commands.merge import check_outputs
 from unlearn_pl.merging.extraction import Extraction, extract_adapter
 
 
-def extract(base: str, tuned: str, output: str, rank: int = 32, overwrite: bool = False) -> None:
+def extract(
+    base: str, tuned: str, output: str, rank: int = 32, trust_remote_code: bool = False, overwrite: bool = False
+) -> None:
     """Write what training changed in a model's linear layers as a LoRA adapter of the base model.
 
     Of each layer's difference the adapter holds the best approximation of the given rank. Differences elsewhere
@@ -15,10 +17,11 @@ def extract(base: str, tuned: str, output: str, rank: int = 32, overwrite: bool 
         tuned: Folder of the model that was trained from it, whole.
         output: Folder for the PEFT adapter.
         rank: Rank of the adapter, at most the smallest side of a linear layer.
+        trust_remote_code: Run the Python code that the base model brings along.
         overwrite: Replace the output folder if it exists.
     """
     check_outputs(output, None, [base, tuned], overwrite)
-    print(summary(extract_adapter(base, tuned, rank, output, overwrite), rank))
+    print(summary(extract_adapter(base, tuned, rank, output, overwrite, trust_remote_code), rank))
     print(f"wrote the adapter {output}")
 
 

@@ -14,7 +14,8 @@ from unlearn_pl.merging.factors import delta_angle, delta_norm, sign_conflict
 from unlearn_pl.merging.merged import norm
 from unlearn_pl.merging.methods import MergeSettings, merge_settings
 from unlearn_pl.merging.parents import read_parents
-from unlearn_pl.models.load import load_base, load_skeleton, load_tokenizer
+from unlearn_pl.models.load import load_base, load_skeleton, refuse_quantised
+from unlearn_pl.models.tokenizer import FILES, find_tokenizer
 
 
 def merge(
@@ -26,6 +27,7 @@ def merge(
     weights: list[float] | None = None,
     density: float | None = None,
     majority_sign: str | None = None,
+    vote: str | None = None,
     epsilon: float | None = None,
     outliers: float | None = None,
     scale: float = 1.0,
@@ -34,6 +36,8 @@ def merge(
     save_model: str | None = None,
     dtype: str | None = None,
     shard_gb: float | None = None,
+    tokenizer: str | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Merge LoRA adapters of one base model into one adapter, or full checkpoints into one checkpoint.
@@ -41,8 +45,8 @@ def merge(
     `unlearn-pl merge --list` prints all methods. Names without an ending merge A with A and B with B, so all adapters
     must have started from the same A (the same seed); cat, task_arithmetic, average, slerp and the names ending in _svd
     or _dense merge the weight deltas B A. Checkpoints are merged by their differences to the base's weights, tensor by
-    tensor from the disk. The ties kinds take means, others sums: weights of 1 1 then give about the scale of both
-    together.
+    tensor from the disk, in folders that `from_pretrained` would read alike. The ties kinds take means, others sums:
+    weights of 1 1 then give about the scale of both together.
 
     Args:
         base: Base model: a folder or a hub name.
@@ -52,9 +56,12 @@ def merge(
         method: A name from `unlearn-pl merge --list`.
         weights: One number for each adapter or checkpoint; 1 each if not given. May be negative where that subtracts.
         density: Share of the entries that is kept before merging, in (0, 1]; 0.8 if not given. Only for methods that
-            prune.
+            prune. Under the sce kinds, which prune nothing: the share that their weights are found from.
         majority_sign: How the ties kinds elect the sign of an entry: total (of the magnitudes, the default) or
             frequency.
+        vote: What a weight does under the ties kinds: plain (all vote alike, the mean divides by their number: PEFT's
+            rule, and the default, also for checkpoints) or weighted (weight x entry votes, the mean divides by the
+            weights: mergekit's rule; for weight deltas and checkpoints).
         epsilon: How far the drop rates of the della kinds spread, in [0, 1); 0.1 if not given.
         outliers: Share of the largest entries that breadcrumbs drops, in [0, 1); 0.01 if not given.
         scale: Factor of the merged delta.
@@ -65,6 +72,9 @@ def merge(
         dtype: Number type of a merged model: float32, bfloat16 or float16. If not given, float32 for adapters and that
             of the base's tensors for checkpoints.
         shard_gb: Largest file of a merged checkpoint, in 10^9 bytes; 5 if not given. Only with checkpoints.
+        tokenizer: Folder or hub name of the tokenizer, saved with the merged adapter and model. Needed where an
+            adapter's folder holds another one than the base's; if not given, the base's is saved with the model.
+        trust_remote_code: Run the Python code that a base model brings along.
         overwrite: Replace the output folders if they exist.
     """
     if (adapters is None) == (checkpoints is None):
@@ -72,10 +82,12 @@ def merge(
     folders = adapters or checkpoints or []
     settings = merge_settings(
         len(folders), method, weights, density, majority_sign, seed, svd_rank, epsilon, outliers, scale,
-        checkpoints=adapters is None,
+        checkpoints=adapters is None, vote=vote,
     )  # fmt: skip
     if adapters is None:
-        merge_full(base, folders, output, settings, save_model, dtype, shard_gb, overwrite)
+        if tokenizer is not None:
+            raise InputError(f"--tokenizer: is for --adapters; merged checkpoints get the base's, got {tokenizer}")
+        merge_full(base, folders, output, settings, save_model, dtype, shard_gb, overwrite, trust_remote_code)
         return
     check_outputs(output, save_model, [base, *adapters], overwrite)
     if shard_gb is not None:
@@ -85,13 +97,23 @@ def merge(
     if output is not None:
         refuse_dense(settings)
     parents = read_parents(adapters, settings)
-    tokenizer = load_tokenizer(base) if save_model is not None else None
-    model = load_base(base, dtype or "float32") if save_model is not None else load_skeleton(base)
+    asked = save_model is not None or tokenizer is not None or any(map(holds_tokenizer, adapters))
+    cutter = find_tokenizer(base, adapters, tokenizer, trust_remote_code) if asked else None
+    if save_model is None:
+        model = load_skeleton(base, trust_remote_code)
+    else:
+        model = load_base(base, dtype or "float32", trust_remote_code)
+        refuse_quantised(model, "--save-model")
     merged = merge_parents(model, parents, settings)
-    save_merged(merged, output, save_model, model, tokenizer, overwrite)
+    save_merged(merged, output, save_model, model, cutter, overwrite, beside_adapter=tokenizer is not None)
     print(summary(merged))
     written = [f"the adapter {output}"] * (output is not None) + [f"the model {save_model}"] * (save_model is not None)
     print(f"wrote {' and '.join(written)}")
+
+
+def holds_tokenizer(folder: str) -> bool:
+    """Whether a tokenizer was saved in the folder."""
+    return any((Path(folder) / name).is_file() for name in FILES)
 
 
 def listing() -> None:
@@ -108,6 +130,7 @@ def merge_full(
     dtype: str | None,
     shard_gb: float | None,
     overwrite: bool,
+    trust_remote_code: bool,
 ) -> None:
     """The merge of full checkpoints."""
     if save_model is not None or output is None:
@@ -119,7 +142,7 @@ def merge_full(
     facts = {"merge": {**settings.facts(), "checkpoints": checkpoints}}
     merge_checkpoints(
         base, checkpoints, output, settings.method.kernel, settings.weights, settings.options, settings.seed,
-        settings.scale, dtype, shard_bytes, facts, overwrite,
+        settings.scale, dtype, shard_bytes, facts, overwrite, trust_remote_code,
     )  # fmt: skip
     print(f"merged {len(checkpoints)} checkpoints by {settings.method.name}: wrote the model {output}")
 

@@ -6,6 +6,13 @@ from rich.table import Table
 from unlearn_pl.merging.kernels import KERNELS, Kernel
 from unlearn_pl.merging.methods import CHECKPOINT_METHODS, METHODS, PARAMETERS, Method
 
+OTHER_NAMES = """
+Where signs are elected, --vote plain is PEFT's rule for weights (also on checkpoints, if not said otherwise), and
+weighted is mergekit's. In mergekit's names `average` here is its linear, `linear` and `task_arithmetic` are its
+task_arithmetic, `slerp` is its nuslerp with a base (its slerp mixes whole weights), its epsilon is half of ours.
+Its dare_ties does not divide by the weights, all our ties kinds do; its sce also leaves out the entries that were not
+selected, which the authors' release merges (the same at density 1)."""
+
 
 def print_methods() -> None:
     """Print a line a kernel: its names by what is merged, its parameters, what it does to scale, its paper."""
@@ -17,7 +24,8 @@ def print_methods() -> None:
     print(
         "Names in the second and third column merge adapters (--adapters), those in the fourth full checkpoints.\n"
         "Deltas: names ending in _svd are cut to --svd-rank; those ending in _dense are kept whole, for --save-model;\n"
-        "the others are exact, at the sum of the ranks. All take --scale (default 1), a factor of the merged delta."
+        "the others are exact, at the sum of the ranks. All take --scale (default 1), a factor of the merged delta.\n"
+        + OTHER_NAMES
     )
 
 

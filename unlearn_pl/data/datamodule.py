@@ -1,5 +1,6 @@
 """The Lightning data module: pairs of forget and retain rows, in an order that survives an interruption."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -51,10 +52,24 @@ class Pairs(Dataset[EncodedPair]):
     def __len__(self) -> int:
         return len(self.forget)
 
-    # The single index serves validation, and Lightning's overfit_batches, which puts a sequential sampler in.
+    # The single index serves Lightning's overfit_batches, which puts a sequential sampler in.
     def __getitem__(self, index: int | Pair) -> EncodedPair:
         forget, retain = (index, index % len(self.retain)) if isinstance(index, int) else index
         return self.forget[forget], self.retain[retain]
+
+
+class EveryRow(Pairs):
+    """Pair i is (i % n_forget, i % n_retain), as many as the larger set has rows; rows of the smaller one come again.
+
+    For validation, test and prediction, which are to visit every row.
+    """
+
+    def __len__(self) -> int:
+        return max(len(self.forget), len(self.retain))
+
+    def __getitem__(self, index: int | Pair) -> EncodedPair:
+        assert isinstance(index, int)
+        return self.forget[index % len(self.forget)], self.retain[index % len(self.retain)]
 
 
 class PairLoader(DataLoader[EncodedPair]):
@@ -79,19 +94,31 @@ def collate_pairs(pairs: Sequence[EncodedPair], pad_token_id: int, batch_size: i
 
 
 def check_layout(state: dict[str, Any], layout: dict[str, Any]) -> None:
-    """Raise InputError if a checkpoint's place within an epoch is not one of this layout."""
+    """Raise InputError if a checkpoint's place within an epoch is not one of this layout; between epochs, warn."""
     old = state["layout"]
     changed = [f"{name} was {old[name]} and is {layout[name]}" for name in layout if old[name] != layout[name]]
     if state["pairs"] and changed:
         raise InputError(f"--ckpt_path: stands within an epoch, which must go on as it began; {'; '.join(changed)}")
+    for change in changed:
+        rank_zero_warn(f"--ckpt_path: {change} from here on; what follows is not the run that was interrupted")
+
+
+def rows_hash(sets: Sequence[Sequence[Encoded]]) -> str:
+    """Hash of encoded rows, in order."""
+    digest = hashlib.sha256()
+    for rows in sets:
+        digest.update(f"{len(rows)} rows".encode())
+        for row in rows:
+            digest.update(repr((row.record_id, list(row.input_ids), row.answer_start)).encode())
+    return digest.hexdigest()[:16]
 
 
 class ForgetRetainData(LightningDataModule):
     """Reads a forget and a retain set and yields them in pairs, as ``PairBatch``.
 
-    Training visits every forget row once an epoch; validation, test and prediction take forget row i with retain row
-    ``i % n_retain``, in order. A run that resumes, in the middle of an epoch too, sees exactly the pairs that it would
-    have seen without the interruption.
+    Training visits every forget row once an epoch; validation, test and prediction take forget row ``i % n_forget``
+    with retain row ``i % n_retain``, in order, until every row of both sets was visited. A run that resumes, in the
+    middle of an epoch too, sees exactly the pairs that it would have seen without the interruption.
 
     Args:
         forget: Rows to forget: a .jsonl, .json, .csv or .parquet file, a folder saved by datasets, or
@@ -154,6 +181,7 @@ class ForgetRetainData(LightningDataModule):
         self.retain_records: list[Record] = []
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._pairs: Pairs | None = None
+        self._rows_hash = ""
         self._loaded: dict[str, Any] | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -168,7 +196,7 @@ class ForgetRetainData(LightningDataModule):
         self.forget_records, self.retain_records = sets
         forget = [encode_record(record, tokenizer, self.encoding, forget=True) for record in sets[0]]
         retain = [encode_record(record, tokenizer, self.encoding, forget=False) for record in sets[1]]
-        self._tokenizer, self._pairs = tokenizer, Pairs(forget, retain)
+        self._tokenizer, self._pairs, self._rows_hash = tokenizer, Pairs(forget, retain), rows_hash((forget, retain))
         self._warn_of_losses(self._pairs)
 
     def train_dataloader(self) -> PairLoader:
@@ -180,9 +208,9 @@ class ForgetRetainData(LightningDataModule):
         return PairLoader(self._pairs, sampler=sampler, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[EncodedPair]:
-        """Every forget row with its retain row ``i % n_retain``, in order."""
+        """Every row of both sets, in order; the rows of the smaller set come again."""
         assert self._pairs is not None, "setup comes first"
-        return DataLoader(self._pairs, **self._loader_options())
+        return DataLoader(EveryRow(self._pairs.forget, self._pairs.retain), **self._loader_options())
 
     def test_dataloader(self) -> DataLoader[EncodedPair]:
         """The same as for validation."""
@@ -252,6 +280,7 @@ class ForgetRetainData(LightningDataModule):
             "pairing": self.pairing,
             "seed": self.seed,
             "processes": sampler.num_replicas,
+            "content of the rows": self._rows_hash,
         }
 
     def _loader_options(self) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def json_rows(content: bytes, where: str) -> Rows:
         return iter(())
     first_line = text.strip().split("\n", 1)[0]
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=different_keys)
     except (ValueError, RecursionError):
         if is_json_object(first_line):
             return json_line_rows(content, where)
@@ -184,7 +184,7 @@ def json_rows(content: bytes, where: str) -> Rows:
 def is_json_object(line: str) -> bool:
     """Whether the line alone is a JSON object."""
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(json.loads(line, object_pairs_hook=different_keys), dict)
     except (ValueError, RecursionError):
         return False
 
@@ -325,12 +325,21 @@ def decoded(content: bytes, where: str) -> str:
 def parsed(text: str, where: str) -> Any:
     """The JSON value of a text."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=different_keys)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
         raise InputError(f"{where}: not valid JSON: {error.msg} ({place})") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON: {first_line(error)}") from error
+
+
+def different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dictionary. Raises ValueError if a key stands twice, of which Python would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return found
 
 
 def first_line(error: Exception) -> str:

@@ -48,7 +48,8 @@ def record_from_row(row: dict[str, Any], where: str) -> Record:
     kind = row["kind"] if row.get("kind") is not None else kind_of_id(texts["id"])
     if kind is None:
         raise InputError(
-            f"{where}: no kind: give a field 'kind' (sc or qa) or an id like 12sc1, got id {texts['id']!r:.80}"
+            f"{where}: no kind: give a field 'kind' (sc or qa), an id like 12sc1, or --data.columns.kind (=qa stands "
+            f"for all rows); got id {texts['id']!r:.80}"
         )
     if kind not in ("sc", "qa"):
         raise InputError(f"{where}: field 'kind' must be sc or qa, got {kind!r:.60}")
@@ -57,6 +58,8 @@ def record_from_row(row: dict[str, Any], where: str) -> Record:
 
 def text_field(row: dict[str, Any], field: str, where: str, needed: tuple[str, ...]) -> str:
     """The value of one field of a row, checked to be text that is not blank and can be written as UTF-8."""
+    if field in row and row[field] is None:
+        raise InputError(f"{where}: field '{field}' must be text, got null")
     value = row.get(field)
     if value is None:
         raise InputError(f"{where}: field '{field}' is missing; a row needs {', '.join(needed)}; it has {some_of(row)}")

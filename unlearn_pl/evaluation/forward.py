@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.rope import scaled_limit
-from unlearn_pl.models.forward import text_config
 
 
 @contextmanager
@@ -45,7 +44,7 @@ def encode_texts(
 
 def position_limit(model: nn.Module) -> int | None:
     """The longest sequence the model was made for, None if its configuration names none."""
-    return scaled_limit(text_config(model))
+    return scaled_limit(model)
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:

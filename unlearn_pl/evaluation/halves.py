@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unlearn_pl.evaluation.caches import takes
 from unlearn_pl.evaluation.forward import position_limit, right_padded
+from unlearn_pl.evaluation.rope import forget_length, remembers_length
 from unlearn_pl.matmul import frozen_linears
 from unlearn_pl.models.forward import body_of, causal_model, head_is_plain, vocabulary_head
 
@@ -29,6 +30,7 @@ class Halves:
         self.causal = causal_model(model)
         self.head = vocabulary_head(model) if head_is_plain(model) else None
         self._takes_positions = takes(self.causal, "position_ids")
+        self._remembers = remembers_length(model)
 
     @property
     def device(self) -> torch.device:
@@ -59,6 +61,8 @@ class Halves:
 
         ``mask`` is [B, all tokens so far], 0 at padding; ``positions`` [B, T].
         """
+        if self._remembers and (cache is None or not cache.get_seq_length()):
+            forget_length(self.causal)
         options: dict[str, Any] = {"attention_mask": mask, "use_cache": cache is not None}
         if cache is not None:
             options["past_key_values"] = cache

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.rope import forget_length, remembers_length
 from unlearn_pl.models.forward import causal_model
 
 # Of a generation config: what changes greedy text, and the values that change nothing.
@@ -83,6 +84,8 @@ def generate_alone(
         options["stopping_criteria"] = StoppingCriteriaList(
             [lambda rows, _: torch.tensor([own_stop(row[ids.shape[1] :].tolist()) for row in rows], device=rows.device)]
         )
+    if remembers_length(model):
+        forget_length(causal)
     try:
         with generating_with(causal, None if own_config else GenerationConfig()):
             found = causal.generate(

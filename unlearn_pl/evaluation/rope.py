@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from unlearn_pl.models.forward import text_config
+from unlearn_pl.models.forward import body_of, rotary_settings, text_config
 
 # Kinds of scaling whose angles depend on how long the text is.
 CHANGING = ("dynamic", "longrope")
@@ -13,32 +14,39 @@ CHANGING = ("dynamic", "longrope")
 STRETCHED = ("linear", "dynamic", "yarn")
 
 
-def rope_kinds(config: PreTrainedConfig) -> list[dict[str, Any]]:
+def scalings(model: nn.Module) -> list[dict[str, Any]]:
     """The scaling of the rotary angles, one for each type of layer that has its own."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    if "rope_type" in rope:
-        return [rope]
-    return [one for one in rope.values() if isinstance(one, dict)]
+    return [one for one in rotary_settings(model) if one.get("rope_type")]
 
 
 def switch_length(model: nn.Module) -> int | None:
     """The longest text whose angles are those of any shorter one; None if they never depend on the length."""
     config = text_config(model)
-    found = [_original(config, one) for one in rope_kinds(config) if one.get("rope_type") in CHANGING]
-    return min(found, default=None)
+    return min((_original(config, one) for one in scalings(model) if one["rope_type"] in CHANGING), default=None)
 
 
-def scaled_limit(config: PreTrainedConfig) -> int | None:
-    """The longest text that a configuration is made for, its scaling included; None if it names none."""
+def remembers_length(model: nn.Module) -> bool:
+    """Whether the model keeps the angles of the longest text so far, until a short one comes."""
+    return any(one["rope_type"] == "dynamic" for one in scalings(model))
+
+
+def forget_length(causal: PreTrainedModel) -> None:
+    """Let a model that ``remembers_length`` begin anew, so that its answer does not depend on what it was asked before:
+    transformers puts its angles back when a short text comes."""
+    body_of(causal)(input_ids=torch.zeros(1, 1, dtype=torch.long, device=causal.device), use_cache=False)
+
+
+def scaled_limit(model: nn.Module) -> int | None:
+    """The longest text that the model was made for, its scaling included; None if its configuration names none."""
+    config = text_config(model)
     limit: int | None = getattr(config, "max_position_embeddings", None)
     if limit is None:
         return None
-    reached = [_reach(config, one, limit) for one in rope_kinds(config)]
-    return max(limit, min(reached, default=limit))
+    return max(limit, min((_reach(config, one, limit) for one in scalings(model)), default=limit))
 
 
 def _reach(config: PreTrainedConfig, rope: dict[str, Any], limit: int) -> int:
-    if rope.get("rope_type") not in STRETCHED:
+    if rope["rope_type"] not in STRETCHED:
         return limit
     return int((rope.get("factor") or 1) * _original(config, rope))
 

@@ -58,7 +58,8 @@ def _rows(path: str, argument: str) -> list[TruthRow]:
         for field in needed[1:]:
             given = row.get(field)
             listed = given if isinstance(given, list) and given else [given]
-            answers[field] = tuple(text_field({field: answer}, field, where, needed) for answer in listed)
+            rows_each = [{**row, field: answer} if field in row else row for answer in listed]
+            answers[field] = tuple(text_field(one, field, where, needed) for one in rows_each)
         rows.append(TruthRow(text_field(row, "question", where, needed), *answers.values()))
     if not rows:
         raise InputError(f"{argument}: {path} is empty; it must hold at least one question")

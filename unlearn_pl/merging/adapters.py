@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, refuse_existing, write_json
-from unlearn_pl.merging.factors import Factors, delta_norm
-from unlearn_pl.merging.folding import FoldedWeights
+from unlearn_pl.merging.factors import Factors, delta_norm, factor_name
+from unlearn_pl.merging.folding import FoldedWeights, is_transposed
 from unlearn_pl.merging.merged import Delta, merge_deltas, norm
 from unlearn_pl.merging.methods import MergeSettings, merge_settings
 from unlearn_pl.merging.parents import PREFIX, WEIGHTS_FILE, Parent, read_parents
@@ -51,17 +51,18 @@ class MergedAdapter:
         state = {}
         for module, pair in self.deltas.items():
             assert isinstance(pair, Factors), f"{self.settings.method.name} gives no factors"
-            state[f"{module}.lora_A.weight"] = pair.a.contiguous()
-            state[f"{module}.lora_B.weight"] = pair.b.contiguous()
+            for side, factor in zip("AB", pair, strict=True):
+                state[factor_name(module, side, module in self.parents[0].embeddings)] = factor.contiguous()
         return dict(sorted(state.items()))
 
     @cached_property
     def config(self) -> LoraConfig:
-        """The first parent's, with the merged rank and a scaling of 1: the parents' scalings are in the factors."""
+        """The first parent's, with the merged ranks and scalings of 1: the parents' scalings are in the factors."""
         config = LoraConfig.from_pretrained(str(self.parents[0].folder))
-        (rank,) = {value.shape[0] for name, value in self.state.items() if ".lora_A." in name}
-        config.r = config.lora_alpha = rank
-        config.rank_pattern, config.alpha_pattern, config.use_rslora = {}, {}, False
+        ranks = {module: pair.a.shape[0] for module, pair in self.deltas.items() if isinstance(pair, Factors)}
+        config.r = config.lora_alpha = max(ranks.values())
+        odd = {module.removeprefix(PREFIX): rank for module, rank in ranks.items() if rank != config.r}
+        config.rank_pattern, config.alpha_pattern, config.use_rslora = odd, dict(odd), False
         config.init_lora_weights, config.inference_mode = True, True
         config.base_model_name_or_path = self.base
         if not isinstance(config.target_modules, str):
@@ -126,14 +127,22 @@ def check_base(base: nn.Module, parents: Sequence[Parent]) -> None:
     for name, (a, b) in parents[0].factors.items():
         layer = modules.get(name.removeprefix(PREFIX))
         size = (b.shape[0], a.shape[1])
-        if layer is None:
-            raise InputError(f"--base: does not fit the adapters: it has no {name.removeprefix(PREFIX)}")
-        # GPT-2 keeps its weights transposed
-        if tuple(layer.weight.shape) not in (size, size[::-1]):
+        if layer is None or isinstance(layer, nn.Embedding) != (name in parents[0].embeddings):
+            kind = "embedding" if name in parents[0].embeddings else "linear layer"
+            raise InputError(f"--base: does not fit the adapters: it has no {kind} {name.removeprefix(PREFIX)}")
+        if layer_size(layer) != size:
             raise InputError(
-                f"--base: does not fit the adapters: {name.removeprefix(PREFIX)} has weights "
-                f"{tuple(layer.weight.shape)}, the adapters are for {size}"
+                f"--base: does not fit the adapters: {name.removeprefix(PREFIX)} has (out, in) {layer_size(layer)}, "
+                f"the adapters are for {size}"
             )
+
+
+def layer_size(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of a layer that LoRA can adapt, whatever the form in which its weights are stored."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    rows, columns = layer.weight.shape  # type: ignore[misc]
+    return (columns, rows) if is_transposed(layer) else (rows, columns)
 
 
 def open_merged(base: PreTrainedModel, merged: MergedAdapter) -> PeftModel:
@@ -162,9 +171,11 @@ def save_merged(
     base: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     overwrite: bool = False,
+    beside_adapter: bool = False,
 ) -> None:
     """Write the adapter folder ``output`` and, if asked, the merged model ``save_model`` with its tokenizer.
 
+    ``beside_adapter``: with the tokenizer in the adapter's folder too, as it is not the base's.
     What made them goes into `unlearn_pl.json` of both. Both folders appear when all is written, or neither. With
     ``save_model`` the deltas are added to the weights of ``base``, which is used up by that.
 
@@ -180,6 +191,8 @@ def save_merged(
         refuse_existing(save_model, overwrite, "--save-model")
     with new_folder(output, overwrite) as folder:
         merged.write(folder)
+        if beside_adapter and tokenizer is not None:
+            tokenizer.save_pretrained(str(folder))
         if save_model is not None:
             write_model(merged, save_model, base, tokenizer, overwrite)
 

@@ -25,7 +25,7 @@ CONFIG_FILE = "config.json"
 # What makes a folder of weights a model that can be opened and prompted.
 COMPANIONS = (
     CONFIG_FILE, "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
-    "merges.txt", "*.model", "*.tiktoken", "chat_template*",
+    "merges.txt", "*.model", "*.tiktoken", "chat_template*", "*.py",
 )  # fmt: skip
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INTEGERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -75,19 +75,20 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: str | Path, argument: str) -> Checkpoint:
-    """The tensors of one ``model.safetensors``, or of the files that ``model.safetensors.index.json`` names.
+    """The tensors of one ``model.safetensors``, or, without it, of the files that ``model.safetensors.index.json``
+    names: the order of `from_pretrained`, to which an index beside a single file is what an earlier save left behind.
 
     ``argument`` opens every message. Raises InputError if there is no such file, one is missing, broken or lacks a
     tensor that the index puts there, or a tensor has a type that is neither of ``FLOATS`` nor of ``INTEGERS``.
     """
     folder = Path(folder).expanduser()
     where = f"{argument}: {folder}"
-    if (folder / INDEX_FILE).is_file():
-        return Checkpoint(folder, _read_shards(folder, where))
-    if not (folder / SINGLE_FILE).is_file():
+    if (folder / SINGLE_FILE).is_file():
+        return Checkpoint(folder, read_header(folder / SINGLE_FILE, where))
+    if not (folder / INDEX_FILE).is_file():
         pickled = "; pytorch_model.bin is a pickle, which is not opened" if any(folder.glob("*.bin")) else ""
         raise InputError(f"{where} must be a folder with {SINGLE_FILE} or {INDEX_FILE}, and has neither{pickled}")
-    return Checkpoint(folder, read_header(folder / SINGLE_FILE, where))
+    return Checkpoint(folder, _read_shards(folder, where))
 
 
 def _read_shards(folder: Path, where: str) -> dict[str, Stored]:
@@ -99,9 +100,8 @@ def _read_shards(folder: Path, where: str) -> dict[str, Stored]:
     for name in sorted(set(places.values())):
         if Path(name).name != name or not (folder / name).is_file():
             raise InputError(f"{where}: {INDEX_FILE} names the file {name}, which is not in the folder")
-        found = read_header(folder / name, where)
-        tensors |= {tensor: stored for tensor, stored in found.items() if places.get(tensor) == name}
-    absent = sorted(places.keys() - tensors.keys())
+        tensors |= read_header(folder / name, where)
+    absent = sorted(tensor for tensor, name in places.items() if tensor not in tensors)
     if absent:
         raise InputError(f"{where}: {places[absent[0]]} does not hold {absent[0]}, though {INDEX_FILE} says so")
     return tensors

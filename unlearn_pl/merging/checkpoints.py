@@ -32,7 +32,9 @@ from unlearn_pl.merging.checkpoint_folder import (
     write_blocks,
 )
 from unlearn_pl.merging.kernels import Kernel, KernelOptions, merge_tensors_
-from unlearn_pl.models.load import DTYPES, load_skeleton
+from unlearn_pl.merging.same_model import refuse_other_model
+from unlearn_pl.merging.tensor_names import under_model_names
+from unlearn_pl.models.load import DTYPES, load_skeleton, refuse_quantised
 from unlearn_pl.models.lora import FACTS_FILE
 from unlearn_pl.provenance import provenance
 
@@ -64,6 +66,7 @@ def merge_checkpoints(
     shard_bytes: int = SHARD_BYTES,
     facts: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> None:
     """Write base + ``scale`` x (the merged differences to the base) as a checkpoint folder, with the base's tokenizer.
 
@@ -72,14 +75,13 @@ def merge_checkpoints(
     Tensors of integers must be equal in all folders. Random kernels draw for each tensor from a generator of its own,
     made from ``seed`` and the tensor's name. ``facts`` are recorded with the versions.
     Raises InputError if ``output`` exists and ``overwrite`` is off, for folders that are not checkpoints of one model,
-    NaN or infinite numbers in them, and a density that keeps nothing of the smallest tensor.
+    and for NaN or infinite numbers in them.
     """
     assert len(checkpoints) == len(weights)
     assert not kernel.random or seed is not None
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"--dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
-    original, *others = read_alike(base, checkpoints)
-    check_density(original, kernel, options)
+    original, *others = read_alike(base, checkpoints, trust_remote_code=trust_remote_code)
     with new_folder(output, overwrite) as folder:
         copy_companions(original.folder, folder, dtype)
         code = next((code for code, known in FLOATS.items() if dtype and known == DTYPES[dtype]), None)
@@ -95,18 +97,29 @@ def merge_checkpoints(
 # --- what may be merged --------------------------------------------------------------------------------------------
 
 
-def read_alike(base: str | Path, others: Sequence[str | Path], argument: str = "--checkpoints") -> list[Checkpoint]:
+def read_alike(
+    base: str | Path,
+    others: Sequence[str | Path],
+    argument: str = "--checkpoints",
+    trust_remote_code: bool = False,
+) -> list[Checkpoint]:
     """The base and the others, each weight once, with the same names and shapes in all.
 
-    ``argument`` names the others in messages. Raises InputError for a folder that is no checkpoint, lacks a tensor or
-    has another one or another shape, or holds different numbers for weights that the base's config.json ties.
+    ``argument`` names the others in messages. Raises InputError for a folder that is no checkpoint or is quantised,
+    lacks a tensor or has another one or another shape, holds different numbers for weights that the base's config.json
+    ties, computes otherwise or has another tokenizer.
     """
     named = [(base, "--base"), *((folder, argument) for folder in others)]
     found = [read_checkpoint(folder, name) for folder, name in named]
-    tied = load_skeleton(str(found[0].folder)).all_tied_weights_keys
-    alike = [_untied(checkpoint, tied, name) for checkpoint, (_, name) in zip(found, named, strict=True)]
+    model = load_skeleton(str(found[0].folder), trust_remote_code)
+    refuse_quantised(model, argument)
+    alike = [
+        _untied(under_model_names(checkpoint, model, name), model.all_tied_weights_keys, name)
+        for checkpoint, (_, name) in zip(found, named, strict=True)
+    ]
     for checkpoint in alike[1:]:
         _check_alike(alike[0], checkpoint, argument)
+        refuse_other_model(alike[0].folder, checkpoint.folder, argument, trust_remote_code)
     return alike
 
 
@@ -120,7 +133,8 @@ def _untied(checkpoint: Checkpoint, tied: Mapping[str, str], argument: str) -> C
         if weight in tensors and not _equal(stored, tensors[weight]):
             raise InputError(
                 f"{argument}: {checkpoint.folder} holds different numbers in {copy} and {weight}, which are one weight "
-                "by the base's config.json"
+                "by the base's config.json (tie_word_embeddings); save the base with a head of its own, or the others "
+                "without"
             )
         tensors.setdefault(weight, stored)
     return Checkpoint(checkpoint.folder, tensors)
@@ -146,7 +160,7 @@ def _check_alike(base: Checkpoint, other: Checkpoint, argument: str) -> None:
         if stored.shape != twin.shape:
             raise InputError(
                 f"{argument}: must have the shapes of the base; {name} is {list(stored.shape)} in {base.folder} and "
-                f"{list(twin.shape)} in {other.folder}"
+                f"{list(twin.shape)} in {other.folder}" + _advice(stored, twin)
             )
         if not (stored.floating and twin.floating) and not _equal(stored, twin):
             raise InputError(
@@ -155,18 +169,11 @@ def _check_alike(base: Checkpoint, other: Checkpoint, argument: str) -> None:
             )
 
 
-def check_density(base: Checkpoint, kernel: Kernel, options: KernelOptions) -> None:
-    """Raise InputError if int(density n) of the smallest tensor that is merged is 0."""
-    sizes = {stored.numel: name for name, stored in base.tensors.items() if stored.floating and stored.numel}
-    if "density" not in kernel.parameters or not sizes:
-        return
-    assert options.density is not None
-    entries = min(sizes)
-    if int(options.density * entries) < 1:
-        raise InputError(
-            f"--density: {options.density} keeps nothing of the smallest tensor ({sizes[entries]}, {entries} entries); "
-            f"at least {1 / entries:.2g} is needed"
-        )
+def _advice(stored: Stored, twin: Stored) -> str:
+    """What to do where only the number of rows differs, as after tokens were added."""
+    if stored.shape[1:] != twin.shape[1:] or len(stored.shape) != 2:
+        return ""
+    return f"; if tokens were added, give the base their rows too: resize_token_embeddings({twin.shape[0]}) and save it"
 
 
 # --- the work ------------------------------------------------------------------------------------------------------

@@ -63,7 +63,12 @@ def norm_of(norms: Iterable[float]) -> float:
 
 
 def extract_adapter(
-    base: str | Path, tuned: str | Path, rank: int, output: str | Path, overwrite: bool = False
+    base: str | Path,
+    tuned: str | Path,
+    rank: int,
+    output: str | Path,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> Extraction:
     """Write tuned - base as a PEFT LoRA folder: of every linear layer but the vocabulary head the best approximation
     of rank ``rank`` (truncated singular value decomposition), with alpha = ``rank`` so that the scaling is 1.
@@ -72,8 +77,8 @@ def extract_adapter(
     one model, a rank that is not in [1, smallest side of a linear layer], numbers that are not finite, and if
     ``output`` exists and ``overwrite`` is off.
     """
-    original, changed = read_alike(base, [tuned], "--tuned")
-    model = load_skeleton(str(original.folder))
+    original, changed = read_alike(base, [tuned], "--tuned", trust_remote_code)
+    model = load_skeleton(str(original.folder), trust_remote_code)
     linear = linear_modules(model, original)
     sides = [min(original.tensors[name].shape) for name in linear]
     if not 1 <= rank <= min(sides):
@@ -110,12 +115,10 @@ def linear_modules(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, 
     for module, layer in model.named_modules():
         if not isinstance(layer, (nn.Linear, Conv1D)) or layer is head:
             continue
-        # Some folders store the names of the model without its head.
-        names = (f"{module}.weight", f"{module}.weight".removeprefix(f"{model.base_model_prefix}."))
-        stored = next((name for name in names if name in checkpoint.tensors), None)
-        if stored is None:
-            raise InputError(f"--base: {checkpoint.folder} does not hold {names[0]}, the weight of a linear layer")
-        found[stored] = module
+        name = f"{module}.weight"
+        if name not in checkpoint.tensors:
+            raise InputError(f"--base: {checkpoint.folder} does not hold {name}, the weight of a linear layer")
+        found[name] = module
     if not found:
         raise InputError(f"--base: {checkpoint.folder} has no linear layers that an adapter could hold")
     return found

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -10,12 +10,14 @@ from torch import Tensor
 
 from unlearn_pl.errors import InputError
 
-# "...q_proj.lora_A.weight" in a file, "...q_proj.lora_A.default.weight" in a model.
+# "...q_proj.lora_A.weight" in a file, "...q_proj.lora_A.default.weight" in a model; of an embedding
+# "...embed_tokens.lora_embedding_A" and "...embed_tokens.lora_embedding_A.default".
 FACTOR_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight")
+EMBEDDING_NAME = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<side>[AB])(?:\.[^.]+)?")
 
 
 class Factors(NamedTuple):
-    """The two factors of one module's delta."""
+    """The two factors of one module's delta. Of an embedding, in is the vocabulary: its weights are the transposed."""
 
     a: Tensor
     """[rank, in]"""
@@ -26,16 +28,16 @@ class Factors(NamedTuple):
 def factors_of(state: Mapping[str, Tensor], where: str = "adapter") -> dict[str, Factors]:
     """The tensors of an adapter by module name. ``where`` opens every message.
 
-    Raises InputError for a tensor that is no factor of a linear layer, a factor without its partner, and factors that
-    do not fit each other.
+    Raises InputError for a tensor that is no factor of a linear layer or an embedding, a factor without its partner,
+    and factors that do not fit each other.
     """
     sides: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
-        match = FACTOR_NAME.fullmatch(name)
+        match = FACTOR_NAME.fullmatch(name) or EMBEDDING_NAME.fullmatch(name)
         if match is None or value.dim() != 2:
             raise InputError(
                 f"{where}: tensor {name} {tuple(value.shape)} is not a LoRA factor of a linear layer "
-                "(MODULE.lora_A.weight or MODULE.lora_B.weight, two dimensions)"
+                "or an embedding (MODULE.lora_A.weight, MODULE.lora_embedding_A or the same of B, two dimensions)"
             )
         sides.setdefault(match["module"], {})[match["side"]] = value
     if not sides:
@@ -48,6 +50,16 @@ def factors_of(state: Mapping[str, Tensor], where: str = "adapter") -> dict[str,
         if pair.a.shape[0] != pair.b.shape[1]:
             raise InputError(f"{where}: {module} has factors of ranks {pair.a.shape[0]} (A) and {pair.b.shape[1]} (B)")
     return pairs
+
+
+def embeddings_of(state: Iterable[str]) -> frozenset[str]:
+    """The modules of an adapter's tensor names that are embeddings."""
+    return frozenset(match["module"] for name in state if (match := EMBEDDING_NAME.fullmatch(name)))
+
+
+def factor_name(module: str, side: str, embedding: bool) -> str:
+    """The name of a factor (side ``A`` or ``B``) in an adapter file."""
+    return f"{module}.lora_embedding_{side}" if embedding else f"{module}.lora_{side}.weight"
 
 
 def inner(x: Factors, y: Factors) -> Tensor:

@@ -11,6 +11,8 @@ from unlearn_pl.merging.factors import Factors
 from unlearn_pl.merging.merged import Delta
 from unlearn_pl.merging.parents import PREFIX
 
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 
 class FoldedWeights:
     """The weights of some of ``model``'s modules, as they were, and the model with a delta added to them.
@@ -19,14 +21,18 @@ class FoldedWeights:
     are those of the merged model that is saved. It keeps a copy of the weights that change, so they can be put back
     exactly: no rounding piles up along a path.
 
-    Raises InputError if a module shares its weights with another part of the model (a tied vocabulary head).
+    Raises InputError if a module shares its weights with another part of the model (a tied vocabulary head), or if its
+    weights are not plain floating-point numbers: a delta added to the codes of quantised weights would be rounded away.
     """
 
     def __init__(self, model: nn.Module, modules: Iterable[str]):
         """``modules`` are named as in adapter files."""
         layers = {name: model.get_submodule(name.removeprefix(PREFIX)) for name in modules}
-        self._weights: dict[str, Tensor] = {name: layer.weight for name, layer in layers.items()}  # type: ignore[misc]
-        self._transposed = {name for name, layer in layers.items() if isinstance(layer, Conv1D)}
+        self._weights: dict[str, Tensor] = {
+            name: getattr(layer, "weight", torch.empty(0, dtype=torch.uint8)) for name, layer in layers.items()
+        }
+        self._transposed = {name for name, layer in layers.items() if is_transposed(layer)}
+        check_plain(self._weights)
         check_untied(model, self._weights)
         self._originals = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
@@ -52,6 +58,21 @@ class FoldedWeights:
         """The weights as they were."""
         for name, weight in self._weights.items():
             weight.data.copy_(self._originals[name])
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether its weights are [in, out]: GPT-2's layers, and embeddings, whose inputs are tokens."""
+    return isinstance(layer, (Conv1D, nn.Embedding))
+
+
+def check_plain(weights: Mapping[str, Tensor]) -> None:
+    """Raise InputError unless all weights are numbers that a delta can be added to."""
+    for module, weight in weights.items():
+        if weight.dtype not in PLAIN or weight.dim() != 2:
+            raise InputError(
+                f"--base: {module.removeprefix(PREFIX)} is stored quantised ({weight.dtype}), so a delta cannot be "
+                "added to it; give a base with plain weights"
+            )
 
 
 def check_untied(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

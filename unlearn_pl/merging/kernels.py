@@ -1,8 +1,9 @@
 """The merge kernels: how several tensors of one shape become one. Three steps each: prune, weigh, combine.
 
-Pruning works in place on whole tensors, as it needs to know all entries. Weighing turns the user's weights into the
-coefficients, from the inner products of what is left. Combining is entry by entry, so it goes block by block and no
-temporary is larger than a block. Adding a kernel is one row of `KERNELS`.
+Pruning works in place on whole tensors, as it needs to know all entries; of a tensor smaller than 1 / density one
+entry is kept. Weighing turns the user's weights into the coefficients, from the inner products of what is left (or of
+selected entries). Combining is entry by entry, so it goes block by block and no temporary is larger than a block.
+Adding a kernel is one row of `KERNELS`.
 """
 
 import math
@@ -17,6 +18,7 @@ from unlearn_pl.merging.selection import keep_band_, keep_largest_, magnitude_th
 
 Space = Literal["factors", "delta", "checkpoint"]
 MAJORITY_SIGNS = ("total", "frequency")
+VOTES = ("plain", "weighted")
 BLOCK = 1 << 16
 """Entries that are combined at once: a few such blocks stay in a core's cache."""
 
@@ -29,6 +31,10 @@ class KernelOptions:
     """Share of the entries that is kept, in (0, 1]."""
     majority_sign: str | None = None
     """``total`` (sign of the sum) or ``frequency`` (the sign that most adapters have)."""
+    vote: str | None = None
+    """What a weight does where signs are elected. ``plain``: all tensors vote alike, and the mean of weight x tensor
+    divides by their number (PEFT's rule); ``weighted``: weight x tensor votes, and the mean divides by the weights of
+    those in it (mergekit's rule)."""
     epsilon: float | None = None
     """Spread of the drop rates of DELLA around 1 - ``density``, in [0, 1)."""
     outliers: float | None = None
@@ -36,6 +42,7 @@ class KernelOptions:
 
 
 Prune = Callable[[list[Tensor], KernelOptions, torch.Generator | None], None]
+Select = Callable[[Sequence[Tensor], KernelOptions], Tensor | None]
 Weigh = Callable[[Tensor, Sequence[float]], list[float]]
 Combine = Callable[[Sequence[Tensor], Sequence[float], KernelOptions], Tensor]
 
@@ -45,9 +52,14 @@ Combine = Callable[[Sequence[Tensor], Sequence[float], KernelOptions], Tensor]
 
 def trim_(tensors: list[Tensor], options: KernelOptions, generator: torch.Generator | None) -> None:
     """Keep the int(density n) entries of largest magnitude of each tensor (TIES, arXiv 2306.01708, step 1)."""
-    assert options.density is not None
     for tensor in tensors:
-        keep_largest_(tensor, int(options.density * tensor.numel()))
+        keep_largest_(tensor, kept_entries(tensor.numel(), options))
+
+
+def kept_entries(entries: int, options: KernelOptions) -> int:
+    """The share ``density`` of so many entries, rounded down, at least one."""
+    assert options.density is not None
+    return max(1, int(options.density * entries))
 
 
 def drop_(tensors: list[Tensor], options: KernelOptions, generator: torch.Generator | None) -> None:
@@ -91,15 +103,21 @@ def drop_outliers_(tensors: list[Tensor], options: KernelOptions, generator: tor
     assert options.outliers is not None
     for tensor in tensors:
         n = tensor.numel()
-        keep_band_(tensor, int(options.outliers * n), int(options.density * n))
+        keep_band_(tensor, int(options.outliers * n), kept_entries(n, options))
 
 
-def select_varied_(tensors: list[Tensor], options: KernelOptions, generator: torch.Generator | None) -> None:
-    """Keep the entries that vary most between the tensors, the same in all (SCE, arXiv 2408.07990, step Select).
+# --- select: which entries the coefficients are found from ---------------------------------------------------------
 
-    Entries that vary as much as the last one kept are kept too.
+
+def most_varied(tensors: Sequence[Tensor], options: KernelOptions) -> Tensor | None:
+    """Mask of the share ``density`` of the entries that vary at all between the tensors, those that vary most (SCE,
+    arXiv 2408.07990, step Select); None for all entries.
+
+    Entries that vary as much as the last one selected are selected too; a share of less than one entry selects all.
     """
     assert options.density is not None
+    if options.density == 1:
+        return None
     variance = torch.zeros_like(tensors[0])
     flat = [tensor.view(-1) for tensor in tensors]
     for start in range(0, variance.numel(), BLOCK):
@@ -108,9 +126,8 @@ def select_varied_(tensors: list[Tensor], options: KernelOptions, generator: tor
         into = variance.view(-1)[start : start + BLOCK]
         for block in blocks:
             into.add_((block - mean).square_())
-    threshold = magnitude_threshold(variance, max(1, int(options.density * variance.numel())))
-    for tensor in tensors:
-        tensor.mul_(variance >= threshold)
+    count = int(options.density * int(variance.count_nonzero()))
+    return variance >= magnitude_threshold(variance, count) if count else None
 
 
 # --- weigh: inner products [N, N] of the pruned tensors, weights -> coefficients -----------------------------------
@@ -167,22 +184,30 @@ def elected_sign(tensors: Sequence[Tensor], majority_sign: str | None) -> Tensor
 
 def disjoint_mean(tensors: Sequence[Tensor], weights: Sequence[float], options: KernelOptions) -> Tensor:
     """Mean of weight x tensor over those tensors whose entry has the elected sign (TIES, arXiv 2306.01708, steps 2
-    and 3); 0 where none has."""
-    sign = elected_sign(tensors, options.majority_sign)
-    total, count = torch.zeros_like(sign), torch.zeros_like(sign)
-    for tensor, weight in zip(tensors, weights, strict=True):
+    and 3); 0 where none has. ``options.vote`` says what the weights do beside that."""
+    if options.vote == "weighted":
+        votes = [tensor * weight for tensor, weight in zip(tensors, weights, strict=True)]
+        return agreeing_mean(tensors, elected_sign(votes, options.majority_sign), weights, weights)
+    return agreeing_mean(tensors, elected_sign(tensors, options.majority_sign), weights, [1.0] * len(weights))
+
+
+def agreeing_mean(tensors: Sequence[Tensor], sign: Tensor, weights: Sequence[float], parts: Sequence[float]) -> Tensor:
+    """Of the tensors whose entry has the ``sign``, the sum of weight x tensor over the sum of ``parts``, none of which
+    is negative; 0 where none has it, or the parts are 0."""
+    total, whole = torch.zeros_like(sign), torch.zeros_like(sign)
+    for tensor, weight, part in zip(tensors, weights, parts, strict=True):
         # no boolean masks: a product of floats and booleans takes longer than one of floats
         agreeing = (tensor * sign).relu_()
         total.add_(agreeing, alpha=weight)
-        count.add_(agreeing.sign_())
-    return total.mul_(sign).div_(count.clamp_(min=1))
+        whole.add_(agreeing.sign_(), alpha=part)
+    least = min((part for part in parts if part), default=1.0)
+    return total.mul_(sign).div_(whole.clamp_(min=least))
 
 
-def majority_sum(tensors: Sequence[Tensor], weights: Sequence[float], options: KernelOptions) -> Tensor:
-    """Sum of weight x tensor over those tensors whose entry has the elected sign (SCE, arXiv 2408.07990, step
-    Erase)."""
-    sign = elected_sign(tensors, "total")
-    return weighted_sum([(tensor * sign).relu_() for tensor in tensors], weights, options).mul_(sign)
+def majority_mean(tensors: Sequence[Tensor], weights: Sequence[float], options: KernelOptions) -> Tensor:
+    """Sum of weight x tensor over those tensors whose entry has the elected sign, divided by the sum of their weights
+    (SCE, arXiv 2408.07990, step Erase, with the division of the authors' release)."""
+    return agreeing_mean(tensors, elected_sign(tensors, "total"), weights, weights)
 
 
 def consensus_mean(tensors: Sequence[Tensor], weights: Sequence[float], options: KernelOptions) -> Tensor:
@@ -204,6 +229,8 @@ class Kernel:
     combine: Combine
     prune: Prune | None = None
     weigh: Weigh = as_given
+    select: Select | None = None
+    """The entries that ``weigh`` gets the inner products of; None for all."""
     parameters: tuple[str, ...] = ()
     """Fields of `KernelOptions` that it takes."""
     scale: Literal["sum", "mean", "disjoint mean", "energy mean"] = "sum"
@@ -245,7 +272,7 @@ KERNELS = {
         ),
         Kernel(
             "ties", "Yadav et al. 2023, arXiv 2306.01708", disjoint_mean,
-            trim_, parameters=("density", "majority_sign"), scale="disjoint mean",
+            trim_, parameters=("density", "majority_sign", "vote"), scale="disjoint mean",
         ),
         Kernel(
             "magnitude_prune", "Yadav et al. 2023, arXiv 2306.01708 (trim step)", weighted_sum,
@@ -257,7 +284,7 @@ KERNELS = {
         ),
         Kernel(
             "dare_ties", "Yu et al. 2024, arXiv 2311.03099", disjoint_mean,
-            drop_, parameters=("density", "majority_sign"), scale="disjoint mean",
+            drop_, parameters=("density", "majority_sign", "vote"), scale="disjoint mean",
         ),
         Kernel(
             "della_linear", "Deep et al. 2024, arXiv 2406.11617", weighted_sum,
@@ -265,15 +292,16 @@ KERNELS = {
         ),
         Kernel(
             "della", "Deep et al. 2024, arXiv 2406.11617", disjoint_mean,
-            drop_by_rank_, parameters=("density", "epsilon", "majority_sign"), scale="disjoint mean",
+            drop_by_rank_, parameters=("density", "epsilon", "majority_sign", "vote"), scale="disjoint mean",
         ),
         Kernel(
             "breadcrumbs", "Davari & Belilovsky 2024, arXiv 2312.06795", weighted_sum,
             drop_outliers_, parameters=("density", "outliers"), signed_weights=True,
         ),
         Kernel(
-            "sce", "Wan et al. 2024, arXiv 2408.07990", majority_sum,
-            select_varied_, by_energy, ("density",), "energy mean", takes_weights=False, in_factors=False,
+            "sce", "Wan et al. 2024, arXiv 2408.07990", majority_mean,
+            weigh=by_energy, select=most_varied, parameters=("density",), scale="energy mean",
+            takes_weights=False, in_factors=False,
         ),
         Kernel("negmerge", "Kim et al. 2025, arXiv 2410.05583", consensus_mean, scale="mean"),
     )
@@ -295,7 +323,11 @@ def merge_tensors_(
     assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
     if kernel.prune is not None:
         kernel.prune(tensors, options, generator)
-    coefficients = list(weights) if kernel.weigh is as_given else kernel.weigh(inner_products(tensors), weights)
+    if kernel.weigh is as_given:
+        coefficients = list(weights)
+    else:
+        selected = None if kernel.select is None else kernel.select(tensors, options)
+        coefficients = kernel.weigh(inner_products(tensors, selected), weights)
     flat = [tensor.view(-1) for tensor in tensors]
     for start in range(0, flat[0].numel(), BLOCK):
         blocks = [tensor[start : start + BLOCK] for tensor in flat]
@@ -303,11 +335,14 @@ def merge_tensors_(
     return tensors[0]
 
 
-def inner_products(tensors: Sequence[Tensor]) -> Tensor:
-    """[N, N] float64 inner products of tensors of one shape, summed block by block."""
+def inner_products(tensors: Sequence[Tensor], selected: Tensor | None = None) -> Tensor:
+    """[N, N] float64 inner products of tensors of one shape, summed block by block; of the ``selected`` entries, if a
+    mask is given."""
     flat = [tensor.view(-1) for tensor in tensors]
     total = torch.zeros(len(flat), len(flat), dtype=torch.float64)
     for start in range(0, flat[0].numel(), BLOCK):
         block = torch.stack([tensor[start : start + BLOCK].double() for tensor in flat])
+        if selected is not None:
+            block *= selected.view(-1)[start : start + BLOCK]
         total += (block @ block.T).cpu()
     return total

@@ -31,11 +31,11 @@ def merge_deltas(
     generator = None if settings.seed is None else torch.Generator().manual_seed(settings.seed)
     names = list(order if order is not None else parents[0].factors)
     assert set(names) == parents[0].factors.keys()
-    rank = settings.svd_rank or max(parent.rank for parent in parents)
     scalings = [parent.scaling for parent in parents]
     merged = {}
     for name in names:
         pairs = [parent.factors[name] for parent in parents]
+        rank = settings.svd_rank or max(pair.a.shape[0] for pair in pairs)
         merged[name] = merge_module(pairs, [scaling[name] for scaling in scalings], settings, rank, generator)
     return merged
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.kernels import KERNELS, MAJORITY_SIGNS, Kernel, KernelOptions, Space
+from unlearn_pl.merging.kernels import KERNELS, MAJORITY_SIGNS, VOTES, Kernel, KernelOptions, Space
 
 Form = Literal["factors", "stacked", "truncated", "dense", "weights"]
 
@@ -24,6 +24,7 @@ class Parameter:
 PARAMETERS = {
     "density": Parameter("--density", 0.8, "(0, 1]"),
     "majority_sign": Parameter("--majority-sign", "total", f"({', '.join(MAJORITY_SIGNS)})"),
+    "vote": Parameter("--vote", "plain", f"({', '.join(VOTES)})"),
     "epsilon": Parameter("--epsilon", 0.1, "[0, 1)"),
     "outliers": Parameter("--outliers", 0.01, "[0, 1)"),
 }
@@ -124,6 +125,7 @@ def merge_settings(
     outliers: float | None = None,
     scale: float = 1.0,
     checkpoints: bool = False,
+    vote: str | None = None,
 ) -> MergeSettings:
     """Check a user's choice for so many ``parents`` (adapters or ``checkpoints``) and fill in the defaults.
 
@@ -138,7 +140,9 @@ def merge_settings(
         raise InputError(f"--{kind}s: {row.name} merges exactly {row.kernel.only}, got {parents}")
     if not math.isfinite(scale) or scale == 0:
         raise InputError(f"--scale: must be a finite number other than 0, got {scale}")
-    given = {"density": density, "majority_sign": majority_sign, "epsilon": epsilon, "outliers": outliers}
+    given = {
+        "density": density, "majority_sign": majority_sign, "vote": vote, "epsilon": epsilon, "outliers": outliers,
+    }  # fmt: skip
     return MergeSettings(
         method=row,
         weights=check_weights(row, weights, parents, kind),
@@ -207,6 +211,7 @@ def check_options(method: Method, given: dict[str, float | str | None]) -> Kerne
     allowed = {
         "density": options.density is None or 0 < options.density <= 1,
         "majority_sign": options.majority_sign in (None, *MAJORITY_SIGNS),
+        "vote": options.vote in (None, *VOTES),
         "epsilon": options.epsilon is None or 0 <= options.epsilon < 1,
         "outliers": options.outliers is None or 0 <= options.outliers < 1,
     }
@@ -219,6 +224,11 @@ def check_options(method: Method, given: dict[str, float | str | None]) -> Kerne
 
 
 def _check_together(method: Method, options: KernelOptions) -> None:
+    if options.vote == "weighted" and method.space == "factors":
+        raise InputError(
+            f"--vote: weighted is for weight deltas and checkpoints; {method.name} merges A and B apart, each with the "
+            f"root of weight x scaling, which that division would take out; use {method.name}_svd"
+        )
     if options.epsilon is not None:
         half, density = options.epsilon / 2, options.density or 0
         if density - half <= 0 or density + half > 1:

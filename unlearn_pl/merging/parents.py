@@ -3,11 +3,12 @@
 import itertools
 import json
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,33 +16,18 @@ from torch import Tensor
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import sha256_of
-from unlearn_pl.merging.factors import Factors, factors_of, shared_start
+from unlearn_pl.merging.factors import Factors, embeddings_of, factors_of, shared_start
 from unlearn_pl.merging.methods import MergeSettings
 from unlearn_pl.models.lora import FACTS_FILE
+from unlearn_pl.models.mergeable import why_unmergeable
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 # PEFT puts it before the base model's module names.
 PREFIX = "base_model.model."
 
-# What an adapter may have learned besides A and B, or that makes its modules unlike: PEFT would drop or misread it.
-UNMERGEABLE = {
-    "use_dora": "DoRA magnitudes have no merge rule",
-    "modules_to_save": "whole modules were trained besides the adapter",
-    "trainable_token_indices": "token embeddings were trained besides the adapter",
-    "target_parameters": "it adapts bare parameters, not linear layers",
-    "rank_pattern": "its modules have different ranks",
-    "layer_replication": "it replicates layers of the base",
-    "lora_bias": "its B factors have biases",
-    "use_qalora": "QALoRA pools the input of A",
-    "use_bdlora": "its factors are block-diagonal",
-    "alora_invocation_tokens": "it is active on some tokens only",
-    "arrow_config": "it is routed per token",
-    "kasa_config": "its factors hold more than A and B",
-    "monteclora_config": "its factors hold more than A and B",
-}
-# The others (PiSSA, OLoRA, CorDA, LoftQ, ...) change the base weights when the adapter is opened.
-INITS = (True, False, "gaussian", "orthogonal")
+# Ends the names of the base's own weights in an adapter file: PEFT stores those of an adapted vocabulary head too.
+BASE_COPY = ".base_layer.weight"
 SAME_START = 0.5
 
 
@@ -54,15 +40,25 @@ class Parent:
     factors: dict[str, Factors]
     facts: dict[str, Any]
     """What training wrote beside the adapter; empty for an adapter made elsewhere."""
+    embeddings: frozenset[str] = frozenset()
+    """The modules that are embeddings; all others are linear layers."""
+    copies: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of the base that PEFT stored with the adapter, as it does for a vocabulary head or an embedding."""
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank by module."""
+        return {module: pair.a.shape[0] for module, pair in self.factors.items()}
 
     @property
     def rank(self) -> int:
-        return self.config["r"]
+        """The largest rank."""
+        return max(self.ranks.values())
 
     @property
-    def names(self) -> set[str]:
-        """The tensor names in the file."""
-        return {f"{module}.lora_{side}.weight" for module in self.factors for side in "AB"}
+    def linear(self) -> dict[str, Factors]:
+        """The factors of the linear layers."""
+        return {module: pair for module, pair in self.factors.items() if module not in self.embeddings}
 
     @property
     def sha256(self) -> str:
@@ -72,10 +68,16 @@ class Parent:
     @property
     def scaling(self) -> dict[str, float]:
         """By module, the factor of B A: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
-        patterns = self.config.get("alpha_pattern") or {}
-        divisor = self.rank**0.5 if self.config.get("use_rslora") else self.rank
-        keys = {module: get_pattern_key(patterns, module.removeprefix(PREFIX)) for module in self.factors}
-        return {module: patterns.get(key, self.config["lora_alpha"]) / divisor for module, key in keys.items()}
+        alphas = by_pattern(self.config.get("alpha_pattern"), self.factors, self.config["lora_alpha"])
+        power = 0.5 if self.config.get("use_rslora") else 1
+        return {module: alphas[module] / rank**power for module, rank in self.ranks.items()}
+
+
+def by_pattern(patterns: dict[str, Any] | None, modules: Iterable[str], default: Any) -> dict[str, Any]:
+    """By module what `alpha_pattern` or `rank_pattern` of an adapter says, ``default`` where no pattern matches."""
+    patterns = patterns or {}
+    keys = {module: get_pattern_key(patterns, module.removeprefix(PREFIX)) for module in modules}
+    return {module: patterns.get(key, default) for module, key in keys.items()}
 
 
 def read_parents(folders: Sequence[str | Path], settings: MergeSettings) -> list[Parent]:
@@ -93,7 +95,8 @@ def read_parents(folders: Sequence[str | Path], settings: MergeSettings) -> list
 
 
 def read_parent(folder: str | Path) -> Parent:
-    """One adapter. Raises InputError if it is not a plain LoRA of linear layers, in PEFT's format, all finite."""
+    """One adapter. Raises InputError if it is not a plain LoRA of linear layers and embeddings, in PEFT's format, all
+    finite."""
     folder = Path(folder).expanduser()
     where = f"--adapters: {folder}"
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -102,37 +105,37 @@ def read_parent(folder: str | Path) -> Parent:
     config = _read_object(folder / CONFIG_FILE, where)
     check_config(config, where)
     state = _read_tensors(folder / WEIGHTS_FILE, where)
+    copies = {name: state.pop(name) for name in list(state) if name.endswith(BASE_COPY)}
     factors = factors_of(state, where)
-    ranks = {pair.a.shape[0] for pair in factors.values()}
-    if ranks != {config["r"]}:
-        raise InputError(f"{where}: {CONFIG_FILE} says rank {config['r']}, the tensors have {sorted(ranks)}")
+    ranks = by_pattern(config.get("rank_pattern"), factors, config["r"])
+    for module, (a, _) in factors.items():
+        if a.shape[0] != ranks[module]:
+            raise InputError(f"{where}: {CONFIG_FILE} says rank {ranks[module]} of {module}, it has {a.shape[0]}")
     facts = _read_object(folder / FACTS_FILE, where) if (folder / FACTS_FILE).is_file() else {}
-    return Parent(folder, config, factors, facts)
+    return Parent(folder, config, factors, facts, embeddings_of(state), copies)
 
 
 def check_config(config: dict[str, Any], where: str) -> None:
     """Raise InputError unless A, B and the scaling are all there is to the adapter."""
     if config.get("peft_type") != "LORA":
         raise InputError(f"{where}: must be a LoRA adapter, its peft_type is {config.get('peft_type')}")
-    for field in ("r", "lora_alpha"):
-        if not isinstance(config.get(field), (int, float)) or config[field] <= 0:
-            raise InputError(f"{where}: {field} in {CONFIG_FILE} must be a number above 0, got {config.get(field)}")
-    for field, reason in UNMERGEABLE.items():
-        if config.get(field):
-            raise InputError(f"{where} cannot be merged: {reason} ({field} in {CONFIG_FILE})")
-    if config.get("bias", "none") != "none":
-        raise InputError(f"{where} cannot be merged: biases were trained besides it (bias is {config['bias']})")
-    if config.get("init_lora_weights", True) not in INITS:
-        init = config["init_lora_weights"]
-        raise InputError(
-            f"{where} cannot be merged: its initialisation {init} changes the base weights; convert it first"
-        )
+    for name in ("r", "lora_alpha"):
+        if not isinstance(config.get(name), (int, float)) or config[name] <= 0:
+            raise InputError(f"{where}: {name} in {CONFIG_FILE} must be a number above 0, got {config.get(name)}")
+    if (reason := why_unmergeable(config)) is not None:
+        raise InputError(f"{where} cannot be merged: {reason}")
 
 
 def check_alike(parents: Sequence[Parent]) -> None:
     """Same modules with the same inputs and outputs in all; different names of the base are a warning."""
     first = parents[0]
     for other in parents[1:]:
+        for name in first.copies.keys() & other.copies.keys():
+            if not torch.equal(first.copies[name], other.copies[name]):
+                raise InputError(
+                    f"--adapters: must fit the same base; {name}, which is stored with the adapter, differs between "
+                    f"{first.folder} and {other.folder}"
+                )
         odd = sorted(first.factors.keys() ^ other.factors.keys())
         if odd:
             raise InputError(
@@ -153,14 +156,17 @@ def check_alike(parents: Sequence[Parent]) -> None:
 
 def check_sizes(parents: Sequence[Parent], settings: MergeSettings) -> None:
     """Ranks that the method can merge, and a density that leaves at least one entry of every tensor."""
-    method, ranks = settings.method, [parent.rank for parent in parents]
-    if method.equal_ranks and len(set(ranks)) > 1:
-        raise InputError(f"--adapters: {method.name} needs equal ranks, got {ranks}; cat and the svd methods do not")
-    sizes = [_in_out(pair) for pair in parents[0].factors.values()]
-    rank, bound = settings.svd_rank or max(ranks), min(min(size) for size in sizes)
-    if method.truncates and rank > bound:
-        source = "got" if settings.svd_rank else "and by default it is the largest rank of the adapters,"
-        raise InputError(f"--svd-rank: must be at most {bound}, the smallest side of an adapted layer, {source} {rank}")
+    method, sizes = settings.method, [_in_out(pair) for pair in parents[0].factors.values()]
+    for module in parents[0].factors:
+        ranks, bound = [parent.ranks[module] for parent in parents], min(_in_out(parents[0].factors[module]))
+        if method.equal_ranks and len(set(ranks)) > 1:
+            raise InputError(
+                f"--adapters: {method.name} needs equal ranks, got {ranks} of {module}; cat and the svd methods do not"
+            )
+        rank = settings.svd_rank or max(ranks)
+        if method.truncates and rank > bound:
+            source = "got" if settings.svd_rank else "and by default it is the largest rank of the adapters,"
+            raise InputError(f"--svd-rank: must be at most {bound}, the smaller side of {module}, {source} {rank}")
     if settings.options.density is not None:
         tensors = (t for parent in parents for pair in parent.factors.values() for t in pair)
         entries = min(t.numel() for t in tensors) if method.space == "factors" else min(i * o for i, o in sizes)
@@ -186,7 +192,7 @@ def check_shared_start(parents: Sequence[Parent]) -> None:
                     f"--adapters: {one.folder} and {other.folder} started from different A factors, which a merge in "
                     f"factor space cannot mix; {advice}"
                 )
-        elif (cosine := shared_start(one.factors, other.factors)) < SAME_START:
+        elif (cosine := shared_start(one.linear, other.linear)) < SAME_START:
             warnings.warn(
                 f"the A factors of {one.folder} and {other.folder} have a mean cosine of {cosine:.3f}: they probably "
                 f"started from different ones, and a merge in factor space then makes no sense; {advice}",

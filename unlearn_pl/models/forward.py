@@ -1,5 +1,7 @@
 """A causal language model taken apart: the transformer body, and the vocabulary head only where it is asked for."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -7,8 +9,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from unlearn_pl.errors import InputError
 from unlearn_pl.objectives.head import Head
 
-# Of a configuration: what caps or scales the logits, which near zero shows too little to be seen by trying.
-LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+# Head and model are compared at logits as large as the first, or states so many times their size: near zero a cap does
+# not show.
+LOUD, MOST_LOUD = 100.0, 1e3
 
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
@@ -21,33 +24,74 @@ def text_config(model: nn.Module) -> PreTrainedConfig:
     return causal_model(model).config.get_text_config(decoder=True)
 
 
+def rotary_settings(model: nn.Module) -> list[dict[str, Any]]:
+    """The rotary settings of a model, and those of each of its kinds of layers."""
+    parameters = getattr(text_config(model), "rope_parameters", None) or {}
+    return [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+
+
+def body_of(model: nn.Module) -> nn.Module:
+    """The transformer below the vocabulary head."""
+    causal = causal_model(model)
+    body = causal.base_model
+    # Llama 4's text model names as its body what only the whole model has
+    return causal.model if body is causal and isinstance(getattr(causal, "model", None), nn.Module) else body
+
+
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """[B, T, H] final hidden states, after the last norm, of ``input_ids`` [B, T]."""
-    body = causal_model(model).base_model
-    return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    return body_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
 
 def vocabulary_head(model: nn.Module) -> Head:
-    """The head behind the body, which must be a plain, frozen linear layer; ``check_head`` makes sure of it."""
+    """The head behind the body, which must be frozen and linear but for scale and cap; ``check_head`` makes sure."""
     layer = causal_model(model).get_output_embeddings()
-    return Head(layer.weight, layer.bias)
+    return Head(layer.weight, layer.bias, *logit_changes(text_config(model)))
+
+
+def logit_changes(config: PreTrainedConfig) -> tuple[float, float | None]:
+    """What a configuration says that logits are multiplied with, and the cap they then get."""
+    scale = 1.0
+    for name, power in (("logit_scale", 1), ("lm_head_multiplier", 1), ("logits_scaling", -1)):
+        scale *= (getattr(config, name, None) or 1.0) ** power
+    return scale, getattr(config, "final_logit_softcapping", None) or None
 
 
 @torch.no_grad()
-def head_is_plain(model: nn.Module) -> bool:
-    """Whether the model's logits are those of a linear head on its body's states, compared on a few tokens.
+def head_is_right(model: nn.Module) -> bool:
+    """Whether ``vocabulary_head`` on the body's states gives the model's own logits, compared on a few tokens.
 
-    Some architectures scale or cap their logits after the head.
+    The states are turned up, so that the logits are as large as those of a trained model.
+    Raises whatever a model raises whose body does not run on token ids alone.
     """
     causal = causal_model(model)
-    changed = [getattr(causal.config, name, None) not in (None, 1, 1.0) for name in LOGIT_CHANGES]
-    if any(changed) or type(causal.get_output_embeddings()) is not nn.Linear:
+    layer = causal.get_output_embeddings()
+    input_ids = torch.arange(4, device=causal.get_input_embeddings().weight.device)[None]
+    head, states = vocabulary_head(model), hidden_states(model, input_ids)
+    turn_up = min(LOUD / largest(layer(states.to(layer.weight.dtype))), MOST_LOUD)
+    hook = layer.register_forward_pre_hook(lambda _, inputs: (inputs[0] * turn_up, *inputs[1:]))
+    try:
+        whole = causal(input_ids=input_ids, use_cache=False).logits.float()
+    finally:
+        hook.remove()
+    apart = head.logits(states.to(head.weight.dtype) * turn_up).float()
+    tolerance = max(1e-3, 4 * torch.finfo(head.weight.dtype).eps)
+    return torch.allclose(apart, whole, rtol=tolerance, atol=tolerance * largest(whole), equal_nan=True)
+
+
+def largest(values: Tensor) -> float:
+    """The largest finite absolute value, above 0."""
+    return max(float(values.nan_to_num(0, 0, 0).abs().max()), torch.finfo(torch.float32).tiny)
+
+
+def head_is_plain(model: nn.Module) -> bool:
+    """Whether the model's logits are those of a linear head on its body's states, and nothing else."""
+    if type(causal_model(model).get_output_embeddings()) is not nn.Linear or not vocabulary_head(model).is_linear:
         return False
-    device = causal.get_input_embeddings().weight.device
-    input_ids = torch.arange(4, device=device)[None]
-    apart = vocabulary_head(model).logits(hidden_states(model, input_ids))
-    whole = causal(input_ids=input_ids, use_cache=False).logits
-    return torch.allclose(apart.float(), whole.float(), rtol=1e-3, atol=1e-3, equal_nan=True)
+    try:
+        return head_is_right(model)
+    except Exception:  # its body does not run alone; each fails in its own way
+        return False
 
 
 def check_head(model: nn.Module) -> None:
@@ -55,13 +99,18 @@ def check_head(model: nn.Module) -> None:
     its logits. A head with an adapter of its own is one. Raises InputError.
     """
     causal = causal_model(model)
-    head = causal.get_output_embeddings()
+    name, head = type(causal).__name__, causal.get_output_embeddings()
     if type(head) is not nn.Linear or head.weight.requires_grad:
         raise InputError(
             f"--model.lora.target_modules: the vocabulary head must stay frozen, got {type(head).__name__}"
         )
-    if not head_is_plain(model):
+    try:
+        right = head_is_right(model)
+    except Exception as error:  # each fails in its own way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"model: {name} does not run on token ids alone: {reason}") from error
+    if not right:
         raise InputError(
-            f"model: {type(causal).__name__} changes its logits after the vocabulary head (soft-capping or scaling), "
-            "which is not supported"
+            f"model: {name} changes its logits after the vocabulary head in a way that is not known here (known: "
+            "scaling and soft-capping by its configuration), so its loss would not be the model's own"
         )

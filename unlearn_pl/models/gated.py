@@ -25,15 +25,23 @@ def gated_forward(block: Any, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def is_gated(module: nn.Module) -> bool:
-    """Whether ``module`` has the layers of such a block and gives, bit for bit, what ``gated_forward`` gives."""
+    """Whether ``module`` has the layers of such a block and gives, bit for bit, what ``gated_forward`` gives, also in
+    training, when it may have a dropout of its own."""
     layers = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     if not (isinstance(layers[2], LoraLinear) and all(isinstance(layer, nn.Module) for layer in layers)):
         return False
     weight = layers[2].base_layer.weight
+    if not weight.is_floating_point():  # quantised
+        return False
+    x = torch.randn(2, layers[2].out_features, generator=torch.Generator().manual_seed(0))
+    x = x.to(weight.device, weight.dtype)
     training = module.training
-    module.eval()
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, layers[2].out_features, generator=generator).to(weight.device, weight.dtype)
-    same = torch.equal(module(x), gated_forward(module, x))
+    same = []
+    with torch.random.fork_rng([weight.device] if weight.device.type == "cuda" else []):
+        for mode in (False, True):
+            module.train(mode)
+            for layer in layers:
+                layer.eval()  # type: ignore[union-attr]  # the adapters' dropout draws anew in each forward
+            same.append(torch.equal(module(x), gated_forward(module, x)))
     module.train(training)
-    return same
+    return all(same)

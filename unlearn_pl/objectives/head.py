@@ -7,7 +7,7 @@ hidden states, whatever the vocabulary.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,14 +23,35 @@ CHUNK_LOGITS = 48 * 49152
 
 @dataclass(frozen=True)
 class Head:
-    """A frozen vocabulary head: ``weight`` [V, H] and ``bias`` [V] or None."""
+    """A frozen vocabulary head: ``weight`` [V, H] and ``bias`` [V] or None, and what some architectures do behind it.
+
+    With z of the linear layer a logit is ``scale * z`` (Cohere, Granite), and with a cap c ``c * tanh(scale * z / c)``
+    (Gemma 2).
+    """
 
     weight: Tensor
     bias: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether nothing follows the linear layer."""
+        return self.scale == 1 and self.cap is None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., V] logits of hidden states [..., H], all of them at once."""
-        return F.linear(hidden, self.weight, self.bias)
+        return self.finish(F.linear(hidden, self.weight, self.bias))
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """Scale and cap what the linear layer gave; what comes in is overwritten where no gradient is recorded."""
+        if self.is_linear:
+            return logits
+        if logits.requires_grad:
+            logits = logits * self.scale
+            return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
+        logits = logits.mul_(self.scale)
+        return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
 
     def scores(self, hidden: Tensor, targets: Tensor, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """NLL of the targets [N] and KL(reference || hidden) [N], in nats, of N positions.
@@ -80,7 +101,8 @@ def product_type(head: Head, hidden: Tensor) -> Iterator[Head]:
         return
     dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
-        yield Head(head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype))
+        bias = None if head.bias is None else head.bias.to(dtype)
+        yield replace(head, weight=head.weight.to(dtype), bias=bias)
 
 
 class Chunk:
@@ -90,36 +112,52 @@ class Chunk:
     """
 
     def __init__(self, head: Head, hidden: Tensor, targets: Tensor, reference: Tensor | None):
-        self.weight = head.weight
+        self.head = head
         self.answers = (targets != IGNORED).nonzero()[:, 0]
         self.targets = targets[self.answers]
-        log_p = log_softmax(head, hidden)
+        logits = logits_of(head, hidden)
+        # of the cap, d logit / d (scale * z)
+        self.bend = None if head.cap is None else 1 - (logits / head.cap).square()
+        log_p = log_softmax_(logits)
         self.nll = log_p.new_zeros(len(hidden))
         self.nll[self.answers] = -log_p[self.answers, self.targets]
         self.kl, self.q = torch.zeros_like(self.nll), None
         if reference is not None:
-            log_q = log_softmax(head, reference)
+            log_q = log_softmax_(logits_of(head, reference))
             self.q = log_q.exp()
             self.kl = torch.linalg.vecdot(self.q, log_q.sub_(log_p))
         self.p = log_p.exp_()
 
     def slopes(self) -> list[Tensor]:
         """[n, H] gradients of the NLL and, with a reference, of the KL, with respect to the hidden states:
-        ``(p - onehot) W`` and ``(p - q) W``."""
-        slopes = [] if self.q is None else [self._back(torch.sub(self.p, self.q, out=self.q))]
-        nll = self.weight.new_zeros(len(self.p), self.weight.shape[1])
+        ``(p - onehot) W`` and ``(p - q) W`` where nothing follows the linear layer."""
+        slopes = [] if self.q is None else [self._back(torch.sub(self.p, self.q, out=self.q), self.bend)]
+        weight = self.head.weight
+        nll = weight.new_zeros(len(self.p), weight.shape[1])
         if len(self.answers):
-            p = self.p if len(self.answers) == len(self.p) else self.p[self.answers]
+            p, bend = self.p, self.bend
+            if len(self.answers) < len(p):
+                p, bend = p[self.answers], None if bend is None else bend[self.answers]
             p[torch.arange(len(p), device=p.device), self.targets] -= 1
-            nll[self.answers] = self._back(p)
+            nll[self.answers] = self._back(p, bend)
         return [nll, *slopes]
 
-    def _back(self, values: Tensor) -> Tensor:
-        return frozen_linear(values.to(self.weight.dtype), self.weight.t())
+    def _back(self, values: Tensor, bend: Tensor | None) -> Tensor:
+        """[n, H] from [n, V] gradients with respect to the logits, which are overwritten."""
+        if bend is not None:
+            values.mul_(bend)
+        if self.head.scale != 1:
+            values.mul_(self.head.scale)
+        return frozen_linear(values.to(self.head.weight.dtype), self.head.weight.t())
 
 
-def log_softmax(head: Head, hidden: Tensor) -> Tensor:
-    """[n, V] log-probabilities in float32 at least."""
+def logits_of(head: Head, hidden: Tensor) -> Tensor:
+    """[n, V] logits in float32 at least, outside of autograd."""
     logits = frozen_linear(hidden.to(head.weight.dtype), head.weight, head.bias)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return head.finish(wide)
+
+
+def log_softmax_(logits: Tensor) -> Tensor:
+    """[n, V] log-probabilities, in the place of the logits."""
     return logits.sub_(logits.logsumexp(-1, keepdim=True))

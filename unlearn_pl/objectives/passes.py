@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from unlearn_pl.errors import InputError
 from unlearn_pl.objectives.head import IGNORED, Head
 
 Split = Literal["forget", "retain"]
@@ -28,11 +29,14 @@ class Ask:
     """Whether the answers' NLL under the base model is needed."""
     kl: bool = False
     """Whether the KL from the base model is needed, at those positions."""
+    padding: bool = False
+    """Whether the KL is needed at a position of padding as well."""
 
     def __or__(self, other: "Ask") -> "Ask":
         """What serves both."""
         wide = "attended" in (self.positions, other.positions)
-        return Ask("attended" if wide else "answer", self.reference_nll or other.reference_nll, self.kl or other.kl)
+        flags = (self.reference_nll or other.reference_nll, self.kl or other.kl, self.padding or other.padding)
+        return Ask("attended" if wide else "answer", *flags)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Pass:
     ``hidden`` is [N, H], ``rows`` [N] the row of each position (0 to ``batch_size`` - 1), ``targets`` [N] the token
     that follows if it belongs to the answer, else ``IGNORED``. ``max_length`` is the length, in tokens, to which the
     released ZJUKLAB code pads every row. ``reference_nll`` [B] and ``reference_hidden`` [N, H] are those of the base
-    model (adapter off, eval mode, no gradient), or None where no objective asked for them.
+    model (adapter off, eval mode, no gradient), or None where no objective asked for them. ``padding_kl`` is
+    KL(base || policy) at a position of padding, or None.
     """
 
     hidden: Tensor
@@ -53,6 +58,7 @@ class Pass:
     max_length: int
     reference_nll: Tensor | None = None
     reference_hidden: Tensor | None = None
+    padding_kl: Tensor | None = None
 
     @cached_property
     def is_answer(self) -> Tensor:
@@ -79,6 +85,14 @@ class Pass:
         """[N] KL(base || policy) at each position, in nats."""
         assert self.reference_hidden is not None, "the objective's `asks` has no kl"
         return self._scores[1]
+
+    @property
+    def padded_size(self) -> int:
+        """Positions of the rows as the released ZJUKLAB code pads them. Raises InputError if they have more."""
+        size = self.batch_size * self.max_length
+        if len(self.hidden) > size:
+            raise InputError(f"--model.max_length: rows of a micro-batch are longer than {self.max_length} tokens")
+        return size
 
     @cached_property
     def _scores(self) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from unlearn_pl.objectives.base import Objective, Reduction, reduce_nll
-from unlearn_pl.objectives.passes import Ask, Passes, Split
+from unlearn_pl.objectives.passes import Ask, Passes, Positions, Split
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,16 @@ class RetainKL(Objective):
 
     weight: float = 1.0
     """Factor of this term in the loss."""
-    positions: Literal["answer", "attended", "padded"] = "answer"
+    positions: Literal["answer", "attended", "padded", "released"] = "answer"
     """Where it is taken: `answer`, the mean over the positions that predict answer tokens; `attended`, the mean over
-    all tokens of the rows; `padded`, the sum over all tokens divided by rows x max_length, the divisor of the
-    released ZJUKLAB code, which averages over its padding (padding itself is never computed here)."""
+    all tokens of the rows; `padded`, the sum over all tokens divided by rows x max_length; `released`, the same with
+    the KL at the padding that fills every row up to max_length, as the released ZJUKLAB code has it (under
+    transformers 5, where padding attends to nothing)."""
 
     @property
     def asks(self) -> Mapping[Split, Ask]:
-        return {"retain": Ask("answer" if self.positions == "answer" else "attended", kl=True)}
+        positions: Positions = "answer" if self.positions == "answer" else "attended"
+        return {"retain": Ask(positions, kl=True, padding=self.positions == "released")}
 
     def __call__(self, passes: Passes) -> Tensor:
         rows = passes["retain"]
@@ -50,4 +52,8 @@ class RetainKL(Objective):
             return rows.kl[rows.is_answer].mean()
         if self.positions == "attended":
             return rows.kl.mean()
-        return rows.kl.sum() / (rows.batch_size * rows.max_length)
+        total = rows.kl.sum()
+        if self.positions == "released":
+            assert rows.padding_kl is not None
+            total = total + (rows.padded_size - len(rows.kl)) * rows.padding_kl
+        return total / rows.padded_size

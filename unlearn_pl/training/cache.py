@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,8 +122,8 @@ def cache_key(
 
 
 def kept_asks(asks: Mapping[Split, Ask]) -> dict[Split, Ask]:
-    """The splits whose reference is needed at all."""
-    return {split: ask for split, ask in asks.items() if ask.reference_nll or ask.kl}
+    """The splits whose reference is needed at all, and what is kept of them: padding is not."""
+    return {split: replace(ask, padding=False) for split, ask in asks.items() if ask.reference_nll or ask.kl}
 
 
 def positions_of(row: Encoded, ask: Ask) -> int:

@@ -15,7 +15,7 @@ from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.passes import Pass, Split
 from unlearn_pl.training.eager import sum_one_by_one
 from unlearn_pl.training.packs import Part, asks_of, first_fit, slots_by_splits
-from unlearn_pl.training.reference import Reference
+from unlearn_pl.training.reference import Reference, padding_kl
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,18 @@ class PackedLoss:
 
     The units of a batch go through the transformer in packs of at most ``tokens_per_forward`` tokens (None: all in
     one pack). With several packs each is differentiated before the next begins, so memory is that of one pack.
-    ``max_length`` is that of ``Pass``.
+    ``max_length`` is that of ``Pass``, ``pad_token_id`` the token of padding, for terms that read padding.
     """
 
-    def __init__(self, objectives: Mapping[str, Objective], max_length: int, tokens_per_forward: int | None):
+    def __init__(
+        self,
+        objectives: Mapping[str, Objective],
+        max_length: int,
+        tokens_per_forward: int | None,
+        pad_token_id: int | None = None,
+    ):
         self.objectives, self.max_length, self.tokens_per_forward = objectives, max_length, tokens_per_forward
+        self.pad_token_id = pad_token_id
         self.asks, self.groups = asks_of(objectives), slots_by_splits(objectives)
 
     def __call__(self, model: PeftModel, batch: PairBatch, reference: Reference) -> tuple[Tensor, dict[str, Tensor]]:
@@ -56,6 +63,11 @@ class PackedLoss:
             return losses[0](), terms
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return sum_one_by_one(losses, trained), terms
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether a term needs ``pad_token_id``."""
+        return any(ask.padding for ask in self.asks.values())
 
     def _units(self, micro_batch: PairBatch) -> list[Unit]:
         return [
@@ -82,11 +94,11 @@ class PackedLoss:
         said = reference(model, parts)
         lengths = [length for part in parts for length in part.lengths]
         hidden = row_hidden_states(model, torch.cat([part.input_ids for part in parts]), lengths)
+        padding = padding_kl(model, self.pad_token_id) if any(part.ask.padding for part in parts) else None
         passes = []
         for part, states, base in zip(parts, hidden.split([len(p.input_ids) for p in parts]), said, strict=True):
             place, row, targets = part.asked
-            scored = Pass(
-                states[place], vocabulary_head(model), row, targets, len(part.lengths), self.max_length, *base
-            )
+            head, own = vocabulary_head(model), padding if part.ask.padding else None
+            scored = Pass(states[place], head, row, targets, len(part.lengths), self.max_length, *base, own)
             passes.append((part.split, scored))
         return passes

@@ -6,9 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from peft import PeftModel
 from torch import Tensor
+from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.datamodule import PairBatch
@@ -20,13 +24,17 @@ from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids,
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
+from unlearn_pl.models.padding import check_padding
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.passes import Split
+from unlearn_pl.training import resume
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
+from unlearn_pl.training.divergence import refuse_divergence
 from unlearn_pl.training.loss import PackedLoss
 from unlearn_pl.training.policy import adamw, prepare_policy
 from unlearn_pl.training.reference import Reference, live_reference
-from unlearn_pl.training.schedule import Warmup, linear_schedule, warmup_steps
+from unlearn_pl.training.schedule import Warmup, linear_schedule, planned_steps, warmup_steps
+from unlearn_pl.training.supported import refuse_unsupported
 
 NEW_TOKENS = Generation.max_new_tokens
 
@@ -54,7 +62,8 @@ class UnlearningModule(LightningModule):
             alone), each differentiated before the next, so that memory is that of one pack; null for one pack, as
             always under `--trainer.precision=16-mixed`. The loss does not depend on it. At least 1.
         reference_cache: Where the base model's part of the loss is kept between epochs and runs.
-        max_length: Tokens to which the released ZJUKLAB code pads a row; only the KL positions `padded` use it.
+        max_length: Tokens to which the released ZJUKLAB code pads a row; only the KL positions `padded`
+            and `released` use it.
             The command line takes it from the data.
         seed: Seed of the adapter's initial A factors and of dropout. The command line takes it from
             `--seed_everything`. Adapters that are to be merged in factor space need the same one.
@@ -101,12 +110,20 @@ class UnlearningModule(LightningModule):
         # checkpoints hold the adapter only; on_load_checkpoint checks that all of it is there
         self.strict_loading = False
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._terms: dict[str, Tensor] = {}  # of the batches since the last optimizer step
+        self._planned_steps: int | None = None
+        self._base_hash: str | None = None
+        self._checkpoint_settings: dict[str, Any] | None = None  # of the checkpoint that this fit goes on from
+        self._open_window: dict[str, Tensor] = {}  # and its gradients
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.base)
         return self._tokenizer
+
+    def setup(self, stage: str) -> None:
+        refuse_unsupported(self.trainer)
 
     def configure_model(self) -> None:
         if hasattr(self, "model"):  # Lightning calls this hook for every entry point
@@ -119,12 +136,20 @@ class UnlearningModule(LightningModule):
         )
         if not prepare_policy(self.model, self.gradient_checkpointing):
             rank_zero_warn(f"{type(base).__name__} takes no packed rows; they are padded in groups of like lengths")
+        if self.packed_loss.reads_padding:
+            self.packed_loss.pad_token_id = int(self.tokenizer.pad_token_id)
+            check_padding(self.model, self.packed_loss.pad_token_id)
         self.initial_factors = initial_factors_hash(self.model)
 
     def configure_optimizers(self) -> Any:
-        optimizer = adamw(self.model, self.learning_rate, self.weight_decay)
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = warmup_steps(self.warmup, total, self.trainer.max_epochs or 1)
+        # Lightning clips no gradients for a fused optimizer under mixed precision
+        fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = adamw(self.model, self.learning_rate, self.weight_decay, fused)
+        epoch, total = planned_steps(self.trainer)
+        self._planned_steps = total
+        warmup = warmup_steps(self.warmup, total, epoch)
+        if warmup > total:
+            rank_zero_warn(f"--model.warmup {self.warmup}: {warmup} steps, but training ends in it, at step {total}")
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: linear_schedule(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -148,13 +173,41 @@ class UnlearningModule(LightningModule):
         asks = self.packed_loss.asks
         return open_or_build(self.model, rows, asks, self.reference_cache, precision, rank_zero_info) or live_reference
 
+    def on_train_start(self) -> None:
+        """What a resumed fit needs that Lightning does not restore, after it has emptied all gradients."""
+        loop = self.trainer.fit_loop
+        if loop.total_batch_idx < 0:  # a fresh start, though a search for the learning rate may have come before it
+            return
+        epochs: Any = loop.epoch_progress.current
+        if epochs.processed == epochs.started:
+            loop.epoch_loop.restarting = False  # a new epoch begins; with max_steps Lightning would repeat the old one
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):
+                callback.on_train_epoch_start(self.trainer)  # no epoch starts where a run goes on within one
+        if self._checkpoint_settings is not None:
+            resume.check_settings(self._checkpoint_settings, self._settings(), within_window=bool(self._open_window))
+        for name, parameter in self._trained().items():
+            if self._open_window:
+                parameter.grad = self._open_window[name][self.global_rank].to(parameter.device).clone()
+        self._open_window, self._checkpoint_settings = {}, None
+
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         # dropout is a function of (seed, epoch, step, rank), so that a resumed run equals an uninterrupted one
         position = (self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        return self._loss(batch, "train")
+        loss, terms = self._loss(batch, "train")
+        self._terms = {slot: term + self._terms.get(slot, 0) for slot, term in terms.items()}
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        gradients = [parameter.grad for parameter in self._trained().values() if parameter.grad is not None]
+        refuse_divergence(self.trainer, self._terms, gradients, self.learning_rate)
+        self._terms = {}
+
+    def on_train_epoch_end(self) -> None:
+        refuse_divergence(self.trainer, {}, list(self._trained().values()), self.learning_rate)
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         self._loss(batch, "val")
@@ -179,31 +232,73 @@ class UnlearningModule(LightningModule):
             ]
         return predicted
 
-    def _loss(self, batch: PairBatch, stage: str) -> Tensor:
+    def _loss(self, batch: PairBatch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:
         loss, terms = self.packed_loss(self.model, batch, self.reference)
         shown = {f"{stage}/{slot}": term for slot, term in terms.items()}
         shown |= {f"{stage}/{slot}_weighted": self.objectives[slot].weight * term for slot, term in terms.items()}
         options: dict[str, Any] = {"batch_size": len(batch.forget.lengths), "sync_dist": stage != "train"}
         self.log_dict(shown, **options)
         self.log(f"{stage}/loss", loss.detach(), prog_bar=True, **options)
-        return loss
+        return loss, terms
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if not hasattr(self, "model"):  # saved on an exception that came before it
+            return
         checkpoint["state_dict"] = self._adapter_only(checkpoint["state_dict"])
-        checkpoint["learning_rate"] = self.learning_rate
-        checkpoint["initial_factors"] = self.initial_factors
+        checkpoint[resume.FACTS] = {
+            "base": self._base_facts(),
+            "adapter": resume.adapter_facts(self.model),
+            "initial_factors": self.initial_factors,
+            "settings": self._settings(),
+        }
+        if self.trainer.fit_loop._should_accumulate():  # within a window
+            checkpoint["gradients"] = {name: self._gradients(value) for name, value in self._trained().items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        missing = self._adapter_only(self.state_dict()).keys() - checkpoint["state_dict"].keys()
-        if missing:
-            raise InputError(f"--ckpt_path: the checkpoint has no {sorted(missing)[0]} (and {len(missing) - 1} more)")
-        self.initial_factors = checkpoint["initial_factors"]
-        if checkpoint["learning_rate"] != self.learning_rate:
-            rank_zero_warn(
-                f"--model.learning_rate {self.learning_rate} is not used: the optimizer state in the checkpoint "
-                f"goes on with {checkpoint['learning_rate']}"
-            )
+        facts = resume.facts_of(checkpoint)
+        resume.check_adapter(
+            facts["adapter"], resume.adapter_facts(self.model), checkpoint["state_dict"], self._trained()
+        )
+        resume.check_base(facts["base"], self._base_facts())
+        self.initial_factors = facts["initial_factors"]
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            resume.mend_epochs(checkpoint)
+            self._checkpoint_settings, self._open_window = facts["settings"], checkpoint.get("gradients", {})
+
+    def _base_facts(self) -> dict[str, str]:
+        if self._base_hash is None:
+            self._base_hash = resume.base_hash(self.model)
+        return {"name": self.base, "dtype": self.dtype_name, "sha256": self._base_hash}
+
+    def _settings(self) -> dict[str, Any]:
+        """What the numbers of a training depend on besides the data, by argument."""
+        trainer, config = self.trainer, self.model.peft_config[self.model.active_adapter]
+        return {
+            "--model.learning_rate": self.learning_rate,
+            "--model.weight_decay": self.weight_decay,
+            "--model.warmup": self.warmup,
+            "--model.dtype": self.dtype_name,
+            "--model.max_length": self.max_length,
+            "--model.lora.dropout": config.lora_dropout,
+            "--model.adapter": self.adapter,
+            "--seed_everything": self.seed,
+            "--trainer.precision": str(trainer.precision),
+            "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "--trainer.gradient_clip_val": trainer.gradient_clip_val,
+            "--trainer.gradient_clip_algorithm": str(trainer.gradient_clip_algorithm),
+            "optimizer steps in all": self._planned_steps,
+        } | {f"--model.objectives.{slot}": resume.options_of(term) for slot, term in self.objectives.items()}
+
+    def _gradients(self, parameter: Tensor) -> Tensor:
+        """[processes, ...]: each process adds up its own within a window."""
+        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        gathered = self.all_gather(own)
+        assert isinstance(gathered, Tensor)
+        return gathered.reshape(self.trainer.world_size, *parameter.shape)
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def _adapter_only(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {name: value for name, value in state.items() if name in trainable}
+        trained = self._trained()
+        return {name: value for name, value in state.items() if name in trained}

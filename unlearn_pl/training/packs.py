@@ -75,12 +75,15 @@ def first_fit(sizes: Sequence[int], limit: int | None) -> list[list[int]]:
         return [list(range(len(sizes)))]
     bins: list[list[int]] = []
     room: list[int] = []
+    place = size = 0
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        place = next((place for place, free in enumerate(room) if free >= sizes[index]), None)
-        if place is None:
-            bins.append([index])
-            room.append(limit - sizes[index])
-        else:
-            bins[place].append(index)
-            room[place] -= sizes[index]
+        if sizes[index] != size:  # what has no room for one item has none for the next of its size
+            place, size = 0, sizes[index]
+        while place < len(bins) and room[place] < size:
+            place += 1
+        if place == len(bins):
+            bins.append([])
+            room.append(limit)
+        bins[place].append(index)
+        room[place] -= size
     return bins

@@ -21,8 +21,8 @@ def prepare_policy(model: PeftModel, gradient_checkpointing: bool = False) -> bo
     return packed
 
 
-def adamw(model: PeftModel, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """The optimizer of the adapter; nothing is kept for the frozen weights."""
+def adamw(model: PeftModel, learning_rate: float, weight_decay: float, fused: bool = True) -> torch.optim.AdamW:
+    """The optimizer of the adapter; nothing is kept for the frozen weights. ``fused``: one pass over the adapter, and
+    no temporaries of its size."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # fused: one pass over the adapter, and no temporaries of its size
-    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)

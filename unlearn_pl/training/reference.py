@@ -10,6 +10,8 @@ from torch import Tensor
 from unlearn_pl.models.forward import vocabulary_head
 from unlearn_pl.models.lora import reference
 from unlearn_pl.models.packing import row_hidden_states
+from unlearn_pl.models.padding import padding_states
+from unlearn_pl.objectives.head import IGNORED
 from unlearn_pl.training.packs import Part
 
 
@@ -54,3 +56,13 @@ def said_of(model: PeftModel, part: Part, hidden: Tensor) -> Said:
         token_nll, _ = vocabulary_head(model).scores(asked, targets)
         nll = token_nll.new_zeros(len(part.lengths)).index_add(0, row, token_nll)
     return Said(nll, asked if part.ask.kl else None)
+
+
+def padding_kl(model: PeftModel, pad_token_id: int | None) -> Tensor:
+    """KL(base || policy) at a position of padding, in nats: a scalar. Never cached: it takes a few tokens."""
+    assert pad_token_id is not None, "a term reads padding, and PackedLoss was not told its token"
+    with reference(model):
+        base = padding_states(model, pad_token_id)
+    policy = padding_states(model, pad_token_id)
+    targets = torch.full((len(policy),), IGNORED, device=policy.device)
+    return vocabulary_head(model).scores(policy, targets, base)[1].mean()

@@ -1,19 +1,53 @@
 """The learning-rate schedule: linear warm-up, then linear decay to zero."""
 
+import math
 from typing import Literal
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from unlearn_pl.errors import InputError
 
 Warmup = int | float | Literal["epoch"]
 
 
-def warmup_steps(warmup: Warmup, total_steps: int, epochs: int) -> int:
+def accumulation_of(trainer: Trainer, epoch: int) -> int:
+    """Batches of an optimizer step in an epoch."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            return callback.get_accumulate_grad_batches(epoch)
+    return trainer.accumulate_grad_batches
+
+
+def planned_steps(trainer: Trainer) -> tuple[int, int]:
+    """Optimizer steps of the first epoch, and of the whole training.
+
+    Raises InputError if training has no end.
+    """
+    if trainer.train_dataloader is None:
+        trainer.fit_loop.setup_data()  # as Lightning does where it estimates the steps
+    batches = trainer.num_training_batches
+    first = math.ceil(batches / accumulation_of(trainer, 0))
+    epochs, most = trainer.max_epochs, trainer.max_steps
+    if epochs is None or epochs == -1:
+        if most == -1:
+            raise InputError(
+                "--trainer.max_epochs: must be given, or --trainer.max_steps: without an end there is no step at which "
+                f"the learning rate is down to 0, got max_epochs {epochs} and max_steps {most}"
+            )
+        return first, most
+    total = sum(math.ceil(batches / accumulation_of(trainer, epoch)) for epoch in range(max(epochs, 1)))
+    return first, total if most == -1 else min(total, most)
+
+
+def warmup_steps(warmup: Warmup, total_steps: int, epoch_steps: int) -> int:
     """Optimizer steps of warm-up: given in steps (int), as a share of training (float in [0, 1)), or one epoch.
 
-    Raises InputError if the warm-up is negative or leaves no step to decay.
+    Raises InputError if the warm-up is negative, or a share that leaves no step to decay.
     """
     if warmup == "epoch":
-        steps = total_steps // max(epochs, 1)
+        steps = epoch_steps
     elif isinstance(warmup, float):
         steps = round(warmup * total_steps) if 0 <= warmup < 1 else -1
     else:

@@ -1,0 +1,133 @@
+"""What a checkpoint says of the run that it comes from, and what must be alike in a run that goes on from it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+from peft import PeftModel
+from torch import Tensor
+
+from unlearn_pl.errors import InputError
+from unlearn_pl.models.forward import causal_model
+from unlearn_pl.objectives.base import Objective
+from unlearn_pl.training.cache import to_numpy
+
+FACTS = "unlearn_pl"  # the key of a checkpoint under which they are
+# Of a model's configuration: what says nothing of what the model computes, or changes with the version.
+UNTOLD = ("transformers_version", "use_cache", "dtype", "torch_dtype")
+# What the optimizer's state brings with it, so that the argument is not used.
+KEPT = ("--model.learning_rate", "--model.weight_decay")
+
+
+def facts_of(checkpoint: Mapping[str, Any], path: object = "the checkpoint") -> dict[str, Any]:
+    """What the run said of itself. Raises InputError if the checkpoint is not one of `unlearn-pl fit`."""
+    facts = checkpoint.get(FACTS)
+    if not isinstance(facts, dict) or not {"base", "adapter", "settings", "initial_factors"} <= facts.keys():
+        raise InputError(f"--ckpt_path: {path} is no checkpoint of `unlearn-pl fit`, or of an older version's")
+    return facts
+
+
+def base_hash(model: PeftModel) -> str:
+    """Hash of the base model: its weights and what of its configuration tells how they are used."""
+    causal, digest = causal_model(model), hashlib.sha256()
+    config = {k: v for k, v in causal.config.to_dict().items() if not k.startswith("_") and k not in UNTOLD}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, weight in causal.named_parameters():
+        if "lora_" not in name:
+            digest.update(f"{name.replace('.base_layer', '')} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(np.ascontiguousarray(to_numpy(weight.detach().cpu())).data)
+    return digest.hexdigest()
+
+
+def adapter_facts(model: PeftModel) -> dict[str, Any]:
+    """What the factors alone do not say of an adapter, by the words of the command line where it has them."""
+    config = model.peft_config[model.active_adapter]
+    return {
+        "rank": config.r,
+        "alpha": config.lora_alpha,
+        "rank_pattern": dict(config.rank_pattern),
+        "alpha_pattern": dict(config.alpha_pattern),
+        "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
+    }
+
+
+def check_base(old: Mapping[str, str], new: Mapping[str, str]) -> None:
+    """Raise InputError if a checkpoint belongs to another base model: ``name``, ``dtype``, ``sha256`` of each."""
+    if old["dtype"] != new["dtype"]:  # the hash is of the weights in that type
+        if old["name"] != new["name"]:
+            raise InputError(
+                f"--ckpt_path: is of the base {old['name']} in {old['dtype']}, which cannot be compared with "
+                f"{new['name']} in {new['dtype']}; give --model.base or --model.dtype as they were"
+            )
+    elif old["sha256"] != new["sha256"]:
+        raise InputError(
+            f"--ckpt_path: belongs to another base model than --model.base {new['name']}: its weights or its "
+            f"configuration differ from those of {old['name']}, which the checkpoint was made with"
+        )
+
+
+def check_adapter(
+    old: Mapping[str, Any], new: Mapping[str, Any], saved: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> None:
+    """Raise InputError unless a checkpoint's adapter is as large, scaled and placed as this run's: facts and tensors
+    of each."""
+    changed = [f"{name} {old.get(name)} where this run's has {new[name]}" for name in new if old.get(name) != new[name]]
+    if changed:
+        raise InputError(
+            f"--ckpt_path: its adapter has {', '.join(changed)} (--model.lora, or that of --model.adapter)"
+        )
+    for names, whose in ((own.keys() - saved.keys(), "no"), (saved.keys() - own.keys(), "a surplus")):
+        if names:
+            rest = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise InputError(
+                f"--ckpt_path: the checkpoint has {whose} {min(names)}{rest}; was --model.lora.target_modules another?"
+            )
+    for name, value in own.items():
+        if value.shape != saved[name].shape:
+            sizes = f"{list(saved[name].shape)} in the checkpoint and {list(value.shape)} here"
+            raise InputError(f"--ckpt_path: {name} is {sizes}")
+
+
+def options_of(objective: Objective) -> str:
+    """An objective and its options, such as ``NPO(weight=0.4, beta=0.1)``."""
+    return f"{type(objective).__name__}({', '.join(f'{name}={value}' for name, value in vars(objective).items())})"
+
+
+def check_settings(old: Mapping[str, Any], new: Mapping[str, Any], within_window: bool) -> None:
+    """One warning for each setting that a resumed run has changed, by the argument that says it. Raises InputError if
+    the checkpoint stands within an accumulation window that would have another length."""
+    for name in dict.fromkeys([*old, *new]):
+        before, now = old.get(name), new.get(name)
+        if before == now:
+            continue
+        if name == "--trainer.accumulate_grad_batches" and within_window:
+            raise InputError(f"--ckpt_path: stands within an accumulation window; {name} was {before} and is {now}")
+        if name in KEPT:
+            rank_zero_warn(f"{name} {now} is not used: the optimizer state in the checkpoint goes on with {before}")
+        else:
+            rank_zero_warn(
+                f"--ckpt_path: {name} was {before} and is {now} from here on; what follows is not the run that was "
+                "interrupted"
+            )
+
+
+def mend_epochs(checkpoint: dict[str, Any]) -> None:
+    """Make Lightning's count of epochs in a checkpoint true. Raises InputError if there is no place in it at all.
+
+    It calls an epoch that a limit or a stop ended early a whole one, so that a resumed run would end too early; and one
+    that was whole it begins again if `--trainer.max_steps` is given.
+    """
+    if "optimizer_states" not in checkpoint:
+        raise InputError("--ckpt_path: holds weights only (save_weights_only), from which no fit can go on")
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    if epochs["current"]["processed"] < epochs["current"]["started"]:  # from within an epoch
+        return
+    cut = batches["current"]["processed"] > 0 and not batches["is_last_batch"]
+    for progress in (epochs["total"], epochs["current"]):
+        progress["processed"] -= cut
+        progress["completed"] = progress["processed"]

@@ -1,0 +1,54 @@
+"""What of Lightning's Trainer this project trains right with; all else would compute something else and is refused."""
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.xla import XLAStrategy
+
+from unlearn_pl.errors import InputError
+
+# a copy of the module would be averaged or pruned that was taken before the adapter was there
+REFUSED_CALLBACKS: tuple[type[Callback], ...] = (StochasticWeightAveraging, WeightAveraging, ModelPruning)
+
+
+STRATEGY = "--trainer.strategy: must be auto or one of the ddp kinds (ddp, ddp_spawn, ddp_fork, ddp_notebook)"
+PRECISION = "--trainer.precision: must be 32-true, bf16-mixed or 16-mixed"
+WHY_FLOAT32 = "the adapter stays in float32; for a base in half precision give --model.dtype=bfloat16 or float16"
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+ALIASES = ("32", "16", "bf16")
+
+
+def refuse_names(strategy: object, precision: object) -> None:
+    """Raise InputError for the name of a strategy or a precision that is not supported, before Lightning looks for what
+    it needs. What is no name is looked at once it is built, by `refuse_unsupported`."""
+    if isinstance(strategy, str) and strategy != "auto" and not strategy.startswith("ddp"):
+        raise InputError(f"{STRATEGY}, got {strategy}")
+    if precision is not None and str(precision) not in (*PRECISIONS, *ALIASES):
+        raise InputError(f"{PRECISION}, got {precision}: {WHY_FLOAT32}")
+
+
+def refuse_unsupported(trainer: Trainer) -> None:
+    """Raise InputError, naming it, if the trainer has a strategy, a precision or a callback that is not supported."""
+    strategy, precision = trainer.strategy, trainer.precision_plugin
+    other = isinstance(strategy, (DeepSpeedStrategy, XLAStrategy))  # both are subclasses of DDPStrategy
+    if other or not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise InputError(f"{STRATEGY}, got {type(strategy).__name__}")
+    if type(precision) not in (Precision, MixedPrecision):
+        raise InputError(f"{PRECISION}, got {trainer.precision} ({type(precision).__name__}): {WHY_FLOAT32}")
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, REFUSED_CALLBACKS):
+            raise InputError(
+                f"--trainer.callbacks: {type(callback).__name__} is not supported: it copies or changes weights before "
+                "the adapter exists, or puts the base into checkpoints; leave it out"
+            )
+
+
+def refuse_fallback(asked: str | int | None, trainer: Trainer) -> None:
+    """Raise InputError if Lightning chose another precision than the one ``asked`` for."""
+    if str(asked) in ("16", "16-mixed") and trainer.precision != "16-mixed":
+        raise InputError(
+            f"--trainer.precision: this device has no {asked}, Lightning would compute {trainer.precision} instead; "
+            f"give --trainer.precision={trainer.precision}"
+        )
