@@ -116,13 +116,13 @@ def test_rows_continue_a_prefix_as_if_they_were_whole(tiny_model: Build) -> None
 
 def test_the_growing_cache_of_a_model(tiny_model: Build) -> None:
     """One growing layer for each of its own; the cache of transformers where a layer is special; none for Mamba."""
-    assert [type(layer) for layer in growing_cache(tiny_model(), 1, 9).layers] == [GrowingLayer] * 2  # type: ignore[union-attr]
-    special = growing_cache(small("Mistral", sliding_window=8), 1, 9)
+    assert [type(layer) for layer in growing_cache(tiny_model()).layers] == [GrowingLayer] * 2  # type: ignore[union-attr]
+    special = growing_cache(small("Mistral", sliding_window=8))
     assert isinstance(special, DynamicCache)
     assert special.is_sliding == [True, True]
     mamba = {"state_size": 4, "hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 64, "pad_token_id": 0}
     config = transformers.MambaConfig(**mamba)
-    assert growing_cache(transformers.MambaForCausalLM(config), 1, 9) is None
+    assert growing_cache(transformers.MambaForCausalLM(config)) is None
 
 
 @pytest.mark.parametrize(

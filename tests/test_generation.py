@@ -123,13 +123,21 @@ def test_rows_stop_once_their_score_is_decided(model, tokenizer) -> None:  # typ
     assert [a.text for a in generate(model, tokenizer, prompts, Generation(20, 4))] == whole
 
 
-def test_generation_config_does_not_leak(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Only its EOS ids count."""
+def test_the_generation_config(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Only its EOS ids count, and what else it sets is named; asked to, all of it counts, also with half an answer."""
     expected = one_by_one(model, tokenizer, PROMPTS[:4], 16)
     model.generation_config.repetition_penalty = 1.9
     model.generation_config.suppress_tokens = [tokenizer(text).input_ids[0] for text in expected]
-    assert one_by_one(model, tokenizer, PROMPTS[:4], 16) != expected
-    assert generate_greedy(model, tokenizer, PROMPTS[:4], 16, 4) == expected
+    own = one_by_one(model, tokenizer, PROMPTS[:4], 16)
+    assert own != expected
+    with pytest.warns(UserWarning, match=r"generation config: repetition_penalty 1.9, suppress_tokens \[") as told:
+        assert generate_greedy(model, tokenizer, PROMPTS[:4], 16, 4) == expected
+    assert len(told) == 1
+    prompts = [Prompt(text, answer[: len(answer) // 2]) for text, answer in zip(PROMPTS, own, strict=False)]
+    found = generate(model, tokenizer, prompts, Generation(16, 4, own_config=True))
+    assert [answer.text for answer in found] == own
+    assert all(answer.recall is not None for answer in found)
+    assert model.generation_config.repetition_penalty == 1.9
 
 
 def test_ties_are_decided_as_for_a_row_alone(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from unlearn_pl.models.forward import causal_model, rotary_settings, text_config
+from unlearn_pl.evaluation.rope import switch_length
+from unlearn_pl.models.forward import causal_model
 
 # Tokens that a growing layer makes room for at once.
 ROOM = 64
@@ -72,20 +73,7 @@ def attends_fully(model: nn.Module) -> bool:
 
     Not so with sliding windows, recurrent layers, or angles that depend on how long the text is.
     """
-    changing = {rope.get("rope_type") for rope in rotary_settings(model)} & {"dynamic", "longrope"}
-    return attends_only(model, DynamicLayer) and not changing
-
-
-def switch_of_angles(model: nn.Module) -> int | None:
-    """The length above which all rotary angles of a forward are others than below, so that keys which were kept are
-    void, and a longer row beside it changes a shorter one; None where there is none ("longrope" has one)."""
-    config = text_config(model)
-    switches = [
-        rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-        for rope in rotary_settings(model)
-        if rope.get("rope_type") == "longrope"
-    ]
-    return next((switch for switch in switches if switch), None)
+    return attends_only(model, DynamicLayer) and switch_length(model) is None
 
 
 def attends_only(model: nn.Module, *layers: type[DynamicLayer]) -> bool:
@@ -103,19 +91,15 @@ def takes(causal: nn.Module, option: str) -> bool:
     return option in inspect.signature(causal.forward).parameters
 
 
-def generates_together(model: nn.Module, longest: int = 0) -> bool:
-    """Whether rows of different lengths, the longest so many tokens in the end, can be continued in one batch, each as
-    if it were alone."""
-    switch = switch_of_angles(model)
-    return attends_only(model, DynamicLayer, DynamicSlidingWindowLayer) and (switch is None or longest <= switch)
+def generates_together(model: nn.Module) -> bool:
+    """Whether rows of different lengths can be continued in one batch, each as if it were alone."""
+    return attends_only(model, DynamicLayer, DynamicSlidingWindowLayer)
 
 
-def growing_cache(model: nn.Module, start: int, end: int) -> Cache | None:
-    """An empty cache for generation, token by token, of rows of ``start`` to ``end`` tokens; None where there can be
-    none: the model takes none by the usual name, or its angles change on the way."""
+def growing_cache(model: nn.Module) -> Cache | None:
+    """An empty cache for token-by-token generation; None for a model that takes none by the usual name."""
     config = causal_model(model).config
-    switch = switch_of_angles(model)
-    if not takes(causal_model(model), "past_key_values") or (switch is not None and start <= switch < end):
+    if not takes(causal_model(model), "past_key_values"):
         return None
     if not attends_fully(model):
         return DynamicCache(config=config)

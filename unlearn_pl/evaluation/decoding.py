@@ -1,22 +1,19 @@
 """Token-by-token generation of several rows together, each as if it were alone."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from unlearn_pl.evaluation.caches import generates_together, growing_cache
-from unlearn_pl.evaluation.forward import left_padded
+from unlearn_pl.evaluation.lines import Lines
 from unlearn_pl.evaluation.network import Network
+from unlearn_pl.evaluation.own_generate import generate_alone
 from unlearn_pl.evaluation.token_scores import is_close_call, leads
 
 Pick = Callable[[Tensor, Sequence[int], int], Tensor]
 """(logits [B, V], the rows they belong to, step) -> next token of each [B]."""
 Stop = Callable[[int, list[int]], bool]
 """(row, its new tokens so far) -> whether nothing that follows matters."""
-
-# Rows that have ended are taken out of the cache, which is then copied, once they are this share of it.
-ENDED_SHARE = 1 / 8
 
 
 def continue_batch(
@@ -31,7 +28,15 @@ def continue_batch(
 
     ``started`` are tokens that the answers are known to begin with, fewer than the budget. A row that the others, or
     reading several tokens at once, could have led astray is generated again: alone, from its prompt, token by token.
+    Where our cache is not exact, rows go one at a time through the model's own ``generate``, from their prompts.
     """
+    if not network.generates_fast(max(map(sum, zip(map(len, prompts), budgets, strict=True)))):
+        return [
+            generate_alone(
+                network.model, prompt, budget, eos, None if stop is None else partial(stop, slot), network.own_config
+            )[0]
+            for slot, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True))
+        ]
     begun = [[] for _ in prompts] if started is None else [list(tokens) for tokens in started]
     rows = [[*prompt, *tokens] for prompt, tokens in zip(prompts, begun, strict=True)]
     left = [budget - len(tokens) for budget, tokens in zip(budgets, begun, strict=True)]
@@ -61,19 +66,23 @@ def continue_rows(
     """New token ids of each row, greedy without ``pick``. If ``watched``, None where two tokens came so close that
     rounding may have chosen between them. Every budget is at least 1.
     """
-    longest = max(map(len, rows)) + max(budgets)
-    if len(rows) > 1 and not generates_together(network.model, longest):
+    fast = network.generates_fast(max(map(sum, zip(map(len, rows), budgets, strict=True))))
+    if len(rows) > 1 and not (fast and network.trial.together):
         return [
             continue_rows(network, [row], [budgets[slot]], eos, *alone(slot, pick, stop), watched)[0]
             for slot, row in enumerate(rows)
         ]
-    lines = Lines(network, rows, max(budgets))
+    lines = Lines(network, rows, cached=fast)
     answers: list[list[int]] = [[] for _ in rows]
     led_astray: set[int] = set()
     for step in range(max(budgets)):
         logits = lines.logits()
         chosen = logits.argmax(dim=-1) if pick is None else pick(logits, lines.rows, step)
-        unsure = is_close_call(leads(logits), logits.dtype).tolist() if watched else [False] * len(lines.rows)
+        unsure = (
+            is_close_call(leads(logits), logits.dtype, network.close_call).tolist()
+            if watched
+            else [False] * len(lines.rows)
+        )
         for line, (row, token) in enumerate(zip(lines.rows, chosen.tolist(), strict=True)):
             if row in lines.ended:
                 continue
@@ -92,58 +101,3 @@ def alone(slot: int, pick: Pick | None = None, stop: Stop | None = None) -> tupl
     lone_pick = None if pick is None else lambda logits, _, step: pick(logits, [slot], step)
     lone_stop = None if stop is None else lambda _, tokens: stop(slot, tokens)
     return lone_pick, lone_stop
-
-
-class Lines:
-    """The lines of a key-value cache: one for each row that still runs, and for a while those of rows that ended."""
-
-    def __init__(self, network: Network, rows: Sequence[Sequence[int]], budget: int):
-        self.network = network
-        longest = max(map(len, rows))
-        self.cache = growing_cache(network.model, longest, longest + budget)
-        self.ids, self.mask, self.positions = left_padded(rows, network.device)
-        if self.cache is not None and self.positions is None:
-            # some models count from 0 again after a cache, unless they are told
-            self.positions = torch.arange(longest, device=network.device).expand(len(rows), -1)
-        self.rows = list(range(len(rows)))
-        self.ended: set[int] = set()
-
-    def logits(self) -> Tensor:
-        """[B, V] after the last token of each line."""
-        return self.network.logits(self._states()[:, -1])
-
-    def _states(self) -> Tensor:
-        fresh = self.cache is not None and self.cache.get_seq_length() == 0
-        try:
-            return self.network.states(self.ids, self.mask, self.positions, self.cache)
-        except ValueError:
-            if not fresh:
-                raise
-            self.cache = None  # the model insists on a cache of its own class: its rows are read anew for each token
-            return self.network.states(self.ids, self.mask, self.positions)
-
-    def feed(self, tokens: Tensor) -> bool:
-        """Append a token [B] to each line; False if no row runs any more."""
-        running = [line for line, row in enumerate(self.rows) if row not in self.ended]
-        if not running:
-            return False
-        self.ids = tokens[:, None] if self.cache is not None else torch.cat([self.ids, tokens[:, None]], dim=1)
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-        if self.positions is not None:
-            following = self.positions[:, -1:] + 1
-            self.positions = following if self.cache is not None else torch.cat([self.positions, following], dim=1)
-        if len(running) <= (1 - ENDED_SHARE) * len(self.rows):
-            self._keep(running)
-        return True
-
-    def _keep(self, lines: list[int]) -> None:
-        index = torch.tensor(lines, device=self.ids.device)
-        if self.cache is not None:
-            self.cache.batch_select_indices(index)
-        self.rows = [self.rows[line] for line in lines]
-        self.ids = self.ids[index]
-        if self.mask is not None:
-            self.mask = self.mask[index]
-        if self.positions is not None:
-            self.positions = self.positions[index]

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import start_ids
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.forward import text_config
+from unlearn_pl.evaluation.rope import scaled_limit
 from unlearn_pl.models.tokenizer import check_ids
 
 
@@ -48,12 +48,8 @@ def encode_texts(
 
 
 def position_limit(model: nn.Module) -> int | None:
-    """The longest sequence the model was made for, None if its configuration names none.
-
-    "dynamic" rotary angles stretch beyond that, but transformers then keeps those of the longest text so far: what a
-    model says would depend on what it was asked before.
-    """
-    return getattr(text_config(model), "max_position_embeddings", None)
+    """The longest sequence the model was made for, None if its configuration names none."""
+    return scaled_limit(model)
 
 
 def rooms(model: nn.Module, rows: Sequence[Sequence[int]], wanted: int, what: str) -> list[int]:

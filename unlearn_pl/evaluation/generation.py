@@ -15,6 +15,7 @@ from unlearn_pl.evaluation.decided import is_decided
 from unlearn_pl.evaluation.decoding import continue_batch
 from unlearn_pl.evaluation.forward import evaluating, position_limit, rooms
 from unlearn_pl.evaluation.network import Network
+from unlearn_pl.evaluation.own_generate import acting_settings
 from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
 from unlearn_pl.evaluation.recall import Recall, recall_answers
 from unlearn_pl.models.forward import causal_model
@@ -33,6 +34,10 @@ class Generation:
     stop_decided: bool = False
     """Stop question rows (qa) as soon as their text can no longer become the expected answer: their knowledge score is
     then known to be 0. Such samples say `cut: true`; what else is measured on their text sees only this much of it."""
+    own_config: bool = False
+    """Let all of the model's generation config act on the text, as in the official script: repetition penalty,
+    suppressed and forced tokens, beams and so on. Rows then go one at a time through transformers' own `generate`.
+    Without it only the EOS ids count, and a warning names what else there is."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -100,7 +105,7 @@ def generate(
     """The greedy continuation of each prompt, in the order of ``prompts``.
 
     The text is what ``model.generate(ids, do_sample=False, max_new_tokens=...)`` gives for one row alone, save that of
-    the model's generation config only the EOS ids count: no repetition penalty, no forced token. First each expected
+    the model's generation config only the EOS ids count, unless ``options.own_config``. First each expected
     answer is read in one forward (see ``recall``); rows that go on from there are continued token by token, in batches.
     Under several processes each generates a part and all get everything.
 
@@ -113,8 +118,10 @@ def generate(
     encoded = [prompt.ids(tokenizer) for prompt in prompts]
     rows, drafts = [row for row, _ in encoded], [draft for _, draft in encoded]
     budgets = rooms(model, rows, options.max_new_tokens, "generation")
+    if not options.own_config:
+        warn_of_ignored(model)
     with evaluating(model):
-        network = Network(model)
+        network = Network(model, options.own_config)
         recalls = _recalls(network, rows, drafts, options.batch_size, work)
         job = Continuation(network, tokenizer, eos_ids(model, tokenizer), options, rows, drafts, budgets, prompts)
         return job.answers(recalls, work)
@@ -144,6 +151,17 @@ def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[i
             stacklevel=2,
         )
     return ids
+
+
+def warn_of_ignored(model: nn.Module) -> None:
+    """Name what the model's generation config would change in a text, and does not here."""
+    if settings := acting_settings(model):
+        told = ", ".join(f"{name} {value!s:.40}" for name, value in settings.items())
+        warnings.warn(
+            f"not used of the model's generation config: {told}; transformers' generate and the official script apply "
+            "that. With --generation.own_config true evaluate does too, a row at a time",
+            stacklevel=3,
+        )
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
@@ -208,7 +226,7 @@ class Continuation:
             [list(self.rows[index]), started[index], self.budgets[index], self.prompts[index].exact]
             for index in open_rows
         ]
-        settings = [self.options.stop_decided, sorted(self.eos)]
+        settings = [self.options.stop_decided, self.options.own_config, sorted(self.eos)]
         found = map_batches(batches, compute, "generation, rows", work, [settings, identity])
         continued = dict(zip(sorted(open_rows), found, strict=True))
         return [
@@ -218,13 +236,12 @@ class Continuation:
     def started(self, index: int, recall: Recall | None) -> list[int]:
         """The tokens that greedy decoding is known to give a row.
 
-        None where its recall is unsure or broken or crosses a switch of rotary angles; none in half precision for
-        single rows, where only token by token is exact.
+        None where it is unsure or broken, or where the model's own ``generate`` must be asked; none in half precision
+        for single rows, where only token by token is exact.
         """
-        prompt, switch = len(self.rows[index]), self.network.switch
-        crossed = switch is not None and prompt <= switch < prompt + len(self.drafts[index])
         single = self.options.batch_size == 1 and torch.finfo(self.network.causal.dtype).bits < 32
-        if recall is None or recall.unsure or recall.broken or single or crossed:
+        fast = self.network.generates_fast(len(self.rows[index]) + len(self.drafts[index]) + 1)
+        if recall is None or recall.unsure or recall.broken or single or not fast:
             return []
         tokens = [*self.drafts[index][: recall.accepted], recall.following]
         ends = [place for place, token in enumerate(tokens) if token in self.eos]

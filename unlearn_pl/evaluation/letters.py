@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
-from unlearn_pl.evaluation.caches import attends_fully, prefix_cache
+from unlearn_pl.evaluation.caches import prefix_cache
 from unlearn_pl.evaluation.forward import right_padded
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
-from unlearn_pl.evaluation.token_scores import is_close_call
+from unlearn_pl.evaluation.token_scores import CLOSE_CALL, is_close_call
 
 LETTERS = "ABCD"
 # A shorter common prefix is not worth a forward of its own.
@@ -26,7 +26,7 @@ def choose_letters(
     Rows that follow each other and share their first tokens (the questions of a subject, with its shots) share the
     work on these.
     """
-    groups = prefix_groups(rows) if attends_fully(network.model) else [(list(range(len(rows))), 0)]
+    groups = prefix_groups(rows) if network.trial.prefixes else [(list(range(len(rows))), 0)]
     lone = [index for group, length in groups if not length for index in group]
     batches, prefix_of, tokens = [], {}, network.tokens_per_forward
     for group, length in [(lone, 0), *(one for one in groups if one[1])]:
@@ -41,7 +41,7 @@ def choose_letters(
         if prefix != held[0]:
             held = prefix, filled_prefix(network, prefix)
         logits = letter_logits(network, [rows[index][len(prefix) :] for index in batch], letters, held[1])
-        for slot, unsure in enumerate(close_letters(logits)):
+        for slot, unsure in enumerate(close_letters(logits, network.close_call)):
             if unsure:
                 logits[slot] = letter_logits(network, [rows[batch[slot]]], letters)[0]
         return [LETTERS[place] for place in logits[:, : len(letters)].argmax(dim=-1).tolist()]
@@ -94,8 +94,9 @@ def letter_logits(
     return torch.cat([logits[:, list(letters)], logits.abs().amax(dim=-1, keepdim=True)], dim=-1)
 
 
-def close_letters(logits: Tensor) -> list[bool]:
-    """For each row of ``letter_logits`` whether rounding may have decided between its two best letters."""
+def close_letters(logits: Tensor, units: float = CLOSE_CALL) -> list[bool]:
+    """For each row of ``letter_logits`` whether rounding may have decided between its two best letters, by so many
+    ``units`` (see ``is_close_call``)."""
     best, second = logits[:, :-1].float().topk(2, dim=-1).values.unbind(dim=-1)
     lead = (best - second) / (logits[:, -1].float() * torch.finfo(logits.dtype).eps)
-    return is_close_call(lead, logits.dtype).tolist()
+    return is_close_call(lead, logits.dtype, units).tolist()

@@ -1,42 +1,39 @@
-"""A language model as evaluation uses it: hidden states of all positions, the vocabulary head only at some of them."""
+"""A language model as evaluation uses it: many rows at once where that is exact, else each as the model itself does."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from unlearn_pl.evaluation.caches import switch_of_angles, takes
-from unlearn_pl.evaluation.forward import position_limit, right_padded
-from unlearn_pl.evaluation.token_scores import TokenScores, token_scores, token_scores_of_logits
-from unlearn_pl.matmul import frozen_linears
-from unlearn_pl.models.forward import body_of, causal_model, head_is_plain, vocabulary_head
+from unlearn_pl.evaluation.forward import right_padded
+from unlearn_pl.evaluation.halves import ROUND_MANY, Halves
+from unlearn_pl.evaluation.rope import switch_length
+from unlearn_pl.evaluation.token_scores import CLOSE_CALL, TokenScores, token_scores, token_scores_of_logits
+from unlearn_pl.evaluation.trial import tried
 
-# Tokens of a forward are a multiple of the first, from the second on of the third: each number costs a compiled
-# kernel, which is kept.
-ROUND_FEW, MANY, ROUND_MANY = 16, 512, 64
+# A trial sees a few short rows; longer ones are this much noisier at most.
+MORE_NOISE = 8
 
 
-class Network:
-    """A causal language model in two halves.
+class Network(Halves):
+    """A causal language model and what a trial (see ``tried``) found it to be exact in.
 
-    ``states`` gives what the head takes; ``logits`` runs the head. A model that changes its logits after a plain linear
-    head (soft-capping, scaling) cannot be cut there: its states are its logits, at all positions.
+    Raises InputError if it cannot generate at all.
     """
 
-    def __init__(self, model: nn.Module):
-        self.model = model
-        self.causal = causal_model(model)
-        self.head = vocabulary_head(model) if head_is_plain(model) else None
-        self.switch = switch_of_angles(model)
-        self._takes_positions = takes(self.causal, "position_ids")
+    def __init__(self, model: nn.Module, own_config: bool = False):
+        """With ``own_config`` greedy text follows all of the model's generation config, row by row."""
+        super().__init__(model)
+        self.own_config = own_config
+        self.trial = tried(model)
+        # Longer rows change the angles of all positions, which then depend on the company
+        self.switch = switch_length(model)
 
     @property
-    def device(self) -> torch.device:
-        """Where token ids have to go."""
-        return self.causal.get_input_embeddings().weight.device
+    def close_call(self) -> float:
+        """Units of rounding within which two tokens might swap (see ``is_close_call``)."""
+        return max(CLOSE_CALL, MORE_NOISE * self.trial.noise)
 
     @property
     def tokens_per_forward(self) -> int:
@@ -44,46 +41,20 @@ class Network:
         longer come from memory that is at hand, and every page of new memory is a fault."""
         return 512 if self.device.type == "cpu" else 16384
 
+    def is_steady(self, length: int) -> bool:
+        """Whether a row of so many tokens is read the same as a whole and token by token."""
+        return self.switch is None or length <= self.switch
+
+    def generates_fast(self, length: int) -> bool:
+        """Whether greedy text of rows that reach ``length`` tokens may come from our own cache."""
+        return self.trial.continues and not self.own_config and self.is_steady(length)
+
     def rows_states(self, rows: Sequence[Sequence[int]], start: int = 0, cache: Any = None) -> Tensor:
-        """[B, T, H] (or [B, T, V]) of rows of token ids, padded on the right, after ``start`` tokens in ``cache``.
-
-        By the fastest products at hand, which round otherwise than the model's own.
-        """
-        longest = max(map(len, rows))
-        crossed = self.switch is not None and start + longest > self.switch
-        if crossed and len(rows) > 1:
-            return pad_sequence([self.rows_states([row], start, cache)[0] for row in rows], batch_first=True)
-        multiple = ROUND_MANY if longest * len(rows) >= MANY else ROUND_FEW
-        room = -longest % (multiple // math.gcd(multiple, len(rows)))
-        limits = [limit for limit in (position_limit(self.model), None if crossed else self.switch) if limit]
-        if limits and start + longest + room > min(limits):
-            room = 0
-        ids = right_padded(rows, self.device, room)
-        positions = None
-        if start:
-            positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(len(rows), -1)
-        with frozen_linears(self.causal):
-            return self.states(ids, positions=positions, cache=cache)
-
-    def states(
-        self, input_ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: Any = None
-    ) -> Tensor:
-        """[B, T, H] (or [B, T, V]) of ``input_ids`` [B, T] after what is in ``cache``, which takes them up.
-
-        ``mask`` is [B, all tokens so far], 0 at padding; ``positions`` [B, T].
-        """
-        options: dict[str, Any] = {"attention_mask": mask, "use_cache": cache is not None}
-        if cache is not None:
-            options["past_key_values"] = cache
-        if positions is not None and self._takes_positions:
-            options["position_ids"] = positions
-        if self.head is None:
-            return self.model(input_ids=input_ids, **options).logits
-        return body_of(self.model)(input_ids=input_ids, **options).last_hidden_state
-
-    def logits(self, states: Tensor) -> Tensor:
-        """[..., V] of ``states``."""
-        return states if self.head is None else self.head.logits(states)
+        """``Halves.rows_states``, each row by itself where the trial failed or a row is too long to share angles."""
+        room = 0 if self.switch is None else ROUND_MANY
+        if cache is None and not (self.trial.reads and self.is_steady(max(map(len, rows)) + room)):
+            return pad_sequence([self.states(right_padded([row], self.device))[0] for row in rows], batch_first=True)
+        return super().rows_states(rows, start, cache)
 
     def token_scores(self, states: Tensor, targets: Tensor, moments: bool = False, lead: bool = False) -> TokenScores:
         """What the model says of the tokens ``targets`` [N] after ``states`` [N, ...]; see ``token_scores``."""

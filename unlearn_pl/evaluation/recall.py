@@ -76,7 +76,7 @@ def recall(network: Network, states: torch.Tensor, answer: Sequence[int]) -> Rec
     return Recall(
         accepted=accepted,
         following=best[accepted],
-        unsure=bool(is_close_call(lead, states.dtype).any()),
+        unsure=bool(is_close_call(lead, states.dtype, network.close_call).any()),
         broken=bool(lead.isnan().any()),
         logprob=fmean(logprob),
         probability=verbatim_probability(logprob),

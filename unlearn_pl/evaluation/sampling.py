@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.decoding import continue_rows
 from unlearn_pl.evaluation.forward import encode_texts, evaluating, rooms
-from unlearn_pl.evaluation.generation import decode_answer, eos_ids
+from unlearn_pl.evaluation.generation import decode_answer, eos_ids, warn_of_ignored
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.parts import content_hash
 from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
@@ -52,6 +52,7 @@ def sample_answers(
     texts = [prompt for prompt in prompts for _ in range(options.samples)]
     rows = encode_texts(model, tokenizer, texts, "sampling: sample", room=1)
     budgets = rooms(model, rows, options.max_new_tokens, "sampling")
+    warn_of_ignored(model)
     ends = eos_ids(model, tokenizer)
 
     def compute(batch: Sequence[int]) -> list[str]:

@@ -10,7 +10,7 @@ from unlearn_pl.objectives.head import Head, product_type
 
 # Beside other rows a row's float32 logits moved by up to 31 units of eps x the largest logit, read with a whole answer
 # at once by up to 52 (SmolLM2-135M, 24 rows of LUME). Two candidates can swap if they are closer than twice that; the
-# rest is room for what was not seen.
+# rest is room for what was not seen. A model that its trial finds to be noisier gets more (``Network.close_call``).
 CLOSE_CALL = 256
 # Below this log ratio to the best token exp() is 0 in float32, so nothing of a sum over p changes by cutting there.
 NO_CHANCE = -200.0
@@ -76,12 +76,12 @@ def leads(logits: Tensor) -> Tensor:
     return ahead / torch.finfo(logits.dtype).eps  # the product of eps and the largest logit may be too small a number
 
 
-def is_close_call(lead: Tensor, dtype: torch.dtype) -> Tensor:
-    """[N] whether rounding may have decided between the two best tokens.
+def is_close_call(lead: Tensor, dtype: torch.dtype, units: float = CLOSE_CALL) -> Tensor:
+    """[N] whether rounding, of as many ``units`` as ``lead`` is told in, may have decided between the two best tokens.
 
     Never in half precision, where that holds for every third token and says little.
     """
-    return lead <= CLOSE_CALL if torch.finfo(dtype).bits >= 32 else torch.zeros_like(lead, dtype=torch.bool)
+    return lead <= units if torch.finfo(dtype).bits >= 32 else torch.zeros_like(lead, dtype=torch.bool)
 
 
 def _scores_of_own(logits: Tensor, targets: Tensor, moments: bool, lead: bool) -> TokenScores:

@@ -19,7 +19,7 @@ from unlearn_pl.data.encoding import Encoded, Rows, start_ids
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.decoding import continue_batch
 from unlearn_pl.evaluation.forward import evaluating, rooms
-from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids
+from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids, warn_of_ignored
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.models.load import DTYPES, load_base
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
@@ -271,6 +271,7 @@ class UnlearningModule(LightningModule):
             budgets = rooms(self.model, prompts, NEW_TOKENS, "predict")
             going = [index for index, budget in enumerate(budgets) if budget]
             with evaluating(self.model):
+                warn_of_ignored(self.model)
                 ends = eos_ids(self.model, self.tokenizer)
                 started, allowed = [prompts[index] for index in going], [budgets[index] for index in going]
                 found = continue_batch(Network(self.model), started, allowed, ends) if going else []
