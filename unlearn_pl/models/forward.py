@@ -129,7 +129,7 @@ def check_head(model: nn.Module) -> None:
         right = head_is_right(model)
     except Exception as error:  # each fails in its own way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model: {name} does not run on token ids alone: {reason}") from error
+        raise InputError(f"model: {name} with this adapter does not run on token ids alone: {reason}") from error
     if not right:
         raise InputError(
             f"model: {name} changes its logits after the vocabulary head in a way that is not known here (known: "
