@@ -113,14 +113,17 @@ def advice(lora: Lora, error: Exception) -> str:
 @torch.no_grad()
 def refuse_routers(model: PeftModel) -> None:
     """Raise InputError if an adapter is on a layer that is a linear one by its class alone: routers give a tuple."""
+    if quantisation(model) is not None:
+        return
     for name, layer in model.named_modules():
         base = layer.get_base_layer() if isinstance(layer, LoraLayer) else None
-        if isinstance(base, nn.Linear) and type(base).forward is not nn.Linear.forward and quantisation(model) is None:
-            if not isinstance(base(torch.zeros(1, base.in_features).to(base.weight)), Tensor):
-                raise InputError(
-                    f"--model.lora.target_modules: {name} ({type(base).__name__}) gives more than a linear layer does; "
-                    "name the attention layers, such as [q_proj, k_proj, v_proj, o_proj]"
-                )
+        if not isinstance(base, nn.Linear) or type(base).forward is nn.Linear.forward:
+            continue
+        if not isinstance(base(torch.zeros(1, base.in_features).to(base.weight)), Tensor):
+            raise InputError(
+                f"--model.lora.target_modules: {name} ({type(base).__name__}) gives more than a linear layer does; "
+                "name the attention layers, such as [q_proj, k_proj, v_proj, o_proj]"
+            )
 
 
 def use_layers(
