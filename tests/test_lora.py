@@ -12,7 +12,7 @@ from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, PromptTuningConfi
 from safetensors.torch import load_file, save_file
 from tiny_adapters import shake
 from torch import Tensor
-from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import Llama4ForCausalLM, Llama4TextConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
@@ -264,3 +264,11 @@ def test_quantised_layers_are_pefts_and_must_have_the_right_gradient(
         attach_lora(model, Lora(rank=2), seed=1)
     with pytest.raises(InputError, match=message):
         open_adapter(again, good, trainable=True)
+
+
+def test_a_router_is_no_target() -> None:
+    """Llama 4's is a linear layer by its class and gives a tuple, at which PEFT fails in the first forward."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Llama4ForCausalLM(Llama4TextConfig(vocab_size=64, num_key_value_heads=1, num_local_experts=2, **sizes))
+    with pytest.raises(InputError, match=r"router \(Llama4Router\) gives more than a linear layer does; name the att"):
+        attach_lora(model, Lora(rank=2, dropout=0.0), seed=1)
