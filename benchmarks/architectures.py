@@ -35,8 +35,9 @@ family of its causal language models a tiny random model is built and compared w
   each row alone: rows that differ. *by generate*: our cache is not exact, and rows go one at a time through
   `generate`, with a warning. *read one by one*: what is read whole is read a row at a time, with a warning.
 * **Merging**: the logits of the saved model beside PEFT's own merge of the same two adapters, `ties` and `cat`:
-  largest difference relative to the largest logit. *linear layers*: `all-linear` also adapts experts here, which are
-  bare parameters and cannot be merged; so the linear layers were named in `--model.lora.target_modules`.
+  largest difference relative to the largest logit.
+  *attention*: `all-linear` is refused, since it adapts experts, which are bare parameters and cannot be merged, or
+  layers that PEFT cannot adapt; so the linear layers of the attention were named in `--model.lora.target_modules`.
 
 *refused* means one line before any work, which stands below. A tiny random model says nothing of sizes: rows are
 short, and experts are few.
@@ -106,7 +107,12 @@ def training(found: dict[str, Any]) -> str:
     if one["gradient"] is None:
         return "**wrong**: other parameters have gradients"
     worst = max(one["loss"], one["gradient"])
-    return ("" if worst < EXACT else "**wrong** ") + ("packed" if one["packed"] else "padded") + f" {worst:.0e}"
+    return (
+        ("" if worst < EXACT else "**wrong** ")
+        + ("packed" if one["packed"] else "padded")
+        + f" {worst:.0e}"
+        + attention(one)
+    )
 
 
 def text(found: dict[str, Any]) -> str:
@@ -123,7 +129,11 @@ def merging(found: dict[str, Any]) -> str:
     if (stop := stopped(one)) is not None:
         return stop
     worst = max(one["ties"], one["cat"])
-    return f"{'' if worst < EXACT else '**wrong** '}{worst:.0e}{' (linear layers)' if 'all_linear' in one else ''}"
+    return f"{'' if worst < EXACT else '**wrong** '}{worst:.0e}{attention(one)}"
+
+
+def attention(one: dict[str, Any]) -> str:
+    return " (attention)" if "all_linear" in one else ""
 
 
 def stopped(one: dict[str, Any]) -> str | None:

@@ -17,7 +17,8 @@ SIZES: dict[int, str] = {
     64: "intermediate_size ffn_dim dim_ff dff d_inner intermediate_size_mlp ffn_hidden_size mamba_intermediate_size "
     "encoder_ffn_dim decoder_ffn_dim time_mix_extra_dim",
     2: "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_key_value_heads num_kv_heads "
-    "num_experts_per_tok num_experts_per_token top_k_experts moe_topk linear_num_key_heads num_nextn_predict_layers "
+    "num_experts_per_tok num_experts_per_token top_k_experts moe_topk moe_k moe_top_k "
+    "linear_num_key_heads num_nextn_predict_layers "
     "num_decoder_layers",
     4: "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads num_experts "
     "num_local_experts n_routed_experts linear_num_value_heads moe_num_experts mamba_d_conv",
@@ -26,19 +27,22 @@ SIZES: dict[int, str] = {
     "linear_key_head_dim linear_value_head_dim rotary_dim index_head_dim dim_head "
     "mamba_n_heads mamba_d_head mamba_num_heads mamba_head_dim time_step_rank block_size mamba_chunk_size "
     "vocab_size_per_layer_input hidden_size_per_layer_input",
+    1: "n_group topk_group first_k_dense_replace n_shared_experts moe_num_shared_experts num_shared_experts",
     512: "max_position_embeddings n_positions n_ctx max_seq_len context_length",
 }
 SMALL = {name: size for size, names in SIZES.items() for name in names.split()}
+MAY_BE_NONE = ("head_dim", "num_key_value_heads")
 VISION = {**SMALL, "num_hidden_layers": 1, "depth": 1, "image_size": 16, "patch_size": 8}
 
 # What the rule does not make a working model of, by family; values go over the rule's.
 SPECIAL: dict[str, dict[str, Any]] = {
+    "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "bamba": {"attn_layer_indices": [1], "mamba_n_groups": 1},
     "codegen": {"rotary_dim": 4},
-    "deepseek_v2": {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
-    "deepseek_v3": {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
     "falcon_h1": {"mamba_n_heads": 4, "mamba_n_groups": 1},
     "gptj": {"rotary_dim": 4},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"], "mamba_n_groups": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "jamba": {
         "num_hidden_layers": 4,
@@ -107,7 +111,7 @@ def small_config(family: str, vocabulary: int, end: int) -> PreTrainedConfig:
     """The configuration of a family (or variant) with every size that it names made small."""
     name, changes = VARIANTS.get(family, (family, {}))
     kind = CONFIG_MAPPING[name]
-    ends = {"vocab_size": vocabulary, "eos_token_id": end, "pad_token_id": end, "bos_token_id": None}
+    ends = {"vocab_size": vocabulary, "eos_token_id": end, "pad_token_id": end, "bos_token_id": end}
     parts = {}
     for part, part_kind in getattr(kind, "sub_configs", {}).items():
         default = getattr(kind(), part, None)
@@ -127,12 +131,18 @@ def small_config(family: str, vocabulary: int, end: int) -> PreTrainedConfig:
 def shrunk(kind: type[PreTrainedConfig], sizes: dict[str, Any]) -> dict[str, Any]:
     """Those of ``sizes`` that the configuration has and that are numbers there, or ids."""
     default = kind().to_dict()
-    return {
+    if "kv_lora_rank" in default:  # keys are expanded to all heads
+        sizes = {**sizes, "num_key_value_heads": sizes["num_attention_heads"]}
+    small = {
         name: value
         for name, value in sizes.items()
         if name in default
-        and (name.endswith("token_id") or (isinstance(default[name], int) and default[name] > 0) or name == "head_dim")
+        and (name.endswith("token_id") or name in MAY_BE_NONE or (isinstance(default[name], int) and default[name] > 0))
     }
+    if kinds := list(dict.fromkeys(default.get("layer_types") or ())):  # one layer of each kind
+        small["layer_types"] = kinds if len(kinds) > 1 else kinds * 2
+        small["num_hidden_layers"] = len(small["layer_types"])
+    return small
 
 
 def small_model(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
