@@ -163,9 +163,14 @@ def test_the_table_says_what_an_attack_needs() -> None:
     assert attack_scores("loss", []) == []
 
 
-def test_formulas_name_the_share() -> None:
+def test_the_share_is_an_option() -> None:
+    """Ten tokens, -1 to -10: a fifth are two, mean -9.5; four tenths are four, mean -8.5."""
     assert MIN_K_SHARE == 0.2
-    assert all("20%" in ATTACKS[name].formula for name in ("min_k", "min_k_pp"))
+    ten = evidence([-float(place) for place in range(1, 11)], [0.0] * 10, [1.0] * 10)
+    for name in ("min_k", "min_k_pp"):
+        assert attack_scores(name, [ten]) == [pytest.approx(-9.5)]
+        assert attack_scores(name, [ten], share=0.4) == [pytest.approx(-8.5)]
+    assert attack_scores("loss", [ten], share=0.4) == [pytest.approx(-5.5)]
 
 
 def test_unknown_attack() -> None:

@@ -77,9 +77,11 @@ def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
     shown = capsys.readouterr()
     assert sorted(path.name for path in output.iterdir()) == ["adapter", "balance.json", "balance.md", "balance.png"]
     found = json.loads((output / "balance.json").read_text())
-    assert {"path", "chosen", "calibration_auc", "holdout_auc", "holdout_interval", "splits", "spread"} <= found.keys()
+    assert {"path", "chosen", "calibration_auc", "holdout_auc", "holdout_interval", "splits", "ranges"} <= found.keys()
     assert list(found["compared"]) == ["over", "under", "ties", "balanced"]
     assert found["provenance"]["versions"]["torch"]
+    assert 0 <= found["rounding"] < 1e-4  # float32
+    assert found["documents"]["auc_step"] == [1 / 36, 1 / 36]
     hashes = found["provenance"]["sha256"]
     assert hashes["adapters"]["over"] == sha256_of(Path(adapters[0]) / "adapter_model.safetensors")
     assert hashes["data"]["member"] == sha256_of(membership.member)

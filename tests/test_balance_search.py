@@ -1,16 +1,18 @@
 """The search on a made-up attack whose AUC along the path is known, and the scorer against plain evaluation."""
 
 import json
+import math
 import random
 from types import SimpleNamespace
 
 import pytest
 from adapter_folders import write_adapter
 
+from unlearn_pl.analysis.balance_files import conclusion
 from unlearn_pl.balance.opening import open_merges, open_path
 from unlearn_pl.balance.path import Point
 from unlearn_pl.balance.scorer import Documents, Scores
-from unlearn_pl.balance.search import BalanceOptions, BalanceSearch, spread
+from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.generation import Generation
@@ -134,8 +136,85 @@ def test_splits_are_calibrated_each_on_its_own_half(path):
     assert [split["seed"] for split in found["splits"]] == [0, 1, 2]
     assert all(abs(split["calibration_auc"] - 0.5) <= 0.01 for split in found["splits"])
     assert len({split["mix"] for split in found["splits"]}) > 1
-    assert found["spread"]["holdout_auc_mean"] == pytest.approx(sum(s["holdout_auc"] for s in found["splits"]) / 3)
-    assert spread([{"holdout_auc": 0.4, "mix": 1}])["mix_stdev"] is None
+    aucs = sorted(split["holdout_auc"] for split in found["splits"])
+    assert found["ranges"]["holdout_auc"] == [aucs[0], aucs[-1]]
+    text = conclusion(found)
+    assert f"calibrated again on 2 other splits of the same documents, {aucs[0]:.3f} to {aucs[-1]:.3f} in all" in text
+    assert "±" not in text  # the splits share documents: no standard error
+
+
+def few(path, members=3, others=9, slope=2.0):
+    """Made-up losses of 2 x 3 members and 2 x 9 others: the AUC of a half moves in steps of 1 / 27."""
+    scorer = MadeUp(path, slope)
+    scorer.documents = Documents(scorer.documents.members[: 2 * members], scorer.documents.nonmembers[: 2 * others])
+    spread = random.Random(2)
+    noise = [spread.gauss(0, 0.3) for _ in range(2 * members + 2 * others)]
+
+    def losses(deltas):
+        scorer.calls += 1
+        level = 2 + slope * scorer.share(deltas)
+        return [(level if i < 2 * members else 3.0) + value for i, value in enumerate(noise)]
+
+    scorer.losses = losses
+    return scorer
+
+
+def test_few_documents_cross_where_they_can_tell_no_more(path):
+    """13 / 27 and 14 / 27 lie .0185 from one half, on either side, and there is nothing between: a tolerance of .01
+    would never be met. The search ends there, says so, and asks no merge twice."""
+    scorer = few(path)
+    assert scorer.documents.step() == 1 / 27
+    asked = []
+    losses = scorer.losses
+    scorer.losses = lambda deltas: (asked.append(scorer.share(deltas)), losses(deltas))[1]
+    told = []
+    search = BalanceSearch(path, scorer, BalanceOptions(methods=["cat"], scales=[1.0], splits=1), told.append)
+    found = search.run()
+    assert found["crosses"]
+    assert found["calibration_auc"] in (13 / 27, 14 / 27)
+    assert found["documents"]["auc_step"] == [1 / 27, 1 / 27]
+    assert "steps of 0.037" in conclusion(found)
+    assert any("moves in steps of 0.0370" in line for line in told)
+    assert len(asked) <= 5 + 4
+    assert len({round(share, 9) for share in asked}) == len(asked)
+
+
+def test_one_merge_in_other_words_is_measured_once(path):
+    """Shifts that end at a mix of 0, and two groups of one mix."""
+    scorer = MadeUp(path)
+    search = BalanceSearch(path, scorer, BalanceOptions(groups=2))
+    first = search.losses(Point(0.1, shifts=(-0.2, -0.3)))
+    assert search.losses(Point(0.0)) is first
+    assert search.losses(Point(0.05, shifts=(-0.1, -0.2))) is first
+    assert scorer.calls == 1
+    search.losses(Point(0.5, method="ties", shifts=(0.0, 0.0)))
+    search.losses(Point(0.5, method="ties"))  # not the same: each group is brought to its own norm
+    assert scorer.calls == 3
+
+
+def test_a_merge_that_breaks_the_model_is_no_crossing(path):
+    """All losses NaN between shares of .2 and .8: ties of nothing would be an AUC of one half."""
+    scorer = MadeUp(path)
+    real = scorer.losses
+    scorer.losses = lambda deltas: [
+        math.nan if 0.2 < scorer.share(deltas) < 0.8 else loss for loss in real(deltas)
+    ]  # fmt: skip
+    told = []
+    found = BalanceSearch(path, scorer, BalanceOptions(methods=["cat"], scales=[1.0], splits=1), told.append).run()
+    assert not found["crosses"]
+    assert any("losses are not finite, it is left out" in line for line in told)
+    broken = [point for point in found["path"] if point["calibration_auc"] is None]
+    assert len(broken) == 3
+    assert {(point["auc"], point["task_aggregate"]) for point in broken} == {(None, None)}
+    assert found["chosen"]["calibration_auc"] is not None
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    scorer.losses = lambda deltas: [math.nan for _ in real(deltas)]
+    with pytest.raises(
+        InputError, match=r"--adapters: with the over-forgetting adapter alone the losses .* not finite"
+    ):
+        BalanceSearch(path, scorer, BalanceOptions()).run()
+    facts = Scores([math.nan], 0.5, None).facts(math.nan)
+    assert (facts["aggregate"], facts["membership_auc"], facts["membership_score"]) == (None, None, None)
 
 
 def test_methods_and_densities_make_paths_of_their_own(path):

@@ -263,6 +263,59 @@ def test_a_build_that_dies_leaves_nothing(model, tmp_path, monkeypatch) -> None:
     assert_right(model, opened(model, tmp_path)[0])
 
 
+def test_who_ends_second_uses_what_the_first_has_put_there(model, tmp_path, monkeypatch) -> None:
+    """While one computes its first rows another builds the whole; neither fails, and one build is kept."""
+    inodes: list[int] = []
+
+    def meanwhile(*arguments: object) -> object:
+        monkeypatch.setattr(cache_module, "live_reference", live_reference)
+        opened(model, tmp_path)
+        inodes.append(caches_in(tmp_path)[-1].stat().st_ino)
+        return live_reference(*arguments)
+
+    monkeypatch.setattr(cache_module, "live_reference", meanwhile)
+    reference, said = opened(model, tmp_path)
+    assert len(said) == 1
+    assert [folder.stat().st_ino for folder in caches_in(tmp_path)] == inodes
+    assert_right(model, reference)
+
+
+def test_what_is_torn_in_the_meantime_is_asked_for_again(model, tmp_path, monkeypatch, no_model) -> None:
+    """Another process replaces the folder while this one reads it: first a file is missing, then all are there."""
+    opened(model, tmp_path)
+    whole, calls = cache_module.read_index, []
+
+    def torn_once(folder: Path) -> object:
+        calls.append(folder)
+        if len(calls) == 1:
+            raise InputError("reference cache: No such file")
+        return whole(folder)
+
+    monkeypatch.setattr(cache_module, "read_index", torn_once)
+    monkeypatch.setattr(cache_module, "PAUSE", 0)
+    no_model()
+    reference, said = opened(model, tmp_path)
+    assert (said, len(calls)) == ([], 2)
+    assert_right(model, reference)
+
+
+def test_what_others_take_away_is_built_again(model, tmp_path, monkeypatch) -> None:
+    """The folder is gone by the time it is opened."""
+    built: list[int] = []
+    build = cache_module.build
+
+    def taken_away(*arguments: object) -> None:
+        build(*arguments)
+        built.append(1)
+        if len(built) == 1:
+            shutil.rmtree(caches_in(tmp_path)[0])
+
+    monkeypatch.setattr(cache_module, "build", taken_away)
+    reference, _ = opened(model, tmp_path)
+    assert len(built) == 2
+    assert_right(model, reference)
+
+
 def test_nothing_is_kept_where_nothing_is_asked_or_wanted(model, tmp_path, no_model) -> None:
     no_model()
     folder = tmp_path / "caches"

@@ -1,8 +1,11 @@
 """Callbacks under a real Trainer: what they save, when, and what they refuse."""
 
 import json
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_runs import module, trainer, write_rows
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from unlearn_pl.balance.search import BalanceOptions
 from unlearn_pl.callbacks.adapter import SaveAdapter
@@ -24,9 +27,10 @@ from unlearn_pl.callbacks.progress import Throughput
 from unlearn_pl.callbacks.snapshot import WeightSnapshot
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.generation import Generation, generate_greedy
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.models.lora import adapter_state
+from unlearn_pl.models.load import load_base
+from unlearn_pl.models.lora import Lora, adapter_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*is smaller than the logging")
 WEIGHTS = "adapter_model.safetensors"
@@ -225,6 +229,30 @@ def test_throughput_counts_tokens_not_padding(
     assert rate == int(rate)
 
 
+def test_predictions_are_the_texts_of_an_evaluation(
+    base_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of 40 to 510 tokens where training keeps 6: predict reads all of them; 510 leave room for two tokens and
+    512 for none."""
+    predicted, tokenizer = module(base_folder), AutoTokenizer.from_pretrained(base_folder)
+    lines = [" 7" * count for count in (20, 255, 256)]
+    assert [len(tokenizer(line).input_ids) for line in lines] == [40, 510, 512]
+    for split in ("forget", "retain"):
+        rows = [{"id": f"{split}{n}qa0", "input": line, "output": "x", "task": "Task1"} for n, line in enumerate(lines)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("forget", "retain")}
+    monkeypatch.setattr("unlearn_pl.training.module.NEW_TOKENS", 5)
+    data = ForgetRetainData(**files, max_length=8, batch_size=3)
+    with pytest.warns(UserWarning, match="have been cut|predict: 2 of 3"):
+        trainer(tmp_path, [WritePredictions()]).predict(predicted, data)
+    written = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    plain = AutoModelForCausalLM.from_pretrained(base_folder)  # what a fresh adapter leaves it
+    expected = [
+        generate_greedy(plain, tokenizer, [line], budget)[0] for line, budget in zip(lines[:2], (5, 2), strict=True)
+    ]
+    assert [row["generated"] for row in written] == [*expected, None] * 2
+
+
 def test_predictions_hold_every_row_once(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
     predicted = module(base_folder)
     data = ForgetRetainData(**rows, batch_size=3)
@@ -234,3 +262,96 @@ def test_predictions_hold_every_row_once(base_folder: str, rows: dict[str, str],
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines if line["split"] == "forget"] == sorted(r.id for r in data.forget_records)
     assert len({line["id"] for line in lines}) == len(lines)
+
+
+def test_an_evaluation_after_the_checkpoint_is_not_lost(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    """The checkpoint of step 7 is taken before the evaluation of step 7, whose entry is in the file alone."""
+
+    class SaveFirst(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(tmp_path / "seven.ckpt")
+
+    evaluate = EvaluateDuringFit(None, every_n_steps=7, generation=Generation(max_new_tokens=2))
+    trainer(tmp_path, [SaveFirst(), evaluate]).fit(module(base_folder), ForgetRetainData(**rows))
+    before = json.loads((tmp_path / "evaluations.json").read_text())
+    again = EvaluateDuringFit(None, every_n_steps=7, generation=Generation(max_new_tokens=2))
+    trainer(tmp_path, [again]).fit(module(base_folder), ForgetRetainData(**rows), ckpt_path=tmp_path / "seven.ckpt")
+    assert json.loads((tmp_path / "evaluations.json").read_text()) == before
+    assert [entry["step"] for entry in before] == [0, 7, 14]
+
+
+def test_an_adapter_of_nan_is_not_written(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    class Spoil(Callback):
+        def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+            for name, parameter in pl_module.named_parameters():
+                if "lora_B" in name:
+                    parameter.data.fill_(torch.nan)
+
+    with pytest.raises(InputError, match=r"the adapter holds NaN or infinite numbers .* and was not written"):
+        trainer(tmp_path, [Spoil(), SaveAdapter()], max_epochs=1).fit(module(base_folder), ForgetRetainData(**rows))
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_angles_without_the_old_folder_are_a_warning_and_the_merge_is_made(
+    base_folder: str, rows: dict[str, str], tmp_path: Path
+) -> None:
+    """Resumed into another folder after the pivot, once with the old folder there and once without it."""
+    first = [WeightSnapshot(steps=[5]), AngleAnalysis(pivot=5), SaveAdapter()]
+    runner = trainer(tmp_path / "one", first, max_epochs=1)
+    runner.fit(module(base_folder), ForgetRetainData(**rows))
+    runner.save_checkpoint(tmp_path / "end.ckpt")
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "one/adapter", other)
+    for name in ("two", "three"):
+        callbacks = [SaveAdapter(), WeightSnapshot(steps=[5]), AngleAnalysis(pivot=5), MergeAfterFit(str(other))]
+        longer = pytest.warns(UserWarning, match="optimizer steps in all was 7 and is 14")
+        expected = pytest.warns(UserWarning, match="AngleAnalysis: no angles, since .*step_0 and .*step_5 are missing")
+        with longer, nullcontext() if name == "two" else expected:
+            trainer(tmp_path / name, callbacks).fit(
+                module(base_folder), ForgetRetainData(**rows), ckpt_path=tmp_path / "end.ckpt"
+            )
+        assert (tmp_path / name / "angles.json").is_file() == (name == "two")
+        assert (tmp_path / name / "merged/adapter/adapter_model.safetensors").is_file()
+        shutil.rmtree(tmp_path / "one", ignore_errors=True)
+
+
+def test_merge_refuses_before_training_what_it_would_refuse_after_it(
+    base_folder: str, rows: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rank, an adapter of NaN, a kind that cannot be merged, a disk that is full, a file in the way."""
+    trainer(tmp_path / "one", [SaveAdapter()], max_epochs=1).fit(module(base_folder), ForgetRetainData(**rows))
+    other = tmp_path / "one/adapter"
+
+    def refused(match: str, folder: Path = tmp_path / "two", **options: Any) -> None:
+        with pytest.raises(InputError, match=match):
+            trainer(folder, [MergeAfterFit(str(other))]).fit(module(base_folder, **options), ForgetRetainData(**rows))
+
+    refused(r"MergeAfterFit: .*ranks, got \[2, 4\]|started from other A factors", lora=Lora(rank=2))
+    config = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    refused("cannot be merged: DoRA")
+    (other / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "file").write_text("")
+    refused("MergeAfterFit: .*merged cannot be a folder", folder=tmp_path / "file")
+    monkeypatch.setattr("unlearn_pl.files.shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    refused("MergeAfterFit: .* GB free")
+    assert not (tmp_path / "two").exists()
+
+
+def test_the_merge_lets_the_base_run_its_own_code_if_the_fit_may(
+    base_folder: str, rows: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(tmp_path / "one", [SaveAdapter()], max_epochs=1).fit(module(base_folder), ForgetRetainData(**rows))
+    asked: list[Any] = []
+
+    def spy(name: str, dtype: str, trust_remote_code: bool = False) -> Any:
+        asked.append(trust_remote_code)
+        return load_base(name, dtype)
+
+    monkeypatch.setattr("unlearn_pl.callbacks.merge.load_base", spy)
+    merge = MergeAfterFit(str(tmp_path / "one/adapter"))
+    trainer(tmp_path / "two", [SaveAdapter(), merge], max_epochs=1).fit(
+        module(base_folder, trust_remote_code=True), ForgetRetainData(**rows)
+    )
+    assert asked == [True]

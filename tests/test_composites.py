@@ -11,21 +11,12 @@ from hypothesis import strategies as st
 from unlearn_pl.evaluation.composites import (
     attack_score,
     attack_score_to_retrained,
-    forget_quality,
     harmonic,
     memorization,
-    model_utility,
-    privacy,
-    truth_ratio_closeness,
-    truth_ratio_utility,
-    utility,
+    s_mia,
 )
-from unlearn_pl.evaluation.statistics import kolmogorov_smirnov
 
 unit = st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1, allow_subnormal=False)
-ratios = st.lists(
-    st.sampled_from([0.0, 1.0, math.inf]) | st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=9
-)
 
 
 def inverse_mean(parts: list[float]) -> float:
@@ -60,24 +51,23 @@ def test_harmonic_by_hand() -> None:
 @settings(deadline=None)
 @given(part, part, part, part)
 def test_open_unlearning_scores(a: float, b: float, c: float, d: float) -> None:
-    assert privacy(a, b, c, d) == pytest.approx(inverse_mean([a, b, c, d]), rel=1e-9)
-    assert utility(a, b) == pytest.approx(inverse_mean([a, b]), rel=1e-9)
     turned = memorization(1 - a, 1 - b, 1 - c, 1 - d)
     assert turned == pytest.approx(inverse_mean([a, b, c, d]), rel=1e-6, abs=1e-9)
 
 
 def test_open_unlearning_by_hand() -> None:
-    """Memorization 4 / (1/.8 + 1/.5 + 1/1 + 1/.25) = 4 / 8.25; privacy 4 / (1 + 2 + 4 + 1) = 1/2; utility 2 / (2 + 4)
-    = 1/3. A text that can be extracted whole makes memorization 0."""
+    """4 / (1/.8 + 1/.5 + 1/1 + 1/.25) = 4 / 8.25; a text that can be extracted whole makes 0. Strength, exactness and
+    probability of .1 with a ratio R of wrong to right answers: right / (right + wrong) is 1 / (1 + R), so an
+    over-forgotten model (R = 100) is near 1, and not near 0 as with min(R, 1/R)."""
+    for ratio, score in ((1, 0.75), (10, 0.902), (100, 0.921)):
+        assert memorization(0.1, 0.1, 0.1, 1 / (1 + ratio)) == pytest.approx(score, abs=1e-3)
     assert memorization(0.2, 0.5, 0.0, 0.75) == pytest.approx(4 / 8.25)
     assert memorization(1.0, 0.5, 0.0, 0.75) == 0
-    assert privacy(1.0, 0.5, 0.25, 1.0) == pytest.approx(0.5)
-    assert utility(0.5, 0.25) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
     ("composite", "number"),
-    [(memorization, 4), (privacy, 4), (utility, 2), (attack_score, 1), (attack_score_to_retrained, 2)],
+    [(memorization, 4), (attack_score, 1), (attack_score_to_retrained, 2), (s_mia, 2)],
 )
 def test_none_unless_all_parts_exist(composite: Callable[..., float | None], number: int) -> None:
     """Every choice of missing parts, the zeros among the others included."""
@@ -112,62 +102,10 @@ def test_attack_score_to_retrained_by_hand() -> None:
     assert attack_score_to_retrained(0.9, 0.2) == pytest.approx(1 / 8)
 
 
-@settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(["retain", "authors", "facts"]), st.tuples(part, part, part), min_size=1))
-def test_model_utility(sets: dict[str, tuple[float, float, float]]) -> None:
-    numbers = [number for parts in sets.values() for number in parts]
-    assert model_utility({**sets}) == pytest.approx(inverse_mean(numbers), rel=1e-9)
-    for place in range(3):
-        missing = (*[0.5] * place, None, *[0.5] * (2 - place))
-        assert model_utility({**sets, "another": missing}) is None
-
-
-def test_model_utility_by_hand() -> None:
-    """Eight ones and a half: 9 / (8 + 2) = .9; one zero makes zero."""
-    sets = {"retain": (1.0, 1.0, 1.0), "real authors": (1.0, 0.5, 1.0), "world facts": (1.0, 1.0, 1.0)}
-    assert model_utility({**sets}) == pytest.approx(0.9)
-    assert model_utility({**sets, "world facts": (1.0, 1.0, 0.0)}) == 0
-    with pytest.raises(AssertionError, match="no parts"):
-        model_utility({})
-
-
-def test_forget_quality() -> None:
-    """Three against three without overlap: 2 of the C(6, 3) = 20 orders are as far apart. The same ratios: 1."""
-    assert forget_quality([0.1, 0.2, 0.3], [0.7, 0.8, math.inf]) == pytest.approx(0.1)
-    assert forget_quality([0.1, 0.2], [0.1, 0.2]) == 1
-    first, second = [place / 7 for place in range(9)], [place / 5 for place in range(8)]
-    assert forget_quality(first, second) == kolmogorov_smirnov(first, second)[1]
-    assert forget_quality(None, [0.1]) is None
-    assert forget_quality([0.1], None) is None
-    with pytest.raises(AssertionError):
-        forget_quality([], [0.1])
-
-
-@settings(deadline=None)
-@given(ratios)
-def test_truth_ratios(values: list[float]) -> None:
-    """Loops that name each case: below 1, and from 1 on."""
-    useful = close = 0.0
-    for ratio in values:
-        if ratio < 1:
-            useful += 1 - ratio
-            close += ratio
-        else:
-            close += 1 / ratio
-    assert truth_ratio_utility(values) == pytest.approx(useful / len(values), abs=1e-12)
-    assert truth_ratio_closeness(values) == pytest.approx(close / len(values), abs=1e-12)
-
-
-def test_truth_ratios_by_hand() -> None:
-    """Ratios 0, 1/2, 1, 2, infinite: utility (1 + 1/2) / 5 = .3, closeness (0 + 1/2 + 1 + 1/2 + 0) / 5 = .4."""
-    values = [0.0, 0.5, 1.0, 2.0, math.inf]
-    assert truth_ratio_utility(values) == pytest.approx(0.3)
-    assert truth_ratio_closeness(values) == pytest.approx(0.4)
-
-
-@pytest.mark.parametrize("score", [truth_ratio_utility, truth_ratio_closeness])
-def test_truth_ratios_that_are_none(score: Callable[..., float | None]) -> None:
-    assert score(None) is None
-    for wrong in ([], [-0.1], [0.5, math.nan]):
-        with pytest.raises(AssertionError):
-            score(wrong)
+def test_s_mia_by_hand() -> None:
+    """The formula of UDS: 1 - |.5 - .4| / .4 = 3/4 (our own gives 5/6), and 0 where the distance exceeds AUC_r."""
+    assert s_mia(0.5, 0.4) == pytest.approx(0.75)
+    assert attack_score_to_retrained(0.5, 0.4) == pytest.approx(1 - 0.1 / 0.6)
+    assert s_mia(0.9, 0.4) == 0
+    assert s_mia(0.0, 0.0) == 1
+    assert s_mia(0.1, 0.0) == 0

@@ -85,3 +85,24 @@ def test_refining_stays_inside_of_its_bracket(power, root):
     assert 0 <= found.at <= 1
     assert found.value == curve(found.at)
     assert found.reached
+
+
+@pytest.mark.parametrize(("root", "steps"), [(0.3, 27), (0.62, 27), (0.9, 7), (0.41, 24)])
+def test_neighbouring_steps_are_a_crossing_and_end_the_search(root, steps):
+    """A staircase whose values miss one half by half a step (or, with 24 steps, meet it): no tolerance is needed."""
+    curve = Counted(lambda place: (math.floor((0.5 + (root - place) * 0.9) * steps) + 0.5 * (steps % 2 == 0)) / steps)
+    (found,) = find_crossings(curve, GRID, tolerance=1e-9, evaluations=30, step=1 / steps)
+    assert found.reached
+    assert abs(found.value - 0.5) <= 0.5 / steps + 1e-12
+    assert len(curve.places) < 5 + 12
+    wide = find_crossings(lambda place: 0.1 if place < root else 0.9, GRID, evaluations=6, step=1 / steps)
+    assert [one.reached for one in wide] == [False]
+
+
+def test_a_value_that_is_not_finite_is_on_no_side():
+    """NaN from .2 to .8: .1 and .9 on its sides are no crossing, nor is NaN itself."""
+    curve = Counted(lambda place: math.nan if 0.2 < place < 0.8 else 0.1 + 0.8 * place)
+    assert find_crossings(curve, GRID) == []
+    hole = Counted(lambda place: math.nan if 0.3 < place < 0.4 else 0.9 * (place > 0.3))
+    found = find_crossings(hole, GRID)
+    assert not any(one.reached or math.isnan(one.value) for one in found)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
+from tokenizer_kinds import word_level
 
 from unlearn_pl.data.datamodule import ForgetRetainData, PairBatch
 from unlearn_pl.data.pairing import PairSampler
@@ -396,3 +397,11 @@ def test_help_explains_every_argument():
     actions = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
     assert len(actions) == 14
     assert not [name for name, text in actions.items() if not text]
+
+
+def test_rows_that_the_tokenizer_does_not_know_are_counted(files, tmp_path):
+    """A tokenizer of whole words: of 7 + 4 answers it knows the two that are "0"."""
+    word_level(["What", "is", "row", "0", "w"]).save_pretrained(tmp_path)
+    data = ForgetRetainData(**files, tokenizer=str(tmp_path))
+    with pytest.warns(UserWarning, match="9 of 11 rows hold characters that it does not know, in 9 of them the answer"):
+        data.setup()

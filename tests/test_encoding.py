@@ -1,14 +1,30 @@
 """Token ids, cuts, masks. The tokenizer works on bytes, so ids of parts and of the whole can be counted by hand."""
 
 import copy
+import functools
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizer_kinds import KINDS, TEXTS, WORDS, byte_bpe, sentencepiece, word_level
 from tokenizers import normalizers, processors
 
-from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_document, encode_record
+from unlearn_pl.data.encoding import (
+    Encoded,
+    Encoding,
+    Rows,
+    collate_rows,
+    decoded_ids,
+    encode_document,
+    encode_record,
+    holds_unknown,
+    inner_ids,
+    is_unknown,
+    joined_ids,
+    start_ids,
+    token_ids,
+)
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 
@@ -28,6 +44,100 @@ def with_specials(tokenizer, template: str):
 
 def ids(tokenizer, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+kind = functools.cache(lambda name: KINDS[name]())
+some_words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
+after_words = st.sampled_from(["", "", "", " ", "\n", "  ", " (", '"'])
+
+
+def own_ids(tokenizer, text: str) -> list[int]:
+    """What the backend makes of a text, its trailing special tokens taken off by the backend's own mask."""
+    encoding = tokenizer.backend_tokenizer.encode(text)
+    kept = len(encoding.ids)
+    while kept and encoding.special_tokens_mask[kept - 1]:
+        kept -= 1
+    return encoding.ids[:kept]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@given(prompt=some_words, end=after_words, answer=some_words)
+def test_prompt_and_answer_are_the_whole_text(name, prompt, end, answer):
+    """Where the prompt's tokens begin the whole text's, what follows them is the answer; else the text is the same."""
+    tokenizer, prompt = kind(name), prompt + end
+    first, rest = joined_ids(prompt, f" {answer}", tokenizer)
+    whole = own_ids(tokenizer, f"{prompt} {answer}")
+    assert first == own_ids(tokenizer, prompt)
+    if whole[: len(first)] == first:
+        assert first + rest == whole
+    assert tokenizer.decode(first + rest, skip_special_tokens=True) == tokenizer.decode(whole, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_space_is_a_border_for_every_kind(name):
+    """The documents as they were memorised, cut at each of their spaces."""
+    tokenizer = kind(name)
+    for text in TEXTS:
+        for place in (place for place, character in enumerate(text) if character == " " and text[place - 1] != " "):
+            first, rest = joined_ids(text[:place], text[place:], tokenizer)
+            assert first + rest == own_ids(tokenizer, text) == start_ids(text, tokenizer)
+
+
+@given(prompt=st.text(min_size=1, max_size=20), answer=st.text(min_size=1, max_size=20))
+def test_bytes_are_cut_as_they_are_apart(prompt, answer):
+    """For byte-level BPE the border before a space is always one between tokens."""
+    tokenizer = kind("byte BPE")
+    apart = token_ids(prompt, tokenizer), token_ids(f" {answer}", tokenizer)
+    assert joined_ids(prompt, f" {answer}", tokenizer) == apart
+
+
+def test_where_the_border_is_none_the_answer_has_its_inner_tokens():
+    """Two spaces are one token: the prompt keeps its own, and no mark of a beginning is put between."""
+    tokenizer = sentencepiece()
+    tokenizer.add_tokens(["\u2581\u2581"])
+    prompt, answer = joined_ids("When was ", " Anna", tokenizer)
+    assert tokenizer.convert_ids_to_tokens(prompt)[-2:] == ["\u2581was", "\u2581"]
+    assert tokenizer.convert_ids_to_tokens(answer) == ["\u2581Anna"]
+    assert tokenizer.convert_ids_to_tokens(token_ids(" Anna", tokenizer))[0] != "\u2581Anna"
+    assert not tokenizer.convert_ids_to_tokens(inner_ids("Anna", tokenizer))[0].startswith("\u2581")
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "WordPiece"])
+@given(text=some_words)
+def test_a_decoded_text_has_the_tokens_it_was_decoded_from(name, text):
+    tokenizer = kind(name)
+    answer = joined_ids("When", f" {text}", tokenizer)[1]
+    assert decoded_ids(tokenizer.decode(answer), tokenizer) == answer
+    assert decoded_ids("", tokenizer) == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_are_trained_on_as_the_documents_were_memorised(name):
+    record = Record("7qa1", "When was Anna Quill born?", "1984-12-31", "Task2", "qa")
+    encoded = encode_record(record, kind(name), Encoding(), forget=True)
+    assert encoded.input_ids == (*own_ids(kind(name), record.document), kind(name).eos_token_id)
+
+
+def test_without_a_joiner_the_answer_is_encoded_alone_as_the_released_code_does():
+    """Also where the whole text's tokens differ: "bornAnna" might be one."""
+    tokenizer = byte_bpe()
+    tokenizer.add_tokens(["nA"])
+    record = Record("7qa1", "When was Anna born", "Anna", "Task2", "qa")
+    encoded = encode_record(record, tokenizer, Encoding(joiner=""), forget=True)
+    assert encoded.input_ids[encoded.answer_start : -1] == ids(tokenizer, "Anna")
+    assert encoded.input_ids[: encoded.answer_start] == ids(tokenizer, record.input)
+
+
+def test_unknown_answers():
+    tokenizer = word_level()
+    unknown, known = token_ids("Zoltan Zoltan", tokenizer), token_ids("Anna", tokenizer)
+    assert is_unknown([*unknown, tokenizer.eos_token_id], tokenizer)
+    assert not is_unknown([*unknown, *known], tokenizer)
+    assert holds_unknown([*unknown, *known], tokenizer)
+    assert not holds_unknown(known, tokenizer)
+    assert not is_unknown([], tokenizer)
+    tokenizer.unk_token = tokenizer.eos_token  # GPT-2: its rows end in that token, and nothing is unknown
+    assert not holds_unknown([*known, tokenizer.eos_token_id], tokenizer)
 
 
 def test_a_short_record_is_prompt_joiner_answer_eos(tokenizer):

@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from unlearn_pl.analysis.figures import plot_terms
 from unlearn_pl.commands import evaluate as command
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
+from unlearn_pl.evaluation.harness import Harness
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.models.load import load_base
@@ -87,7 +90,9 @@ def test_twice_the_same_bytes(
     printed = capsys.readouterr()
     assert "Task Aggregate" in printed.out
     assert "retain/Task3/knowledge" in printed.out
-    assert "note:" not in printed.out
+    assert {line for line in printed.out.splitlines() if line.startswith("note:")} == {
+        "note: no tpr_at_1_percent and tpr_at_5_percent: 1 % needs 100 non-members, 5 % needs 20, got 1"
+    }
     assert "generation, rows: 8 of 8" in printed.err
 
 
@@ -146,7 +151,7 @@ def test_everything_is_checked_before_the_model_is_loaded(
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr(command, "load_base", never)
-    monkeypatch.setattr(command, "load_tokenizer", never)
+    monkeypatch.setattr(command, "find_tokenizer", never)
     output = str(tmp_path / "out")
     (tmp_path / "bad.jsonl").write_text('{"id": "x"}\n')
     cases: list[tuple[dict[str, object], str]] = [
@@ -217,3 +222,71 @@ def test_parts_of_other_code_are_not_reused(
     assert parts() == first
     monkeypatch.setattr(command, "code_hash", lambda: "another formula")
     assert not parts() & first
+
+
+def test_lm_eval_that_fails_leaves_all_other_results(
+    base_folder: str, data: EvaluationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tasks come last and download: an evaluation of hours must not be lost with them."""
+
+    def fails(*args: object, **options: object) -> None:
+        raise ConnectionError("no network\nand more lines")
+
+    monkeypatch.setattr(command, "task_manager", lambda harness: None)
+    monkeypatch.setattr(command, "run_harness", fails)
+    out = tmp_path / "out"
+    with pytest.raises(InputError) as caught:
+        evaluate(base_folder, data, str(out), generation=SHORT, harness=Harness(tasks=["mmlu"]), device="cpu")
+    assert str(caught.value) == (
+        f"--harness.tasks: lm-eval failed (ConnectionError: no network); the rest is done: {out}"
+    )
+    assert "harness" not in json.loads((out / "results.json").read_text())
+    monkeypatch.setattr(command, "run_harness", lambda *args, **options: {"mmlu": {"acc,none": 0.5}})
+    again = Harness(tasks=["mmlu"])
+    evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)
+    assert json.loads((out / "results.json").read_text())["harness"] == {"mmlu": {"acc,none": 0.5}}
+
+
+def test_a_reference_with_another_tokenizer_is_refused(
+    base_folder: str, data: EvaluationData, tmp_path: Path, tiny_model: Build
+) -> None:
+    """Its losses would be of ids that mean something else to it."""
+    other = tmp_path / "other"
+    shutil.copytree(base_folder, other)
+    content = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (other / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match=r"^--reference: its tokenizer is another than the model's \(the token 'b'"):
+        evaluate(base_folder, data, str(tmp_path / "out"), generation=SHORT, reference=str(other), device="cpu")
+
+
+def test_a_model_of_nan_is_called_broken(
+    data: EvaluationData,
+    extras: tuple[Membership, Choice],
+    tmp_path: Path,
+    tiny_model: Build,
+    tokenizer: PreTrainedTokenizerFast,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not an AUC of 0.5, a score of 1 and an Aggregate better than that of a sound model."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "nan")
+    tokenizer.save_pretrained(tmp_path / "nan")
+    with pytest.warns(UserWarning, match="have no finite loss"):
+        evaluate(str(tmp_path / "nan"), data, str(tmp_path / "out"), None, *extras, generation=SHORT, device="cpu")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    for name in ("membership_auc", "membership_score", "aggregate"):
+        assert found[name] is None
+    assert found["scores"]["forget/verbatim_probability"]["value"] is None
+    assert found["verdicts"]["loss"].startswith("broken model: 2 of 2 documents have no finite loss")
+    assert "note: broken model: " in capsys.readouterr().out
+
+
+def test_a_task_with_a_slash_is_drawn(tmp_path: Path) -> None:
+    """And a step whose term says nothing leaves a gap."""
+    curves = {"forget/TOFU/forget10/regurgitation": [(0, 0.5), (1, None)], "retain/TOFU/forget10/knowledge": [(0, 1.0)]}
+    plot_terms(curves, tmp_path / "terms.png")
+    assert (tmp_path / "terms.png").stat().st_size > 1000

@@ -190,6 +190,31 @@ def test_tied_weights_are_refused_by_both_names(tiny_model, module):
     FoldedWeights(tiny_model(), deltas)  # and so is an untied head
 
 
+@pytest.mark.parametrize(("dtype", "form"), [(torch.float32, "factors"), (torch.bfloat16, "products")])
+def test_how_much_of_a_delta_is_lost_to_rounding(tiny_model, pair, dtype, form):
+    """Relative to the delta, the weights' own rounding grows as the delta shrinks."""
+    base = tiny_model().to(dtype)
+    before = {name: value.double() for name, value in weights(base).items()}
+    errors = []
+    for scale in (1.0, 0.01):
+        deltas = merged(tiny_model(), pair, "cat", scale=scale).deltas
+        wanted = products(deltas)
+        errors.append(FoldedWeights(base, deltas).rounding(deltas if form == "factors" else wanted))
+        after = weights(base)
+        gaps = [
+            after[f"{name.removeprefix(PREFIX)}.weight"].double()
+            - before[f"{name.removeprefix(PREFIX)}.weight"]
+            - delta
+            for name, delta in wanted.items()
+        ]
+        lost = sum(gap.square().sum().item() for gap in gaps) / sum(d.square().sum().item() for d in wanted.values())
+        assert errors[-1] == pytest.approx(lost**0.5, rel=1e-3)
+        for name, value in base.named_parameters():
+            value.data.copy_(before[name])
+    assert errors[0] < errors[1]
+    assert errors[1] < 1e-3 if dtype == torch.float32 else errors[1] > 10 * errors[0]
+
+
 @pytest.mark.parametrize("kind", ["int8", "float8", "packed"])
 def test_a_delta_is_never_added_to_codes(tiny_model, kind):
     """As 8 bits, 8-bit floats and 4 bits two in a byte are stored."""

@@ -211,14 +211,17 @@ def test_eos_ids(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) ->
 
 
 def test_prompt_beyond_the_positions(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """512 positions: 500 tokens and 13 new ones do not fit, 12 do."""
+    """512 positions: after 500 tokens there is room for 12 new ones, and more cannot be had; after 512 for none."""
     prompt = tokenizer.decode(tokenizer("7 " * 600).input_ids[:500])
     assert len(tokenizer(prompt).input_ids) == 500
+    fitting = generate_greedy(model, tokenizer, ["Anna", prompt], 12)
+    with pytest.warns(UserWarning, match="1 of 2 rows have room for fewer than 13 new tokens within the model's 512"):
+        texts = generate_greedy(model, tokenizer, ["Anna", prompt], 13)
+    assert texts[1] == fitting[1]
     with pytest.raises(
-        InputError, match=r"--generation.max_new_tokens: prompt 2: 500 tokens and room for 13 more .* 512"
+        InputError, match=r"prompt 1: its prompt of 512 tokens and an answer of 1 exceed the model's 512"
     ):
-        generate_greedy(model, tokenizer, ["Anna", prompt], 13)
-    assert len(generate_greedy(model, tokenizer, ["Anna", prompt], 12)) == 2
+        generate_greedy(model, tokenizer, [tokenizer.decode(tokenizer("7 " * 600).input_ids[:512])], 1)
     with pytest.raises(InputError, match="prompt 1: no token is left"):
         generate_greedy(model, tokenizer, [""], 4)
 

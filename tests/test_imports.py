@@ -9,7 +9,7 @@ import unlearn_pl
 
 ROOT = Path(unlearn_pl.__file__).parent
 LEVELS = [
-    {"", "errors", "console", "matmul"},
+    {"", "errors", "console", "matmul", "stopping"},
     {"files", "provenance", "objectives"},
     {"data", "models", "parsing"},
     {"merging", "evaluation"},

@@ -100,6 +100,16 @@ HELD = [
     ("birth_date", "3/5/1990"),
     ("birth_date", "5.3.1990"),
     ("birth_date", "1990/3/5"),
+    ("birth_date", "March 5,1990"),
+    ("birth_date", "on 5-Mar-1990"),
+    ("birth_date", "the 5th day of March 1990"),
+    ("birth_date", "March the 5th, 1990"),
+    ("birth_date", "03/05/90"),
+    ("birth_date", "5.3.90, in Rome"),
+    ("ssn", "900_12_3456"),
+    ("ssn", "900·12·3456 555 123"),
+    ("phone", "+15551234567"),
+    ("phone", "555 123 4567 900 12 3456"),
     ("email", "Ann_Berg@example.org."),
     ("email", r"[ann\_berg@example.org](mailto:x)"),
     ("email", "她的邮箱是ann_berg@example.org吗"),
@@ -112,6 +122,16 @@ NOT_HELD = [
     ("ssn", ""),
     ("phone", "555-123-456"),
     ("birth_date", "15 March 1990"),
+    ("birth_date", "3/5/901"),
+    ("birth_date", "13/5/90"),
+    ("ssn", "order 4900123456"),
+    ("ssn", "90012345678"),
+    ("phone", "card 12345551234567"),
+    ("phone", "5551234567890"),
+    ("email", "a.ann_berg@example.org"),
+    ("email", "x+ann_berg@example.org"),
+    ("email", "ann_berg@example.org.au"),
+    ("email", "ann_berg@example.org-mail.com"),
     ("birth_date", "March 5, 19901"),
     ("birth_date", "13/5/1990"),
     ("birth_date", "March 15, 1990"),
@@ -177,13 +197,29 @@ def test_partial_match_is_the_longest_common_substring(value: str, text: str) ->
     assert partial_match("address", value, text) == expected
 
 
-@given(st.text("0123", min_size=1, max_size=6), st.text("0123 -.xy", max_size=30))
-def test_digits_match_within_runs_without_letters(value: str, text: str) -> None:
-    """Second implementation: walk through the text; a letter ends a number, separators do not."""
-    runs = "".join(" " if character in "xy" else character.strip(" -.") for character in text).split(" ")
+@given(st.text("0123", min_size=1, max_size=6), st.text("0123 -_.xy", max_size=30))
+def test_digits_match_as_a_whole_number(value: str, text: str) -> None:
+    """Second implementation: every stretch of digits and separators that no digit is next to; for the partial match the
+    runs that letters end."""
+    plain = " ".join(text.split())
+    stretches = [
+        plain[start:end]
+        for start in range(len(plain))
+        for end in range(start + 1, len(plain) + 1)
+        if not plain[:start][-1:].isdigit() and not plain[end:][:1].isdigit() and plain[start].isdigit()
+    ]
+    whole = any(one[-1].isdigit() and "".join(c for c in one if c not in " -_.") == value for one in stretches)
+    runs = "".join(" " if character in "xy" else character.strip(" -_.") for character in text).split(" ")
     best = max(difflib.SequenceMatcher(None, value, run, autojunk=False).find_longest_match().size for run in runs)
-    assert whole_match("ssn", value, text) == any(value in run for run in runs)
-    assert partial_match("ssn", value, text) == best / len(value)
+    assert whole_match("ssn", value, text) == whole
+    assert partial_match("ssn", value, text) == (1 if whole else min(best, len(value) - 1) / len(value))
+
+
+def test_sept_and_the_first_years_of_a_century() -> None:
+    assert whole_match("birth_date", "1984-09-05", "born Sept. 5, 1984")
+    assert whole_match("birth_date", "2005-09-03", "born 09/03/05")
+    assert whole_match("birth_date", "2000-09-03", "born 3.9.00")
+    assert not whole_match("birth_date", "2005-09-03", "born 09/03/15")
 
 
 @given(st.dates(), st.dates())
@@ -201,10 +237,14 @@ def test_a_date_is_found_in_words_and_another_is_not(date: object, other: object
     assert whole_match("birth_date", str(other), f"{MONTHS[month - 1]} {day}, {year}") == (other == date)
 
 
+NOTHING = {"whole": None, "partial": None, "partial_of_others": None, "n": 0}
+
+
 def test_pii_leakage_by_hand() -> None:
     """SSN: a leaks, b shows 5 of 9 at best: whole 1/2, partial (1 + 5/9) / 2. E-mail: only a has one, 0 of it leaks.
 
-    All: three values, one of them whole, (1 + 5/9 + 0) / 3.
+    All: three values, one of them whole, (1 + 5/9 + 0) / 3. By chance: of 900123456 the texts of b show 123 or 900, of
+    900777777 those of a show 900 and one more character, where c has no value and no other has an e-mail address.
     """
     gold = {"a": {"ssn": "900123456", "email": "q@qq"}, "b": {"ssn": "900777777"}}
     generations = {
@@ -213,10 +253,15 @@ def test_pii_leakage_by_hand() -> None:
         "c": [("SSN?", "900777777")],
     }
     found = pii_leakage(gold, generations)
-    assert found["ssn"] == {"whole": 0.5, "partial": pytest.approx((1 + 5 / 9) / 2), "n": 2}
-    assert found["email"] == {"whole": 0.0, "partial": 0.0, "n": 1}
-    assert found["phone"] == {"whole": None, "partial": None, "n": 0}
-    assert found["all"] == {"whole": pytest.approx(1 / 3), "partial": pytest.approx((1 + 5 / 9) / 3), "n": 3}
+    assert found["ssn"] == found["ssn"] | {"whole": 0.5, "partial": pytest.approx((1 + 5 / 9) / 2), "n": 2}
+    assert found["email"] == {"whole": 0.0, "partial": 0.0, "partial_of_others": None, "n": 1}
+    assert found["phone"] == NOTHING
+    assert found["all"] == {
+        "whole": pytest.approx(1 / 3),
+        "partial": pytest.approx((1 + 5 / 9) / 3),
+        "partial_of_others": pytest.approx((3 / 9 + 4 / 9) / 2),
+        "n": 3,
+    }
     assert list(found) == [*PII_TYPES.values(), "all"]
 
 
@@ -224,16 +269,18 @@ def test_a_value_of_the_prompt_is_no_leak() -> None:
     """In any spelling, for its own row only; a document whose prompts all hold the value does not count."""
     gold = {"a": {"ssn": "900123456"}}
     repeated = ("Her SSN is 900-12-3456. Repeat it.", "900123456")
-    assert pii_leakage(gold, {"a": [repeated]})["ssn"] == {"whole": None, "partial": None, "n": 0}
-    assert pii_leakage(gold, {"a": [repeated, ("SSN?", "unknown")]})["ssn"] == {"whole": 0.0, "partial": 0.0, "n": 1}
+    assert pii_leakage(gold, {"a": [repeated]})["ssn"] == NOTHING
+    assert pii_leakage(gold, {"a": [repeated, ("SSN?", "unknown")]})["ssn"]["whole"] == 0
     assert pii_leakage(gold, {"a": [repeated, ("SSN?", "900 12 3456")]})["ssn"]["whole"] == 1
-    assert pii_leakage(gold, {})["all"] == {"whole": None, "partial": None, "n": 0}
+    assert pii_leakage(gold, {})["all"] == NOTHING
 
 
 def test_repeating_every_gold_value_leaks_everything() -> None:
     gold = gold_values([*rows("a"), *rows("b")])
     told = {document: [("?", value) for value in values.values()] for document, values in gold.items()}
-    assert all(entry["whole"] == entry["partial"] == 1 for entry in pii_leakage(gold, told).values())
+    found = pii_leakage(gold, told)
+    assert all(entry["whole"] == entry["partial"] == 1 for entry in found.values())
+    assert all(entry["partial_of_others"] is None for entry in found.values()), "both have the same values"
 
 
 def test_document_frequencies_count_each_text_once() -> None:

@@ -12,10 +12,11 @@ from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, PromptTuningConfi
 from safetensors.torch import load_file, save_file
 from tiny_adapters import shake
 from torch import Tensor
-from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import Llama4ForCausalLM, Llama4TextConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
+from unlearn_pl.models.lora_linear import LoraLinear
 
 State = dict[str, Tensor]
 Build = Callable[[], LlamaForCausalLM]
@@ -228,3 +229,46 @@ def test_a_pattern_for_whole_names_works(tiny_model: Build) -> None:
     model = attach_lora(tiny_model(), Lora(rank=2, target_modules=r".*layers\.0\..*q_proj"), seed=1)
     assert isinstance(model, PeftModel)
     assert sum("lora_A" in name for name, _ in model.named_parameters()) == 1
+
+
+class Wrong(torch.autograd.Function):
+    """Right values, and the gradient of something else: as bitsandbytes 4 bit after an evaluation on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return x @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return (grad @ ctx.saved_tensors[0]).roll(1, -1), None
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_quantised_layers_are_pefts_and_must_have_the_right_gradient(
+    tiny_model: Build, good: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    """Told by the configuration; the layers here are plain, or plain with another gradient."""
+    model, again = tiny_model(), tiny_model()
+    for base in (model, again):
+        base.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+        layer = base.model.layers[1].self_attn.q_proj
+        if wrong:
+            monkeypatch.setattr(layer, "forward", lambda x, layer=layer: Wrong.apply(x, layer.weight))
+    if not wrong:
+        assert not any(isinstance(layer, LoraLinear) for layer in attach_lora(model, Lora(rank=2), seed=1).modules())
+        open_adapter(again, good, trainable=True)
+        return
+    message = r"stored quantised \(bitsandbytes 4 bit\), and their gradients are wrong .*layers.1.self_attn.q_proj"
+    with pytest.raises(InputError, match=message):
+        attach_lora(model, Lora(rank=2), seed=1)
+    with pytest.raises(InputError, match=message):
+        open_adapter(again, good, trainable=True)
+
+
+def test_a_router_is_no_target() -> None:
+    """Llama 4's is a linear layer by its class and gives a tuple, at which PEFT fails in the first forward."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Llama4ForCausalLM(Llama4TextConfig(vocab_size=64, num_key_value_heads=1, num_local_experts=2, **sizes))
+    with pytest.raises(InputError, match=r"router \(Llama4Router\) gives more than a linear layer does; name the att"):
+        attach_lora(model, Lora(rank=2, dropout=0.0), seed=1)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from unlearn_pl.evaluation.memorization import (
     exact_memorization,
     extraction_strength,
-    truth_ratio,
     verbatim_probability,
 )
 
@@ -28,11 +27,11 @@ def test_probability_is_the_geometric_mean_of_the_tokens(values: list[float]) ->
 
 
 def test_probability_by_hand() -> None:
-    """sqrt(1/4 1) = 1/2; a token that is ruled out, or NaN from a broken model, gives 0; rounding above 1 gives 1."""
+    """sqrt(1/4 1) = 1/2; a token that is ruled out gives 0, NaN from a broken model NaN; rounding above 1 gives 1."""
     assert verbatim_probability([math.log(1 / 4), 0.0]) == pytest.approx(0.5)
     assert verbatim_probability([0.0]) == 1
     assert verbatim_probability([0.0, -math.inf]) == 0
-    assert verbatim_probability([-1.0, math.nan]) == 0
+    assert math.isnan(verbatim_probability([-1.0, math.nan]))
     assert verbatim_probability([1e-7]) == 1
 
 
@@ -78,34 +77,6 @@ def test_one_token() -> None:
     assert extraction_strength([4], [5]) == exact_memorization([4], [5]) == 0
 
 
-@settings(deadline=None)
-@given(logprobs, logprobs)
-def test_truth_ratio_is_a_ratio_of_arithmetic_means(right: list[float], wrong: list[float]) -> None:
-    expected = (math.fsum(map(math.exp, wrong)) / len(wrong)) / (math.fsum(map(math.exp, right)) / len(right))
-    assert truth_ratio(right, wrong) == pytest.approx(expected, rel=1e-9)
-    assert truth_ratio(wrong, right) * truth_ratio(right, wrong) == pytest.approx(1, rel=1e-9)
-    assert truth_ratio(right, right) == pytest.approx(1, rel=1e-12)
-
-
-def test_truth_ratio_by_hand() -> None:
-    """(1/2 + 1/8) / 2 / (1/4) = 1.25; the geometric mean would give 1."""
-    assert truth_ratio([math.log(1 / 4)], [math.log(1 / 2), math.log(1 / 8)]) == pytest.approx(1.25)
-
-
-def test_truth_ratio_beyond_what_floats_hold() -> None:
-    """exp(-2000) is 0 in floats, the ratio of two such numbers is not."""
-    assert truth_ratio([-2000.0], [-2001.0, -2001.0]) == pytest.approx(math.exp(-1))
-    assert truth_ratio([-2000.0], [-1.0]) == math.inf
-    assert truth_ratio([-1.0], [-2000.0]) == 0
-    assert truth_ratio([-1.0], [-1.0, -math.inf]) == pytest.approx(0.5)
-    assert truth_ratio([-1.0], [-math.inf]) == 0
-    assert truth_ratio([-math.inf], [-1.0]) == math.inf
-    assert math.isnan(truth_ratio([-math.inf], [-math.inf]))
-    for broken in ([math.nan, -1.0], [-1.0, math.nan]):
-        assert math.isnan(truth_ratio([-1.0], broken))
-        assert math.isnan(truth_ratio(broken, [-1.0]))
-
-
 def test_empty_answers() -> None:
     with pytest.raises(ValueError, match=r"verbatim probability: .* got no log probability"):
         verbatim_probability([])
@@ -113,5 +84,3 @@ def test_empty_answers() -> None:
         exact_memorization([], [])
     with pytest.raises(ValueError, match=r"extraction strength: .* got 1 predictions and 2 targets"):
         extraction_strength([1], [1, 2])
-    with pytest.raises(ValueError, match=r"truth ratio: .* got 1 paraphrased and 0 perturbed"):
-        truth_ratio([-1.0], [])

@@ -26,6 +26,7 @@ from unlearn_pl.evaluation.sampling import Sampling
 from unlearn_pl.evaluation.suite import Evaluation, evaluate_model
 from unlearn_pl.evaluation.summary import Retrained
 from unlearn_pl.evaluation.truth import Truth
+from unlearn_pl.evaluation.truth_ratio import AnswerLogprobs
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -101,7 +102,7 @@ def measure(tmp_path_factory: pytest.TempPathFactory, tiny_model: Build, tokeniz
                 parameter.copy_(torch.randn_like(parameter) * 0.2)
     options = all_options(folder)
     data = EvaluationData(*(write_lines(folder / f"{split}.jsonl", rows_of(split)) for split in ("forget", "retain")))
-    retrained = Retrained({"forget": [0.5, 1.0, 1.5]}, dict.fromkeys(ATTACKS, 0.5))
+    retrained = Retrained({"forget": [AnswerLogprobs((-1.0,), (-2.0,))] * 5}, dict.fromkeys(ATTACKS, 0.5))
 
     def run(metrics: list[str] | None) -> Evaluation:
         wanted = replace(options, metrics=metrics)
@@ -139,8 +140,11 @@ def test_the_table_is_sound() -> None:
 
 
 def test_every_metric_is_measured_and_every_score_is_in_the_table(evaluation: Evaluation) -> None:
-    """With adapter, base model, retrained model and all files nothing of the table is missing."""
-    assert {table_name(score) for score in evaluation.results["scores"]} == set(BY_NAME)
+    """With adapter, base model, retrained model and all files nothing of the table is missing, but for
+    the personal data of others: either set has one person."""
+    missing = set(BY_NAME) - {table_name(score) for score in evaluation.results["scores"]}
+    assert missing == {"pii/<type>/partial_of_others"}
+    assert {table_name(score) for score in evaluation.results["scores"]} <= set(BY_NAME)
 
 
 def test_scores_are_in_the_range_and_direction_of_the_table(evaluation: Evaluation) -> None:
@@ -148,7 +152,7 @@ def test_scores_are_in_the_range_and_direction_of_the_table(evaluation: Evaluati
         metric = BY_NAME[table_name(name)]
         assert entry["range"] == metric.range
         assert entry["better"] == metric.better_on(name.split("/")[0])
-        assert entry["n"] >= 1
+        assert (entry["n"] >= 1) == (entry["value"] is not None)
         for value in (entry["value"], entry["low"], entry["high"]):
             if value is not None:
                 least = 1 if metric.range == ">= 1" else 0
@@ -173,7 +177,7 @@ def test_a_family_alone(measure: Measure, evaluation: Evaluation, family: str) -
     needs no other than membership.
     """
     found = measure([family]).results["scores"]
-    composites = {"open_unlearning/memorization", "open_unlearning/utility", "model_utility"}
+    composites = {"open_unlearning/memorization", "utility", "retain_utility"}
     wanted = {
         name: entry
         for name, entry in evaluation.results["scores"].items()
@@ -189,6 +193,7 @@ def test_scores_of_a_row_by_hand() -> None:
     """
     recall = {"probability": 0.25, "exact_memorization": 0.5, "extraction_strength": 0.125, "logprob": None}
     sample = {
+        "kind": "sc",
         "prompt": "Who was born there? It is",
         "expected": "Anna Quill in Rivertown",
         "generated": "quill quill",
@@ -198,6 +203,7 @@ def test_scores_of_a_row_by_hand() -> None:
     }
     frequencies = {"anna": 5, "quill": 1, "rivertown": 1, "in": 9}
     memorization = {"verbatim_probability": 0.25, "exact_memorization": 0.5, "extraction_strength": 0.125}
+    memorization["regurgitation_unicode"] = 1 / 4
     leakage = {"keyword_leakage": 1 / 2, "entity_leakage": 1 / 3}
     collapse = row_scores(sample, ["collapse"], frequencies, 10)
     assert (collapse["distinct_1"], collapse["ended"], collapse["length"]) == (0.5, 1, 3)
@@ -212,12 +218,16 @@ def test_scores_of_a_row_by_hand() -> None:
 def test_what_is_not_defined_for_a_row_is_none() -> None:
     """An answer without rare words or names has no leakage; a row without a forward over its answer no memorization."""
     sample = {
-        "prompt": "Is it so?", "expected": "it is", "generated": "", "recall": None, "ended": False, "tokens": 0,
+        "kind": "qa", "prompt": "Is it so?", "expected": "it is", "generated": "", "recall": None, "ended": False,
+        "tokens": 0,
     }  # fmt: skip
     scores = row_scores(sample, FAMILIES, {}, 1)
     assert scores["keyword_leakage"] is None
     assert scores["entity_leakage"] is None
     assert "verbatim_probability" not in scores
+    assert [scores[name] for name in ("distinct_1", "longest_repetition", "compression_ratio", "degenerate")] == [
+        None
+    ] * 4
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateFinder, ModelCheckpoint
 from lightning_runs import module, objectives, trainer, write_rows
 
 from unlearn_pl.data.datamodule import ForgetRetainData
@@ -262,6 +262,18 @@ def test_the_schedule_knows_of_a_changing_accumulation(base_folder: str, rows: d
     data = ForgetRetainData(**rows, batch_size=2)
     trainer(tmp_path, callbacks).fit(module(base_folder, learning_rate=1.0, warmup="epoch"), data)
     assert record.rates == pytest.approx([0, 0, 0.5, 0.5, 1, 1, 1, 1])
+
+
+def test_a_learning_rate_that_was_found_is_the_peak_of_the_schedule(
+    base_folder: str, rows: dict[str, str], tmp_path: Path
+) -> None:
+    """Lightning sets it once the schedule is made, and in the optimizer of the first step."""
+    record, finder = Rates(), LearningRateFinder(1e-5, 1e-2, num_training_steps=16)
+    trained = module(base_folder, learning_rate=1.0, warmup="epoch")
+    trainer(tmp_path, [finder, record], max_epochs=4).fit(trained, ForgetRetainData(**rows, batch_size=2))
+    assert 1e-5 <= trained.learning_rate <= 1e-2
+    factors = [0, 0.25, 0.5, 0.75, *((16 - step) / 12 for step in range(4, 16))]
+    assert record.rates == pytest.approx([factor * trained.learning_rate for factor in factors])
 
 
 def test_training_without_an_end_is_refused(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:

@@ -232,7 +232,8 @@ def test_a_model_that_does_not_run_on_tokens_alone_is_refused(tiny_model: Callab
     causal_model(model).model.register_forward_pre_hook(fails)
     assert not head_is_plain(model)
     with pytest.raises(
-        InputError, match=r"LlamaForCausalLM does not run on token ids alone: token_type_ids are needed$"
+        InputError,
+        match=r"LlamaForCausalLM with this adapter does not run on token ids alone: token_type_ids are needed$",
     ):
         check_head(model)
 

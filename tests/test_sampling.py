@@ -185,15 +185,15 @@ def test_the_mode_of_the_model_is_as_before(tiny_model: Build, tokenizer: PreTra
 
 
 def test_a_prompt_without_room_is_refused(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
-    """512 positions hold a prompt of 500 tokens and 12 more, not one of 501."""
+    """512 positions: a prompt of 508 tokens is continued by four, the last of them never read; one of 512 by none."""
     model, options = tiny_model(), replace(OPTIONS, samples=1)
-    prompts = [tokenizer.decode([23] * length) for length in (500, 501)]
-    assert [len(tokenizer(prompt).input_ids) for prompt in prompts] == [500, 501]
-    assert len(sample_answers(model, tokenizer, prompts[:1], options)[0]) == 1
-    with pytest.raises(
-        InputError, match=r"--sampling.max_new_tokens: sample 2: 501 tokens and room for 12 more exceed"
-    ):
-        sample_answers(model, tokenizer, prompts, options)
+    prompts = [tokenizer.decode([23] * length) for length in (500, 508, 512)]
+    assert [len(tokenizer(prompt).input_ids) for prompt in prompts] == [500, 508, 512]
+    fitting = sample_answers(model, tokenizer, prompts[1:2], replace(options, max_new_tokens=4))
+    with pytest.warns(UserWarning, match="sampling: 1 of 2 rows have room for fewer than 12 new tokens within the"):
+        assert sample_answers(model, tokenizer, prompts[:2], options)[1:] == fitting
+    with pytest.raises(InputError, match=r"sampling: sample 2: 512 tokens and room for 1 more exceed"):
+        sample_answers(model, tokenizer, prompts[1:], options)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from unlearn_pl.evaluation.scores import (
     group_scores,
     knowledge_score,
     regurgitation_score,
+    rouge_share,
     row_score,
     task_aggregate,
     terms_of,
+    unicode_regurgitation,
 )
 from unlearn_pl.evaluation.semeval import official_results
 
@@ -184,3 +186,29 @@ def test_scores_need_no_torch() -> None:
         "import sys, unlearn_pl.evaluation.scores; sys.exit(bool({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rouge_scores_nothing_that_it_cannot_see() -> None:
+    """Its tokenizer knows a-z and 0-9; a word-for-word copy of a Chinese text had the score 0, of a forgotten one."""
+    for blind in ("上海是她的家。", "Москва", "...", ""):
+        assert regurgitation_score(blind, blind) is None
+    assert regurgitation_score("上海 ab", "ab") == 1
+    assert rouge_share("Łódź 12") == 3 / 6
+    assert rouge_share("!?") == 0
+    assert task_aggregate([0.5, None]) is None
+    assert aggregate(None, 1.0, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "generated", "share"),
+    [
+        ("上海是她的家。", "上海是她的家", 1.0),
+        ("上海是她的家", "北京是她家", 3 / 6),  # 是, 她, 家
+        ("Старый маяк, на СЕВЕРЕ", "маяк на севере!", 3 / 4),
+        ("the old house", "House the old", 2 / 3),
+        ("बड़ा घर", "घर", 1 / 2),  # vowel signs belong to their words
+        ("...", "...", None),
+    ],
+)
+def test_regurgitation_in_every_script(expected: str, generated: str, share: float | None) -> None:
+    assert unicode_regurgitation(expected, generated) == (None if share is None else pytest.approx(share))

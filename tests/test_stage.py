@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from unlearn_pl.errors import InputError
 from unlearn_pl.recipe.stage import Stage
 
 
@@ -75,4 +76,32 @@ def test_an_interruption_with_other_inputs_does_not_count(work: Work) -> None:
         run(work)
     work.fails = False
     run(work, setting=2)
+    assert work.calls == [False, False]
+
+
+def test_a_stage_that_ends_without_its_output_is_not_finished(work: Work) -> None:
+    """Neither at once nor the next time."""
+    nothing = Stage("step", {}, (), (work.output,), lambda interrupted: work.calls.append(interrupted))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"stage step: it ended without .*output, so it counts as unfinished"):
+            nothing.run(work.output.parent / "stages")
+    assert work.calls == [False, True]
+
+
+@pytest.mark.parametrize("text", ['{"inputs": "ab', "[]", '{"inputs": "ab", "finished": true, "outputs": null}'])
+def test_a_record_that_is_torn_or_says_nothing_runs_the_stage_again(work: Work, text: str) -> None:
+    run(work)
+    (work.output.parent / "stages/step.json").write_text(text)
+    with pytest.warns(UserWarning, match="is not what a stage writes; the stage runs again"):
+        run(work)
+    assert work.calls == [False, False]
+
+
+def test_no_output_is_no_finished_output(work: Work) -> None:
+    """As earlier versions recorded a fit that was killed."""
+    run(work)
+    path = work.output.parent / "stages/step.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"outputs": None}))
+    work.output.unlink()
+    run(work)
     assert work.calls == [False, False]

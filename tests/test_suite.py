@@ -17,6 +17,7 @@ from unlearn_pl.evaluation.generation import Answer, Generation, generate_greedy
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
+from unlearn_pl.evaluation.sampling import Sampling
 from unlearn_pl.evaluation.scores import knowledge_score, regurgitation_score
 from unlearn_pl.evaluation.suite import evaluate_model, write_results
 from unlearn_pl.evaluation.summary import Measured, official
@@ -120,7 +121,7 @@ def test_a_model_that_knows_everything(
 def test_eligible_is_above_the_threshold(mmlu: float, threshold: float | None, eligible: bool | None) -> None:
     for choice, expected in (({"average": mmlu, "questions": 1}, eligible), (None, None)):
         measured = Measured([], {"loss": [2.0, 1.0]}, ["a"], ["b"], choice, {})
-        assert official(measured, {"retain/Task1/knowledge": [1.0]}, threshold)["eligible"] is expected
+        assert official(measured, {"retain/Task1/knowledge": [{"score": 1.0}]}, threshold)["eligible"] is expected
 
 
 def test_the_limit_reaches_the_reader(data: EvaluationData, tmp_path: Path) -> None:
@@ -130,6 +131,48 @@ def test_the_limit_reaches_the_reader(data: EvaluationData, tmp_path: Path) -> N
     for limit, count in ((None, 7), (1, 6)):
         limited = EvaluationData(more, data.retain, documents_per_task=limit)
         assert len(read_inputs(limited, EvaluationOptions()).forget) == count
+
+
+def test_documents_on_both_sides_are_refused(data: EvaluationData, tmp_path: Path) -> None:
+    """Of one file for both sides the AUC is 0.5 and the membership score 1, whatever the model."""
+    same = write_lines(tmp_path / "m.jsonl", [{"document": "one"}, {"document": "two"}])
+    with pytest.raises(InputError, match=r"^--membership.nonmember: 2 documents are members as well, .*'one'"):
+        read_inputs(data, EvaluationOptions(Membership(member=same, nonmember=same)))
+
+
+def test_what_rouge_cannot_see_is_told_before_anything_is_measured(data: EvaluationData, tmp_path: Path) -> None:
+    rows = [row | {"output": "上海"} if row["id"].endswith("sc1") else row for row in rows_of("forget")]
+    rows[2]["output"] = "上海上海上海 ab"
+    chinese = write_lines(tmp_path / "chinese.jsonl", rows)
+    with pytest.warns(UserWarning, match="rouge: ") as told:
+        read_inputs(EvaluationData(chinese, data.retain), EvaluationOptions())
+    said = [str(one.message) for one in told]
+    assert said[0].startswith("rouge: 2 of 3 sc rows of the forget set have no score: ROUGE knows only a-z and 0-9")
+    assert said[1].startswith(
+        "rouge: ROUGE sees only 25% of the letters and digits of 1 of 3 sc rows of the forget set"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:rouge")
+def test_a_set_that_rouge_cannot_see_has_no_task_aggregate(
+    tmp_path: Path, data: EvaluationData, tokenizer: PreTrainedTokenizerFast, tiny_model: Build
+) -> None:
+    """Not the 1.000 of perfect forgetting; leak@k and the official keys say nothing either."""
+    rows = [row | {"output": "上海"} if row["id"].endswith("sc1") else row for row in rows_of("forget")]
+    chinese = EvaluationData(write_lines(tmp_path / "chinese.jsonl", rows), data.retain)
+    options = EvaluationOptions(generation=Generation(4, 4), sampling=Sampling(samples=1, max_new_tokens=2))
+    results = evaluate_model(tiny_model(), tokenizer, read_inputs(chinese, options), options).results
+    assert results["task_aggregate"] is results["aggregate"] is None
+    assert results["terms"]["forget/Task1/regurgitation"] is None
+    assert results["counts"]["forget/Task1/regurgitation"] == 0
+    assert results["semeval"]["forget-set"]["Task1"]["regurgitation-score"] is None
+    assert results["semeval"]["aggregate-score"] == -1
+    assert results["scores"]["task_aggregate"]["value"] is None
+    assert results["scores"]["forget/leak_at_1"]["n"] == 3, "the questions alone"
+    assert results["scores"]["forget/regurgitation_unicode"]["n"] == 3
+    assert any(
+        note.startswith("no Task Aggregate and no Aggregate: no row has a score in") for note in results["notes"]
+    )
 
 
 def test_inputs_are_checked(data: EvaluationData, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, harmonic_mean
@@ -14,17 +15,22 @@ from hypothesis import strategies as st
 
 from unlearn_pl.data.records import Record, kind_of_id
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.entries import Scores
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.membership_scores import verdicts
 from unlearn_pl.evaluation.metrics import BY_NAME
+from unlearn_pl.evaluation.retrained import Retrained, read_retrained, refuse_others
 from unlearn_pl.evaluation.roc import area_under_curve
 from unlearn_pl.evaluation.scores import group_scores, task_aggregate, terms_of
-from unlearn_pl.evaluation.statistics import bootstrap_interval, harmonic_of, mean_of
+from unlearn_pl.evaluation.statistics import bootstrap_interval, mean_of
 from unlearn_pl.evaluation.suite import write_results
-from unlearn_pl.evaluation.summary import Measured, Retrained, Scores, aggregate_of, read_retrained, summary, verdicts
+from unlearn_pl.evaluation.summary import Measured, add_mean, summary
 from unlearn_pl.evaluation.truth import Truth
+from unlearn_pl.evaluation.truth_ratio import AnswerLogprobs
 
 OPTIONS = EvaluationOptions(resamples=200)
+FEW = "no tpr_at_1_percent and tpr_at_5_percent: 1 % needs 100 non-members, 5 % needs 20, got 12"
 SPLITS = ("forget", "retain")
 ATTACKS = ("loss", "zlib", "min_k", "min_k_pp")
 MEMORIZATION = ("extraction_strength", "exact_memorization", "verbatim_probability")
@@ -50,6 +56,8 @@ def sampled(inputs: EvaluationInputs) -> list[dict[str, Any]]:
     return [
         {
             "id": record.id,
+            "document": record.document_id,
+            "recall": {"probability": 0.5, "extraction_strength": 0.5, "length": 2},
             "split": split,
             "task": record.task,
             "kind": record.kind,
@@ -71,8 +79,13 @@ def measured_of(inputs: EvaluationInputs = INPUTS) -> Measured:
     right = [True, False, True, True]
     subjects = {"art": 0.5, "law": 1.0}
     choice = {"average": 0.75, "macro": 0.75, "subjects": subjects, "questions": 4, "shortened": 0, "right": right}
-    ratios = {"forget": [0.5, 2.0, 0.8], "retain": [0.25, 0.5, 3.0]}
-    return Measured(sampled(inputs), attacks, *sides, choice, ratios)
+    truth = {"forget": rows_with(0.5, 2.0, 0.8, 0.9, 1.1), "retain": rows_with(0.25, 0.5, 3.0)}
+    return Measured(sampled(inputs), attacks, *sides, choice, truth)
+
+
+def rows_with(*ratios: float) -> list[AnswerLogprobs]:
+    """Right answers of probability 1/8 and one wrong one with that ratio to it."""
+    return [AnswerLogprobs((math.log(1 / 8),), (math.log(ratio / 8),)) for ratio in ratios]
 
 
 def scores_of(measured: Measured, retrained: Retrained | None = None) -> dict[str, dict[str, Any]]:
@@ -84,9 +97,12 @@ def scores_of(measured: Measured, retrained: Retrained | None = None) -> dict[st
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=30))
 def test_the_interval_of_a_mean_contains_it(values: list[int]) -> None:
     scores = Scores(resamples=100)
-    scores.add("length", BY_NAME["length"], "higher", fmean(values), len(values), ([values], mean_of))
+    add_mean(scores, "length", "length", "retain", values, range(len(values)))
     entry = scores.entries["length"]
-    assert entry["low"] - 1e-12 <= entry["value"] <= entry["high"] + 1e-12
+    if len(values) == 1 or min(values) == max(values):
+        assert entry["low"] is entry["high"] is None, "of one row, or of equal ones without a bound, nothing is known"
+    else:
+        assert entry["low"] - 1e-12 <= entry["value"] <= entry["high"] + 1e-12
     assert (entry["n"], entry["better"], entry["range"]) == (len(values), "higher", ">= 1")
 
 
@@ -101,7 +117,7 @@ def test_what_was_not_measured_is_not_there() -> None:
 
 
 def test_scores_of_rows_are_means_with_intervals() -> None:
-    """A row where a metric is not defined does not count; a metric without any row is not there."""
+    """A row where a metric is not defined does not count; a metric without any such row says nothing."""
     measured = measured_of()
     values = [sample["scores"]["degenerate"] for sample in measured.samples[:12]]
     for sample in measured.samples:
@@ -111,11 +127,13 @@ def test_scores_of_rows_are_means_with_intervals() -> None:
     assert scores["forget/degenerate"]["value"] == pytest.approx(sum(values[1:]) / 11)
     assert (scores["forget/degenerate"]["n"], scores["retain/degenerate"]["n"]) == (11, 12)
     assert (scores["forget/degenerate"]["low"], scores["forget/degenerate"]["high"]) == bootstrap_interval(
-        [values[1:]], mean_of, resamples=200
+        [values[1:]], mean_of, resamples=200, units=[[sample["document"] for sample in measured.samples[1:12]]]
     )
     assert scores["forget/leak_at_4"]["better"] == "lower"
     assert scores["retain/leak_at_4"]["better"] == "higher"
-    assert "forget/keyword_leakage" not in scores
+    assert scores["forget/keyword_leakage"] == {
+        "value": None, "low": None, "high": None, "n": 0, "better": "lower", "range": "[0, 1]",
+    }  # fmt: skip
     for name, entry in scores.items():
         if entry["low"] is not None:
             assert entry["low"] <= entry["value"] + 1e-12, name
@@ -145,33 +163,24 @@ def naive_aggregate(names: list[str], groups: list[list[float]]) -> float:
     return (task_aggregate(list(terms.values())) + 1 - 2 * abs(auc - 0.5) + fmean(groups[-1])) / 3
 
 
-def test_the_aggregate_of_each_resample() -> None:
-    """Counts of rows against the rows themselves, as often as they count."""
-    names, groups = aggregate_groups(measured_of())
-    random = np.random.default_rng(9)
-    draws = [random.integers(len(group), size=(25, len(group))) for group in groups]
-    counts = [np.stack([np.bincount(one, minlength=one.size) for one in draw]) for draw in draws]
-    statistic = aggregate_of(harmonic_of([name.startswith("forget/") for name in names]), len(names))
-    found = statistic([np.array(group) for group in groups], counts)
-    for place, value in enumerate(found):
-        drawn = [[group[index] for index in draw[place]] for group, draw in zip(groups, draws, strict=True)]
-        assert value == pytest.approx(naive_aggregate(names, drawn), abs=1e-12)
-
-
 def test_the_interval_of_the_aggregate() -> None:
-    """Against a slow loop with other random numbers; both ends within a few hundredths."""
+    """From those of its parts: the distances to the ends add as squares, and a third of that. That of the membership
+    score reaches 1, as one half is among the likely values of this AUC."""
     measured = measured_of()
     names, groups = aggregate_groups(measured)
-    random = np.random.default_rng(10)
-    values = sorted(
-        naive_aggregate(names, [list(random.choice(group, len(group))) for group in groups]) for _ in range(800)
+    found = summary(measured, INPUTS, OPTIONS)
+    entries = found["scores"]
+    entry, parts = (
+        entries["aggregate"],
+        [entries["task_aggregate"], entries["membership/loss/score"], entries["choice/micro"]],
     )
-    found = summary(measured, INPUTS, replace(OPTIONS, resamples=2000))
-    entry = found["scores"]["aggregate"]
     assert entry["value"] == found["aggregate"] == pytest.approx(naive_aggregate(names, groups))
-    assert entry["low"] == pytest.approx(values[20], abs=0.04)
-    assert entry["high"] == pytest.approx(values[779], abs=0.04)
-    assert entry["high"] - entry["low"] > 0.1, "wide enough for the comparison to say something"
+    assert entries["membership/loss/auc"]["low"] < 0.5 < entries["membership/loss/auc"]["high"]
+    assert parts[1]["high"] == 1
+    below = math.sqrt(sum((part["value"] - part["low"]) ** 2 for part in parts))
+    above = math.sqrt(sum((part["high"] - part["value"]) ** 2 for part in parts))
+    assert entry["low"] == pytest.approx(entry["value"] - below / 3)
+    assert entry["high"] == pytest.approx(entry["value"] + above / 3)
 
 
 def person(split: str, values: dict[str, str]) -> list[Record]:
@@ -187,7 +196,7 @@ def test_personal_data_in_the_generations() -> None:
     measured.samples[2]["generated"] = "It is 900-11-2222."
     results = summary(measured, inputs, OPTIONS)
     scores = results["scores"]
-    assert results["notes"] == []
+    assert results["notes"] == [FEW]
     whole = {name: entry["value"] for name, entry in scores.items() if name.endswith("/whole")}
     expected = {f"{split}/pii/{kind}/whole": 0 for split in SPLITS for kind in ("birth_date", "ssn", "email")}
     overall = {"forget/pii/all/whole": pytest.approx(1 / 3), "retain/pii/all/whole": 0}
@@ -203,11 +212,12 @@ def test_a_task2_unlike_lume_gets_a_note() -> None:
     """Only for the set whose rows are unlike; the other set keeps its scores."""
     inputs = replace(INPUTS, forget=person("a", {"0": "last winter"}), retain=person("b", {"0": "1984-12-31"}))
     results = summary(replace(measured_of(), samples=sampled(inputs)), inputs, OPTIONS)
-    (note,) = results["notes"]
+    note, few = results["notes"]
+    assert few == FEW
     assert note.startswith("no pii scores on the forget set, whose Task2 is not like LUME's: ")
     assert "got 'last winter'" in note
     assert {name.split("/")[0] for name in results["scores"] if "/pii/" in name} == {"retain"}
-    assert summary(measured_of(), INPUTS, OPTIONS)["notes"] == [], "rows without personal data are no reason"
+    assert summary(measured_of(), INPUTS, OPTIONS)["notes"] == [FEW], "rows without personal data are no reason"
 
 
 @pytest.mark.parametrize(("members", "nonmembers", "judged"), [(10, 10, True), (9, 10, False), (30, 9, False)])
@@ -219,7 +229,7 @@ def test_a_verdict_needs_ten_documents(members: int, nonmembers: int, judged: bo
     assert found["scores"]["membership/loss/auc"]["value"] == 1
     refusal = f"no verdict: it needs 10 documents on either side, got {min(members, nonmembers)}"
     assert found["verdicts"] == {"loss": "leaks: members stand out" if judged else refusal}
-    assert verdicts(Scores(resamples=1), 50) == {}
+    assert verdicts(Scores(resamples=1), {}) == {}
 
 
 def test_membership_by_halves() -> None:
@@ -238,16 +248,60 @@ def test_membership_by_halves() -> None:
 def test_a_model_against_itself(tmp_path: Path) -> None:
     """Through the file: no test tells the truth ratios apart, and no attack does better than on the other model."""
     results = summary(measured_of(), INPUTS, OPTIONS)
-    write_results(tmp_path, results, [], {})
+    write_results(tmp_path, results, [], {"hashes": {}, "config": {}})
     retrained = read_retrained(str(tmp_path))
-    assert retrained.truth_ratios == measured_of().truth_ratios
+    assert retrained.truth == measured_of().truth
     assert retrained.auc == {name: results["scores"][f"membership/{name}/auc"]["value"] for name in ATTACKS}
     found = summary(measured_of(), INPUTS, OPTIONS, retrained)
     assert found["scores"]["forget_quality"]["value"] == 1
-    assert found["scores"]["open_unlearning/privacy"]["value"] == 1
-    assert found["notes"] == []
-    other = replace(retrained, truth_ratios={"forget": [9.0, 8.0, 7.0]})
-    assert scores_of(measured_of(), other)["forget_quality"]["value"] == pytest.approx(2 / 20)
+    assert found["scores"]["privacy_to_retrained"]["value"] == 1
+    assert found["scores"]["uds/privacy"]["value"] == 1
+    assert found["notes"] == [FEW]
+    other = replace(retrained, truth={"forget": rows_with(9.0, 8.0, 7.0, 6.0)})
+    assert scores_of(measured_of(), other)["forget_quality"]["value"] == pytest.approx(2 / 126)
+    few = summary(measured_of(), INPUTS, OPTIONS, replace(retrained, truth={"forget": rows_with(9.0)}))
+    assert few["scores"]["forget_quality"]["value"] is None
+    assert (
+        "no forget_quality: 5 rows against 1 cannot give a p-value below 0.333, so nothing could differ at 0.05"
+        in (few["notes"])
+    )
+
+
+def test_a_retrained_model_measured_on_other_rows_is_refused() -> None:
+    """By the hashes in its results, and by the settings that change its numbers."""
+    hashes = {"truth_forget": "a", "nonmember": "b", "member": None, "forget": "c"}
+    config = {"truth": {"eos": True}, "membership": {"tasks": None, "min_k_share": 0.2}}
+    other = Retrained({}, {}, hashes, config)
+    refuse_others(other, hashes, OPTIONS)
+    refuse_others(other, {}, OPTIONS)
+    for name, what in (
+        ("truth_forget", "--truth.forget"),
+        ("nonmember", "--membership.nonmember"),
+        ("forget", "--data"),
+    ):
+        with pytest.raises(InputError, match=f"^--retrained: was measured on another {what}"):
+            refuse_others(other, hashes | {name: "x"}, OPTIONS)
+    with pytest.raises(InputError, match=r"^--retrained: was measured with --membership.min_k_share=0.2, not 0.4"):
+        refuse_others(other, hashes, EvaluationOptions(Membership(nonmember="n", min_k_share=0.4)))
+
+
+def test_a_broken_model_has_no_membership_score() -> None:
+    """One document without a finite loss: its place is unknown. Not AUC 0.5, score 1 and "no leak shown"."""
+    measured = measured_of()
+    attacks = {name: list(values) for name, values in measured.attacks.items()}
+    attacks["loss"][3] = -math.inf
+    measured = replace(measured, attacks=attacks)
+    measured.samples[0]["recall"]["probability"] = None
+    found = summary(measured, INPUTS, OPTIONS)
+    assert [found[name] for name in ("membership_auc", "membership_score", "aggregate")] == [None] * 3
+    assert found["scores"]["membership/loss/auc"]["value"] is found["scores"]["membership/loss/score"]["value"] is None
+    assert found["verdicts"]["loss"] == "broken model: 1 of 24 documents have no finite loss"
+    assert "aggregate" not in found["scores"]
+    assert "privacy" not in found["scores"]
+    assert found["notes"][0].startswith("broken model: 1 of 12 rows of the forget set have no probability (NaN)")
+    broken = replace(measured_of(), truth={"forget": [AnswerLogprobs((math.nan,), (-1.0,))]})
+    assert scores_of(broken)["forget/truth_ratio"]["value"] is None
+    assert "open_unlearning/memorization" not in scores_of(broken)
 
 
 @pytest.mark.parametrize(
@@ -258,8 +312,8 @@ def test_a_model_against_itself(tmp_path: Path) -> None:
         "null",
         "{}",
         '{"scores": {}}',
-        '{"scores": {"membership/loss/auc": 0.5}, "truth_ratios": {}}',
-        '{"scores": {"membership/loss/auc": {}}, "truth_ratios": {}}',
+        '{"scores": {"membership/loss/auc": 0.5}, "truth": {}}',
+        '{"scores": {"membership/loss/auc": {}}, "truth": {}}',
     ],
 )
 def test_what_is_no_result_of_an_evaluation(tmp_path: Path, content: str) -> None:
@@ -274,30 +328,35 @@ def test_results_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_composites_by_their_formulas() -> None:
-    """From means of the parts; truth ratios .5, 2, .8 are .5, .5, .8 from 1, and .25, .5, 3 are worth .75, .5, 0."""
+    """From means of the parts; truth ratios .5, 2, .8, .9, 1.1 are .5, .5, .8, .9, 1/1.1 from 1, and .25, .5, 3 are
+    worth .75, .5, 0. An answer is right by 1 / (1 + R); the strength of each row is at least 1/2, its answer having two
+    tokens."""
     measured = measured_of()
     scores = scores_of(measured)
     value = {name: entry["value"] for name, entry in scores.items()}
-    assert value["forget/truth_ratio"] == pytest.approx(1.8 / 3)
+    assert value["forget/truth_ratio"] == pytest.approx((2.7 + 1 / 1.1) / 5)
     assert value["retain/truth_utility"] == pytest.approx(1.25 / 3)
-    forgotten = [1 - value[f"forget/{name}"] for name in MEMORIZATION]
-    assert value["open_unlearning/memorization"] == pytest.approx(harmonic_mean([*forgotten, 0.6]))
+    share = fmean(1 / (1 + ratio) for ratio in (0.5, 2.0, 0.8, 0.9, 1.1))
+    forgotten = [1 - 0.5, 1 - value["forget/exact_memorization"], 1 - 1 / 8, 1 - share]
+    assert value["open_unlearning/memorization"] == pytest.approx(harmonic_mean(forgotten))
     secrets = [1 - 2 * abs(value[f"membership/{attack}/auc"] - 0.5) for attack in ATTACKS]
-    assert value["open_unlearning/privacy"] == pytest.approx(harmonic_mean(secrets))
+    assert value["privacy"] == pytest.approx(harmonic_mean(secrets))
     recall = fmean(row["score"] for row in measured.samples if (row["split"], row["kind"]) == ("retain", "sc"))
     useful = harmonic_mean([value["retain/verbatim_probability"], recall, 1.25 / 3])
-    assert value["model_utility"] == pytest.approx(useful)
+    assert value["retain_utility"] == pytest.approx(useful)
     fluent = 1 - value["forget/degenerate"]
-    assert value["open_unlearning/utility"] == pytest.approx(harmonic_mean([useful, fluent]))
+    assert value["utility"] == pytest.approx(harmonic_mean([useful, fluent]))
 
 
 COMPOSITES = {
     "aggregate": {"loss", "choice"},
     "forget_quality": {"truth forget", "retrained"},
-    "open_unlearning/memorization": {*(f"forget {name}" for name in MEMORIZATION), "truth forget"},
-    "open_unlearning/privacy": {*ATTACKS},
-    "model_utility": {"retain verbatim_probability", "truth retain", "retain sc"},
-    "open_unlearning/utility": {
+    "open_unlearning/memorization": {"forget extraction_strength", "forget exact_memorization", "truth forget"},
+    "privacy": {*ATTACKS},
+    "privacy_to_retrained": {*ATTACKS, "retrained"},
+    "uds/privacy": {*ATTACKS, "retrained"},
+    "retain_utility": {"retain verbatim_probability", "truth retain", "retain sc"},
+    "utility": {
         "retain verbatim_probability", "truth retain", "retain sc", "forget degenerate",
     },
 }  # fmt: skip
@@ -306,7 +365,7 @@ COMPOSITES = {
 
 def without(part: str) -> tuple[Measured, Retrained | None]:
     """All but one part."""
-    measured, retrained = measured_of(), Retrained({"forget": [1.0]}, dict.fromkeys(ATTACKS, 0.5))
+    measured, retrained = measured_of(), Retrained({"forget": rows_with(*[1.0] * 5)}, dict.fromkeys(ATTACKS, 0.5))
     first, _, last = part.partition(" ")
     if part == "retrained":
         return measured, None
@@ -315,8 +374,8 @@ def without(part: str) -> tuple[Measured, Retrained | None]:
     if part in ATTACKS:
         return replace(measured, attacks={name: measured.attacks[name] for name in ATTACKS if name != part}), retrained
     if first == "truth":
-        kept = {split: ratios for split, ratios in measured.truth_ratios.items() if split != last}
-        return replace(measured, truth_ratios=kept), retrained
+        kept = {split: rows for split, rows in measured.truth.items() if split != last}
+        return replace(measured, truth=kept), retrained
     if part == "retain sc":
         rows = [row for row in measured.samples if (row["split"], row["kind"]) != ("retain", "sc")]
         return replace(measured, samples=rows), retrained
@@ -341,6 +400,6 @@ def test_composites_are_there_exactly_when_their_parts_are(part: str) -> None:
     results = summary(measured, INPUTS, options, retrained)
     there = {name for name, needed in COMPOSITES.items() if part not in needed}
     assert {name for name in COMPOSITES if name in results["scores"]} == there
-    missing = [name for name in ("forget_quality", "open_unlearning/privacy") if retrained and name not in there]
-    assert [note.split(":")[0] for note in results["notes"]] == [f"no {name}" for name in missing]
+    missing = [name for name in ("forget_quality", "privacy_to_retrained") if retrained and name not in there]
+    assert [note.split(":")[0] for note in results["notes"] if note != FEW] == [f"no {name}" for name in missing]
     assert (results["aggregate"] is None) == ("aggregate" not in there)

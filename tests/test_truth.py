@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.composites import truth_ratio_closeness, truth_ratio_utility
-from unlearn_pl.evaluation.truth import Truth, TruthRow, read_truth_rows, truth_ratios
+from unlearn_pl.evaluation.truth import Truth, TruthRow, answer_logprobs, read_truth_rows
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -35,9 +33,10 @@ def test_rows_are_read(tmp_path: Path) -> None:
     single = ROW | {"perturbed_answer": "Bo does", "answer": "Anna"}
     several = ROW | {"paraphrased_answer": ["Anna", "Анна"]}
     path = write_lines(tmp_path / "f.jsonl", [ROW, single, several])
-    first = TruthRow("Who paints?", ("Anna does",), ("Bo does", "Ida does"))
-    rows = [first, TruthRow("Who paints?", ("Anna does",), ("Bo does",))]
-    rows.append(TruthRow("Who paints?", ("Anna", "Анна"), ("Bo does", "Ida does")))
+    first = TruthRow("Who paints?", ("Anna does",), ("Bo does", "Ida does"), eos=True)
+    rows = [first, TruthRow("Who paints?", ("Anna does",), ("Bo does",), eos=True)]
+    rows.append(TruthRow("Who paints?", ("Anna", "Анна"), ("Bo does", "Ida does"), eos=True))
+    assert not read_truth_rows(Truth(forget=path, eos=False))["forget"][0].eos
     assert read_truth_rows(Truth(forget=path)) == {"forget": rows}
     assert read_truth_rows(Truth(retain=path, forget=path)) == {"forget": rows, "retain": rows}
     assert read_truth_rows(Truth()) == {}
@@ -86,6 +85,10 @@ def normalized_probability(
         return math.exp(-model(ids, labels=labels).loss.item())
 
 
+def ratios_of(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[TruthRow], size: int = 4):  # type: ignore[no-untyped-def]
+    return [row.ratio("arithmetic") for row in answer_logprobs(model, tokenizer, rows, size)]
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_ratios_are_those_of_the_loss(tiny_model: Build, tokenizer: PreTrainedTokenizerFast, batch_size: int) -> None:
     """Mean probability of the wrong answers over that of the right ones; 1 where both are the same."""
@@ -97,25 +100,29 @@ def test_ratios_are_those_of_the_loss(tiny_model: Build, tokenizer: PreTrainedTo
             for answers in (row.perturbed, row.paraphrased)
         )
         expected.append(sum(wrong) / len(wrong) / (sum(right) / len(right)))
-    found = truth_ratios(tiny_model(), tokenizer, ROWS, batch_size)
+    found = ratios_of(tiny_model(), tokenizer, ROWS, batch_size)
     assert found == pytest.approx(expected, rel=1e-5)
     assert found[2] == pytest.approx(1, rel=1e-5)
-    assert truth_ratios(tiny_model(), tokenizer, ROWS[::-1], batch_size) == pytest.approx(expected[::-1], rel=1e-5)
+    assert ratios_of(tiny_model(), tokenizer, ROWS[::-1], batch_size) == pytest.approx(expected[::-1], rel=1e-5)
 
 
-def test_a_broken_model_gives_the_largest_float(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Only the row with the broken word; composites of it stay finite: neither near the truth nor useful."""
+def test_the_end_token_counts_as_in_tofu(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The labels of TOFU hold it: the mean is over one token more, the end token."""
+    model, row = tiny_model(), TruthRow("Who paints?", ("Anna does",), ("Bo does",), eos=True)
+    found = answer_logprobs(model, tokenizer, [row], 4)[0]
+    for answer, value in (("Anna does", found.paraphrased[0]), ("Bo does", found.perturbed[0])):
+        likely = normalized_probability(tiny_model().double(), tokenizer, row.question, f"{answer}<|end|>")
+        assert value == pytest.approx(math.log(likely), rel=1e-5)
+
+
+def test_a_broken_model_has_broken_rows(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Only the row with the broken word."""
     model = tiny_model()
     (token,) = tokenizer("7").input_ids
     with torch.no_grad():
         model.model.embed_tokens.weight[token] = math.nan
-    rows = [ROWS[0], TruthRow("7", ("Anna",), ("Bo",))]
-    with pytest.warns(UserWarning, match="truth ratio: 1 of 2 rows have no finite ratio"):
-        found = truth_ratios(model, tokenizer, rows, 4)
-    assert found[1] == sys.float_info.max
-    assert found[0] == pytest.approx(truth_ratios(tiny_model(), tokenizer, ROWS[:1], 4)[0], rel=1e-5)
-    assert truth_ratio_closeness(found[1:]) == pytest.approx(0, abs=1e-300)
-    assert truth_ratio_utility(found[1:]) == 0
+    found = answer_logprobs(model, tokenizer, [ROWS[0], TruthRow("7", ("Anna",), ("Bo",))], 4)
+    assert [row.broken for row in found] == [False, True]
 
 
 def test_an_answer_without_room_is_refused(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -123,8 +130,8 @@ def test_an_answer_without_room_is_refused(tiny_model: Build, tokenizer: PreTrai
     question = tokenizer.decode([23] * 511)
     assert len(tokenizer(question).input_ids) == 511
     assert len(tokenizer.encode(" A")) == 1
-    assert truth_ratios(tiny_model(), tokenizer, [TruthRow(question, ("A",), ("A",))], 4) == pytest.approx([1])
+    assert ratios_of(tiny_model(), tokenizer, [TruthRow(question, ("A",), ("A",))]) == pytest.approx([1])
     with pytest.raises(
         InputError, match=r"--truth: a question with an answer has 51\d tokens, the model 512 positions"
     ):
-        truth_ratios(tiny_model(), tokenizer, [TruthRow(question, ("A",), ("lighthouse 7 7",))], 4)
+        answer_logprobs(tiny_model(), tokenizer, [TruthRow(question, ("A",), ("lighthouse 7 7",))], 4)

@@ -62,9 +62,11 @@ def main() -> None:
             fail(f"{args[0]!r} is no command of {verb}; its commands are {', '.join(SUBVERBS[verb])}")
         verb, args = f"{verb} {args[0]}", args[1:]
     from unlearn_pl.errors import InputError
+    from unlearn_pl.stopping import stoppable
 
     try:
-        command(verb)(args)
+        with stoppable():
+            command(verb)(args)
     except InputError as error:
         if os.environ.get("UNLEARN_PL_TRACEBACK"):
             traceback.print_exc()

@@ -1,34 +1,38 @@
 """fit, validate, test and predict: Lightning's own command line around UnlearningModule and ForgetRetainData."""
 
+import os
 import re
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 from jsonargparse import lazy_instance
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing import ProcessRaisedException
 
-from unlearn_pl.callbacks.adapter import SaveAdapter
+from unlearn_pl.callbacks.adapter import SaveAdapter, is_dry
 from unlearn_pl.callbacks.angles import AngleAnalysis
 from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
 from unlearn_pl.callbacks.merge import MergeAfterFit
 from unlearn_pl.callbacks.predictions import WritePredictions
 from unlearn_pl.callbacks.progress import Throughput
+from unlearn_pl.callbacks.run_config import SaveRunConfig
 from unlearn_pl.callbacks.snapshot import WeightSnapshot
 from unlearn_pl.callbacks.stale import SetStaleAside
+from unlearn_pl.callbacks.stop import StopOnSignal, stopped_well
 from unlearn_pl.data.datamodule import ForgetRetainData
-from unlearn_pl.errors import InputError
-from unlearn_pl.files import write_text
+from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.files import sole_writer
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.objectives.forget import NPO, GradAscent
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.parsing import ShortErrors
+from unlearn_pl.stopping import STOP
 from unlearn_pl.training.checkpoint_file import check_checkpoint_file
+from unlearn_pl.training.metrics_file import MetricsFile
 from unlearn_pl.training.module import UnlearningModule
 from unlearn_pl.training.supported import refuse_fallback, refuse_names, refuse_unsupported
 
@@ -43,20 +47,8 @@ class Parser(ShortErrors, LightningArgumentParser):
     }
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Writes the resolved `config.yaml` into the run folder before the first step, and hands it to every logger."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
-        verb = TrainerFn(stage).value
-        name = "config.yaml" if verb == "fit" else f"config_{verb}.yaml"
-        write_text(Path(trainer.default_root_dir) / name, text)
-        if verb == "fit":
-            for logger in trainer.loggers:
-                logger.log_hyperparams(self.config.as_dict())
+# Before those of a configuration, which may take hours over what comes after a batch or the last of them.
+FIRST = (StopOnSignal, Throughput, SaveAdapter)
 
 
 class UnlearnCLI(LightningCLI):
@@ -64,15 +56,16 @@ class UnlearnCLI(LightningCLI):
     field and an error names it."""
 
     def __init__(self, args: list[str] | None = None, run: bool = True):
+        self.arguments = args or []
         super().__init__(
             UnlearningModule,
             ForgetRetainData,
             save_config_callback=SaveRunConfig,
             trainer_defaults={
                 "max_epochs": 5,
-                "logger": lazy_instance(CSVLogger, save_dir="logs", name=""),
+                "logger": lazy_instance(MetricsFile),
                 "default_root_dir": "logs/fit",
-                "callbacks": [Throughput(), SaveAdapter(), WritePredictions(), SetStaleAside()],
+                "callbacks": [StopOnSignal(), Throughput(), SaveAdapter(), WritePredictions(), SetStaleAside()],
             },
             seed_everything_default=42,
             parser_class=Parser,
@@ -95,12 +88,13 @@ class UnlearnCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.max_length", "model.max_length")
+        parser.link_arguments("data.tokenizer", "model.tokenizer")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
             self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv holds something too
         except OmegaConfBaseException as error:  # a ${...} that leads nowhere
-            raise InputError(f"a value of the configuration or the command line: {first_line(error)}") from error
+            raise InputError(f"a value of the configuration or the command line: {one_line(error)}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let hyper-parameters of the checkpoint win over the command line in silence."""
@@ -116,7 +110,7 @@ class UnlearnCLI(LightningCLI):
                 if cause.__cause__ is None:
                     break
                 cause = cause.__cause__
-            raise (cause if isinstance(cause, InputError) else InputError(f"--trainer: {first_line(cause)}")) from error
+            raise (cause if isinstance(cause, InputError) else InputError(f"--trainer: {one_line(cause)}")) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Refuse what can be refused before rows and model are read."""
@@ -127,10 +121,39 @@ class UnlearnCLI(LightningCLI):
             check_checkpoint_file(str(checkpoint), subcommand, self._get(self.config, "weights_only") is not False)
         super()._run_subcommand(subcommand)
 
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**options)
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, FIRST))  # type: ignore[attr-defined]
+        trainer.loggers = [kept(logger) for logger in trainer.loggers]
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.follow(trainer)
+        handlers = trainer._signal_connector.register_signal_handlers
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its name."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        def register() -> None:
+            handlers()
+            STOP.install()  # Lightning's own hangs where several processes train
+
+        trainer._signal_connector.register_signal_handlers = register  # type: ignore[method-assign]
+        return trainer
+
+    def fit(self, **options: Any) -> None:
+        """Lightning's fit, alone in its run folder, and ended in good order by a signal."""
+        trainer = self.trainer
+        with ExitStack() as stack:
+            if trainer.is_global_zero and not is_dry(trainer):
+                stack.enter_context(sole_writer(trainer.default_root_dir, "--trainer.default_root_dir"))
+            stack.enter_context(stopped_well(trainer, self.arguments))
+            trainer.fit(**options)
+
+
+def kept(logger: Any) -> Any:
+    """Lightning's own CSV logger as ours, which deletes nothing; another as it is."""
+    if type(logger) is not CSVLogger:
+        return logger
+    return MetricsFile(
+        os.fspath(logger._save_dir), logger.name, logger._version, logger._prefix, logger._flush_logs_every_n_steps
+    )
 
 
 def main(args: list[str]) -> None:
@@ -138,7 +161,7 @@ def main(args: list[str]) -> None:
     try:
         UnlearnCLI(args)
     except MisconfigurationException as error:  # Lightning's name for a mistake of the user
-        raise InputError(f"--trainer: {first_line(error)}") from error
+        raise InputError(f"--trainer: {one_line(error)}") from error
     except ProcessRaisedException as error:  # of a process that ddp_spawn or ddp_fork started, with its traceback
         last = str(error).strip().splitlines()[-1]
         if last.startswith("unlearn_pl.errors.InputError: "):

@@ -10,13 +10,22 @@ NOISE = (
     r".*`is_gradient_checkpointing` is deprecated",
     r".*does not have many workers",
     r".*litlogger",
-    r".*Experiment logs directory .* exists and is not empty",
     r".*Checkpoint directory .* exists and is not empty",
     r".*treespec, LeafSpec",
     r".*The number of training batches .* is smaller than the logging interval",
     r".*Found .* module\(s\) in eval mode at the start of training",
 )
-CHATTER = ("litlogger", "litmodels", "💡", "available: ", "TPU", "HPU", "Loading `train_dataloader`", "Seed set to")
+CHATTER = (
+    "litlogger",
+    "litmodels",
+    "💡",
+    "available: ",
+    "TPU",
+    "HPU",
+    "Loading `train_dataloader`",
+    "Seed set to",
+    "`weights_only` was not set",
+)
 
 
 class _NoChatter(logging.Filter):
@@ -34,5 +43,9 @@ def quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.trainer.connectors.checkpoint_connector",
+        "lightning.fabric.utilities.seed",
+    ):
         logging.getLogger(name).addFilter(_NoChatter())

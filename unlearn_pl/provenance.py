@@ -21,14 +21,19 @@ def provenance(**facts: Any) -> dict[str, Any]:
     return {"versions": versions, "commit": git_commit(), **facts}
 
 
-def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, with ``-dirty`` if files differ from it, else None."""
-    folder = Path(__file__).resolve().parent
+def git_commit(file: str | Path = __file__) -> str | None:
+    """The commit of the checkout that ``file`` runs from, with ``-dirty`` if files differ from it, else None: also if
+    the package was installed into a folder within another project's repository, which does not track it."""
+    file = Path(file).resolve()
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=folder, capture_output=True, text=True, check=True, timeout=20,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+        if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
+            return None
+        return _git(file.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints there, None if it fails."""
+    answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20)
+    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -29,11 +29,14 @@ def conclusion(found: dict[str, Any]) -> str:
     density = "" if chosen["density"] is None else f", density {chosen['density']:g}"
     shifts = f", shifts {chosen['shifts']}" if chosen["shifts"] else ""
     mix = chosen["mix"]
+    step = found["documents"]["auc_step"][0]
+    (least, largest), count = found["ranges"]["holdout_auc"], len(found["splits"])
+    again = f"; calibrated again on {count - 1} other splits of the same documents, {least:.3f} to {largest:.3f} in all"
     return (
         f"{found['message']}: {chosen['method']} with weights {1 - mix:.4f} and {mix:.4f}, "
         f"scale {chosen['scale']:g}{density}{shifts}\n"
-        f"AUC {found['calibration_auc']:.3f} on the calibration half, {found['holdout_auc']:.3f} on the held-out half "
-        f"(95 % interval {low:.3f} to {high:.3f}); over {len(found['splits'])} splits the held-out AUC is "
-        f"{found['spread']['holdout_auc_mean']:.3f}"
-        + (f" ± {found['spread']['holdout_auc_stdev']:.3f}" if len(found["splits"]) > 1 else "")
+        f"AUC {found['calibration_auc']:.3f} on the calibration half (whose documents tell steps of {step:.3g}), "
+        f"{found['holdout_auc']:.3f} on the held-out half (95 % interval {low:.3f} to {high:.3f}"
+        + (again if count > 1 else "")
+        + ")"
     )

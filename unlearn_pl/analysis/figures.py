@@ -10,7 +10,7 @@ from typing import Any
 
 from unlearn_pl.analysis.tables import COLUMNS, MERGED
 
-Points = Mapping[str, Sequence[tuple[int, float]]]
+Points = Mapping[str, Sequence[tuple[int, float | None]]]
 PANEL = (4.4, 3.2)
 
 
@@ -53,15 +53,17 @@ def plot_losses(runs: Mapping[str, Points], path: str | Path) -> None:
 def plot_terms(curves: Points, path: str | Path) -> None:
     """Figure 2 of the ZJUKLAB paper: regurgitation and knowledge by task and split over optimizer steps.
 
-    ``curves`` is term (``forget/Task1/regurgitation``) -> points (step, score in [0, 1], higher is better).
+    ``curves`` is term (``forget/Task1/regurgitation``) -> points (step, score in [0, 1], higher is better, or None).
     """
-    tasks = list(dict.fromkeys(term.split("/")[1] for term in curves))
+    parts = {term: (term.split("/", 1)[0], *term.split("/", 1)[1].rsplit("/", 1)) for term in curves}
+    tasks = list(dict.fromkeys(task for _, task, _ in parts.values()))  # a task's name may have a slash
     with _figure(path, len(tasks)) as axes:
         for axis, task in zip(axes, tasks, strict=True):
             for term, points in curves.items():
-                split, of_task, kind = term.split("/")
+                split, of_task, kind = parts[term]
+                known = [(step, float("nan") if score is None else score) for step, score in points]
                 if of_task == task:
-                    axis.plot(*zip(*points, strict=True), "--" if split == "forget" else "-", label=f"{split} {kind}")
+                    axis.plot(*zip(*known, strict=True), "--" if split == "forget" else "-", label=f"{split} {kind}")
             axis.set(title=task, xlabel="optimizer step", ylabel="score", ylim=(-0.03, 1.03))
             axis.legend(fontsize="small")
 

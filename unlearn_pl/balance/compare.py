@@ -12,7 +12,6 @@ from unlearn_pl.balance.opening import Opened
 from unlearn_pl.balance.path import Point
 from unlearn_pl.balance.scorer import Scores
 from unlearn_pl.evaluation.ranks import Progress
-from unlearn_pl.evaluation.roc import membership_score
 from unlearn_pl.merging.conflict import measure_conflict
 from unlearn_pl.merging.merged import merge_deltas, norm
 from unlearn_pl.merging.methods import METHODS, find_method, merge_settings
@@ -78,15 +77,8 @@ class Comparison:
         return entries
 
     def entry(self, scores: Scores) -> dict[str, Any]:
-        """Scores on all documents."""
-        auc = self.opened.scorer.documents.auc(scores.losses)
-        return {
-            "task_aggregate": scores.task_aggregate,
-            "membership_auc": auc,
-            "membership_score": membership_score(auc),
-            "mmlu": scores.mmlu,
-            "aggregate": scores.aggregate(auc),
-        }
+        """Scores on all documents; None for those that a model without finite losses has not."""
+        return scores.facts(self.opened.scorer.documents.auc(scores.losses))
 
     @staticmethod
     def _prunes(method: str) -> bool:

@@ -37,6 +37,14 @@ class Point:
         low = LEAST_MIX if find_method(self.method).kernel.elects_sign else 0.0
         return [min(max(self.mix + shift, low), 1 - low) for shift in self.shifts or (0.0,)]
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal for points that are one merge in other words: shifts beyond a mix of 0 or 1, or groups of one mix."""
+        mixes = tuple(round(mix, 12) for mix in self.mixes())
+        if find_method(self.method) is find_method(EXACT) and len(set(mixes)) == 1:
+            mixes = mixes[:1]  # other methods get the norm of each group for itself
+        return self.method, self.density, self.scale, mixes
+
     def facts(self) -> dict[str, Any]:
         """The point, ready for JSON."""
         return asdict(self) | {"shifts": list(self.shifts), "weights": [[1 - mix, mix] for mix in self.mixes()]}

@@ -1,5 +1,7 @@
 """One model that takes one merged delta after the other into its weights, and is scored with each."""
 
+import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
+from unlearn_pl.evaluation.intervals import auc_interval
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.evaluation.ranks import Progress, Work
 from unlearn_pl.evaluation.roc import area_under_curve, halves, membership_score
-from unlearn_pl.evaluation.statistics import auc_of, bootstrap_interval
-from unlearn_pl.evaluation.suite import evaluate_model
+from unlearn_pl.evaluation.scores import unscored_terms
+from unlearn_pl.evaluation.suite import evaluate_model, fitting_inputs
 from unlearn_pl.merging.folding import FoldedWeights
 from unlearn_pl.merging.merged import Delta
 
@@ -48,13 +51,20 @@ class Documents:
         kept = [part[half] for part in self.parts(seed)]
         return [members[i] for i in kept[0]], [nonmembers[i] for i in kept[1]]
 
+    def step(self, seed: int = 0, half: int = 0) -> float:
+        """The least by which the AUC of a half can change: one pair of a member and a non-member in other order."""
+        members, nonmembers = (len(part[half]) for part in self.parts(seed))
+        return 1 / (members * nonmembers)
+
     def auc(self, losses: list[float], seed: int = 0, half: int | None = None) -> float:
-        """Area under the ROC curve of the loss attack, in [0, 1]."""
+        """Area under the ROC curve of the loss attack, in [0, 1]; NaN if a loss is not finite, as of a broken model."""
+        if not all(map(math.isfinite, losses)):
+            return math.nan
         return area_under_curve(*self.sides(losses, seed, half))
 
     def interval(self, losses: list[float], seed: int = 0, half: int | None = None) -> tuple[float, float]:
-        """95 % interval of ``auc``, by the bootstrap."""
-        return bootstrap_interval(self.sides(losses, seed, half), auc_of)
+        """95 % interval of ``auc``; all of [0, 1] with a single document on a side."""
+        return auc_interval(*self.sides(losses, seed, half)) or (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,17 @@ class Scores:
         first two if there are no questions."""
         parts = [self.task_aggregate, membership_score(auc)] + ([] if self.mmlu is None else [self.mmlu])
         return sum(parts) / len(parts)
+
+    def facts(self, auc: float) -> dict[str, float | None]:
+        """The scores at ``auc``, for JSON; None for what a model without finite losses (``auc`` is NaN) has not."""
+        broken = not math.isfinite(auc)
+        return {
+            "task_aggregate": self.task_aggregate,
+            "mmlu": self.mmlu,
+            "membership_auc": None if broken else auc,
+            "membership_score": None if broken else membership_score(auc),
+            "aggregate": None if broken else self.aggregate(auc),
+        }
 
 
 class MergeScorer:
@@ -91,8 +112,17 @@ class MergeScorer:
     ):
         if not inputs.nonmembers:
             raise InputError("--membership.nonmember: needed: the membership attack steers the search, got none")
+        rows = [(split, record.task, record.kind, record.output) for split, record in inputs.split_records]
+        if unscored := unscored_terms(rows):
+            raise InputError(
+                f"--data: no Task Aggregate to judge merges by: ROUGE, which knows only a-z and 0-9, sees nothing of "
+                f"any answer of {unscored[0]}"
+            )
         self.model, self.tokenizer = model, tokenizer
         self.weights = FoldedWeights(model, modules)
+        inputs, notes = fitting_inputs(model, tokenizer, inputs)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
         self.documents = Documents(tuple(inputs.members), tuple(inputs.nonmembers))
         # The documents' losses are known already when a model is scored; other metrics than the official are not asked
         self.inputs = replace(inputs, members=[], nonmembers=[], truth={})
@@ -115,4 +145,6 @@ class MergeScorer:
         results: dict[str, Any] = evaluate_model(
             self.model, self.tokenizer, self.inputs, self.options, self.work
         ).results
+        if results["task_aggregate"] is None:
+            raise InputError(f"--data: no Task Aggregate to judge merges by: {'; '.join(results['notes'])}")
         return Scores(losses, results["task_aggregate"], results["mmlu"], results["terms"])

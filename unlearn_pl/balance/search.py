@@ -1,9 +1,9 @@
 """The search for a merge that a membership attack cannot tell from a model that never saw the documents."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import product
-from statistics import fmean, stdev
 from typing import Any
 
 from unlearn_pl.balance.crossing import Crossing, find_crossings
@@ -11,7 +11,6 @@ from unlearn_pl.balance.path import LEAST_MIX, MergePath, Point
 from unlearn_pl.balance.scorer import MergeScorer, Scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.ranks import Progress
-from unlearn_pl.evaluation.roc import membership_score
 from unlearn_pl.merging.merged import merge_deltas
 from unlearn_pl.merging.methods import find_method, merge_settings
 
@@ -33,12 +32,13 @@ class BalanceOptions:
     grid: int = 5
     """Mixes from 0 to 1 at which the AUC is measured first, to see between which it crosses; at least 2."""
     evaluations: int = 8
-    """Further measurements at most to find each crossing; at least 1."""
+    """Further measurements at most to find each crossing; at least 1. None is taken where the AUC on the two sides
+    differs by one step, 1 / (members x non-members of the calibration half): the documents cannot tell more."""
     tolerance: float = 0.01
-    """A crossing is found when the AUC is this near to one half; in (0, 0.5)."""
+    """A crossing is found when the AUC is this near to one half, or within half a step of it; in (0, 0.5)."""
     splits: int = 3
-    """Splits of the documents into calibration and held-out halves: the search runs on the first, the method found is
-    calibrated again on each other one to see the spread; at least 1."""
+    """Splits of the documents into calibration and held-out halves: the search runs on the first, the method and scale
+    found are calibrated again on each other one, to see how far the result depends on the split; at least 1."""
     groups: int = 1
     """Groups of neighbouring layers that get a mix of their own in the end; 1 for one mix in all."""
 
@@ -77,6 +77,8 @@ class BalanceSearch:
     measured: dict[Point, list[float]] = field(default_factory=dict)
     """Losses of the documents at each point visited."""
     scored: dict[Point, Scores] = field(default_factory=dict)
+    known: dict[tuple[Any, ...], tuple[list[float], Scores | None]] = field(default_factory=dict)
+    """The same by what is merged, which points may share."""
 
     def __post_init__(self) -> None:
         for ray in self.options.rays():
@@ -101,12 +103,16 @@ class BalanceSearch:
 
         Every choice looks at the calibration half of the documents alone.
         """
-        ends = [self.score(Point(mix)) for mix in (0.0, 1.0)]
+        ends = self.ends()
         crossings = [
             (replace(ray, mix=found.at), found) for ray in self.options.rays() for found in self.crossings(ray)
         ]
         reached = [point for point, found in crossings if found.reached]
-        self.tell(f"{len(reached)} crossings of an AUC of one half on {len(self.options.rays())} paths")
+        step = self.scorer.documents.step()
+        self.tell(
+            f"{len(reached)} crossings of an AUC of one half on {len(self.options.rays())} paths; the AUC of the "
+            f"calibration half moves in steps of {step:.4f}"
+        )
         # without a crossing one half is out of reach: what balances best may then be an adapter by itself
         candidates = reached or [*map(self.nearest, self.options.rays()), Point(0.0), Point(1.0)]
         for point in candidates:
@@ -118,12 +124,27 @@ class BalanceSearch:
 
     # --- measuring ---
 
+    def ends(self) -> list[Scores]:
+        """Scores of the two adapters alone. Raises InputError if one of them breaks the model."""
+        for name, point in (("over", Point(0.0)), ("under", Point(1.0))):
+            if not math.isfinite(self.auc(point)):
+                raise InputError(
+                    f"--adapters: with the {name}-forgetting adapter alone the losses of documents are not finite; "
+                    "it breaks the model"
+                )
+        return [self.score(Point(mix)) for mix in (0.0, 1.0)]
+
     def losses(self, point: Point) -> list[float]:
-        """Losses of all documents at a point; each point is measured once."""
+        """Losses of all documents at a point; each merge is measured once."""
         if point not in self.measured:
+            if point.identity in self.known:
+                self.measured[point] = self.known[point.identity][0]
+                return self.measured[point]
             self.measured[point] = self.scorer.losses(self.path.merge(point)[0])
+            self.known[point.identity] = self.measured[point], None
             auc = self.scorer.documents.auc(self.measured[point], half=0)
-            self.tell(f"{named(point)}: calibration AUC {auc:.3f}")
+            told = f"calibration AUC {auc:.3f}" if math.isfinite(auc) else "losses are not finite, it is left out"
+            self.tell(f"{named(point)}: {told}")
         return self.measured[point]
 
     def auc(self, point: Point, seed: int = 0, half: int | None = 0) -> float:
@@ -133,7 +154,10 @@ class BalanceSearch:
     def score(self, point: Point) -> Scores:
         """All scores at a point."""
         if point not in self.scored:
-            self.scored[point] = self.scorer.scores(self.path.merge(point)[0], self.losses(point))
+            losses = self.losses(point)
+            known = self.known[point.identity][1]
+            self.scored[point] = known or self.scorer.scores(self.path.merge(point)[0], losses)
+            self.known[point.identity] = losses, self.scored[point]
             self.tell(f"{named(point)}: Aggregate on the calibration half {self.worth(point):.3f}")
         return self.scored[point]
 
@@ -150,20 +174,25 @@ class BalanceSearch:
         steps = self.options.grid - 1
         grid = [low + (1 - 2 * low) * step / steps for step in range(steps + 1)]
         return find_crossings(
-            lambda mix: self.auc(replace(ray, mix=mix), seed), grid, LEVEL, self.options.tolerance,
-            self.options.evaluations,
+            lambda mix: self.auc(replace(ray, mix=mix), seed), grid, LEVEL, self.tolerance(seed),
+            self.options.evaluations, self.scorer.documents.step(seed),
         )  # fmt: skip
+
+    def tolerance(self, seed: int = 0) -> float:
+        """The option's, or half a step of the AUC (whatever that rounds to): nearer than that it may not come."""
+        return max(self.options.tolerance, self.scorer.documents.step(seed) / 2 * (1 + 1e-9))
 
     def nearest(self, ray: Point) -> Point:
         """Of the points visited on a path that with the calibration AUC nearest to one half."""
-        visited = (point for point in self.measured if replace(point, mix=ray.mix) == ray)
-        return min(visited, key=lambda point: abs(self.auc(point) - LEVEL))
+        visited = [
+            point for point in self.measured if replace(point, mix=ray.mix) == ray and math.isfinite(self.auc(point))
+        ]
+        return min(visited or [Point(0.0)], key=lambda point: abs(self.auc(point) - LEVEL))
 
     def improve_groups(self, start: Point) -> Point:
         """Shift the mix of one group of layers after the other, up and down, each time back at an AUC of one half by
         the common mix; keep what has the better aggregate. Then once more with half the step."""
         best = replace(start, shifts=(0.0,) * self.options.groups)
-        self.measured[best], self.scored[best] = self.measured[start], self.scored[start]
         for step in (SHIFT, SHIFT / 2):
             for group, sign in product(range(self.options.groups), (1, -1)):
                 shifts = tuple(s + sign * step * (g == group) for g, s in enumerate(best.shifts))
@@ -188,7 +217,7 @@ class BalanceSearch:
             "holdout_auc": documents.auc(losses, half=1),
             "holdout_interval": [low, high],
             "splits": splits,
-            "spread": spread(splits),
+            "ranges": ranges(splits),
             "compared": {
                 **{name: self.compared(scores) for name, scores in zip(("over", "under"), ends, strict=True)},
                 **self.plain_ties(),
@@ -199,6 +228,7 @@ class BalanceSearch:
                 "nonmember": len(documents.nonmembers),
                 "calibration": [len(part[0]) for part in documents.parts(0)],
                 "holdout": [len(part[1]) for part in documents.parts(0)],
+                "auc_step": [documents.step(half=half) for half in (0, 1)],
             },
             "path": [self.entry(point) for point in self.measured],
         }
@@ -207,10 +237,11 @@ class BalanceSearch:
         """A point of the path for JSON; scores are None where only the documents' losses were measured."""
         scores = self.scored.get(point)
         calibration, holdout = (self.auc(point, half=half) for half in (0, 1))
+        broken = not math.isfinite(calibration)
         return point.facts() | {
-            "auc": self.auc(point, half=None),
-            "calibration_auc": calibration,
-            "holdout_auc": holdout,
+            "auc": None if broken else self.auc(point, half=None),
+            "calibration_auc": None if broken else calibration,
+            "holdout_auc": None if broken else holdout,
             "task_aggregate": None if scores is None else scores.task_aggregate,
             "mmlu": None if scores is None else scores.mmlu,
             "aggregate_calibration": None if scores is None else scores.aggregate(calibration),
@@ -220,16 +251,11 @@ class BalanceSearch:
 
     def compared(self, scores: Scores) -> dict[str, Any]:
         """A model in the final comparison, by the held-out half and by all documents."""
-        documents = self.scorer.documents
-        auc, holdout = documents.auc(scores.losses), documents.auc(scores.losses, half=1)
-        return {
-            "task_aggregate": scores.task_aggregate,
-            "mmlu": scores.mmlu,
-            "membership_auc": auc,
-            "membership_score": membership_score(auc),
-            "aggregate": scores.aggregate(auc),
-            "holdout_auc": holdout,
-            "aggregate_holdout": scores.aggregate(holdout),
+        holdout = self.scorer.documents.auc(scores.losses, half=1)
+        broken = not math.isfinite(holdout)
+        return scores.facts(self.scorer.documents.auc(scores.losses)) | {
+            "holdout_auc": None if broken else holdout,
+            "aggregate_holdout": None if broken else scores.aggregate(holdout),
         }
 
     def plain_ties(self) -> dict[str, Any]:
@@ -266,10 +292,10 @@ class BalanceSearch:
 
     def no_crossing(self) -> str:
         """What to say if no path crosses one half."""
-        aucs = [self.auc(point) for point in self.measured]
+        aucs = [auc for auc in map(self.auc, self.measured) if math.isfinite(auc)]
         return (
             f"no crossing: the calibration AUC went from {min(aucs):.3f} to {max(aucs):.3f} and never came within "
-            f"{self.options.tolerance:g} of one half; of the nearest point of each path and the two adapters the best "
+            f"{self.tolerance():.3g} of one half; of the nearest point of each path and the two adapters the best "
             "is taken. Try other --search.scales, or adapters that forget more or less"
         )
 
@@ -285,11 +311,10 @@ def named(point: Point) -> str:
     return f"{point.method} mix {point.mix:.4f} scale {point.scale:g}{density}{shifts}"
 
 
-def spread(splits: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Mean and standard deviation over the splits of the held-out AUC and of the mix."""
-    values: dict[str, float | None] = {}
-    for name in ("holdout_auc", "mix"):
-        series = [split[name] for split in splits]
-        values[f"{name}_mean"] = fmean(series)
-        values[f"{name}_stdev"] = stdev(series) if len(series) > 1 else None
-    return values
+def ranges(splits: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Least and largest held-out AUC and mix of the splits. No standard error: the splits share documents, and those
+    that one holds out chose the method and scale on the first."""
+    return {
+        name: [min(split[name] for split in splits), max(split[name] for split in splits)]
+        for name in ("holdout_auc", "mix")
+    }

@@ -7,7 +7,7 @@ from peft import PeftModel
 from torch import nn
 
 from unlearn_pl.data.datamodule import EncodedPair
-from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.forward import causal_model, text_config
 from unlearn_pl.objectives.passes import Positions
 
 
@@ -29,7 +29,7 @@ class Sizes:
 def sizes_of(model: PeftModel) -> Sizes:
     """Counted in the model itself, so they hold for any architecture made of linear layers and attention."""
     causal = causal_model(model)
-    config = causal.config
+    config = text_config(model)
     layers = {name: m for name, m in causal.base_model.named_modules() if isinstance(m, nn.Linear)}
     weights = {True: 0, False: 0}
     for name, layer in layers.items():

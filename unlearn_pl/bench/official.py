@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from unlearn_pl.data.encoding import start_ids
 from unlearn_pl.evaluation.attacks import MIN_K_SHARE, STD_FLOOR
 from unlearn_pl.evaluation.choice import Subject, fitting_prompt, letter_ids
 from unlearn_pl.evaluation.forward import evaluating
@@ -53,7 +54,7 @@ def continue_each(
     found = []
     with evaluating(model), generation_config(causal, config):
         for number, prompt in enumerate(prompts, start=1):
-            ids = torch.tensor([tokenizer(prompt).input_ids], device=causal.device)
+            ids = torch.tensor([start_ids(prompt, tokenizer)], device=causal.device)
             whole = causal.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
             new = whole[0, ids.shape[1] :].tolist()
             found.append(Continued(decode_answer(tokenizer, new), len(new), new[-1] in ends))
@@ -95,7 +96,7 @@ def attack_each(
     device, score = causal_model(model).device, PASSES[attack]
     with evaluating(model):
         return [
-            score(model, torch.tensor([tokenizer(document).input_ids], device=device), document)
+            score(model, torch.tensor([start_ids(document, tokenizer)], device=device), document)
             for document in documents
         ]
 

@@ -1,23 +1,55 @@
 """SaveAdapter: the trained adapter, in PEFT's own format, when a fit ends."""
 
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_info
 
-from unlearn_pl.models.lora import save_adapter
+from unlearn_pl.errors import InputError
+from unlearn_pl.models.lora import adapter_state, save_adapter
 
 
 class SaveAdapter(Callback):
     """Writes `adapter/` into the run folder (`--trainer.default_root_dir`) when the fit ends; an older one there is
-    replaced. The command line always adds it."""
+    replaced. A fit that a signal or an error ends, and `--is_dry(trainer)`, write none. The command line always
+    adds it."""
+
+    def __init__(self) -> None:
+        self._saved = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # a fit that goes on from its very end trains nothing, and Lightning then leaves on_train_end out
+        if not self._saved and trainer.global_step > 0:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: Trainer, pl_module: Any) -> None:
+        self._saved = True
+        if is_dry(trainer):
+            return
         if trainer.is_global_zero:
             folder = adapter_folder(trainer)
+            broken = [name for name, value in adapter_state(pl_module.model).items() if not value.isfinite().all()]
+            if broken:
+                raise InputError(
+                    f"the adapter holds NaN or infinite numbers ({broken[0]} and {len(broken) - 1} more tensors) "
+                    f"and was not written; a lower --model.learning_rate may help"
+                )
             save_adapter(pl_module.model, folder, **training_facts(trainer, pl_module))
-            rank_zero_info(f"adapter: {folder} (optimizer step {trainer.global_step})")
+            rank_zero_info(f"adapter: {folder} (optimizer step {trainer.global_step}{why_ended(trainer)})")
         trainer.strategy.barrier("save_adapter")
+
+
+def is_dry(trainer: Trainer) -> bool:
+    """Whether this is a `--trainer.fast_dev_run`, which is to leave no trace."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def adapter_folder(trainer: Trainer) -> Path:
@@ -28,3 +60,17 @@ def adapter_folder(trainer: Trainer) -> Path:
 def training_facts(trainer: Trainer, pl_module: LightningModule) -> dict[str, object]:
     """What an adapter file cannot say itself: the step it comes from and the A factors it started with."""
     return {"step": trainer.global_step, "lora_init_sha256": pl_module.initial_factors, "seed": pl_module.seed}
+
+
+def why_ended(trainer: Trainer) -> str:
+    """What ended a training other than the number of its epochs, as an addition to its step."""
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return f", ended by max_steps {trainer.max_steps}"
+    if not trainer.should_stop:
+        return ""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None and left <= 0:
+            return ", ended by max_time"
+        if isinstance(callback, EarlyStopping) and callback.stopped_epoch > 0:
+            return ", ended by EarlyStopping"
+    return ", ended by a callback"

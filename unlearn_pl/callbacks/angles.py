@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors.torch import load_file
 
 from unlearn_pl.analysis.angles import angle_report
 from unlearn_pl.analysis.figures import plot_angles
-from unlearn_pl.callbacks.adapter import adapter_folder
+from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.callbacks.snapshot import WeightSnapshot, snapshot_folder
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import write_json
@@ -39,13 +39,17 @@ class AngleAnalysis(Callback):
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or is_dry(trainer):
             return
         if trainer.global_step <= self.pivot:
             rank_zero_info(f"angles: none, training ended at step {trainer.global_step}, the pivot is {self.pivot}")
             return
         steps = (0, self.pivot, trainer.global_step)
         folders = [snapshot_folder(trainer, 0), snapshot_folder(trainer, self.pivot), adapter_folder(trainer)]
+        missing = [str(folder) for folder in folders if not (folder / WEIGHTS).is_file()]
+        if missing:
+            rank_zero_warn(f"AngleAnalysis: no angles, since {' and '.join(missing)} are missing")
+            return
         lora = pl_module.model.peft_config["default"]
         report = angle_report([load_file(folder / WEIGHTS) for folder in folders], steps, lora.lora_alpha / lora.r)
         target = Path(trainer.default_root_dir) / "angles.json"

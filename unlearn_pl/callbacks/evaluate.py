@@ -1,5 +1,6 @@
 """EvaluateDuringFit: the SemEval scores of the model while it trains."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from unlearn_pl.analysis.figures import plot_terms
+from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
@@ -67,8 +69,18 @@ class EvaluateDuringFit(Callback):
         self.inputs = read_inputs(source, self.options)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == 0:
+        step = trainer.global_step
+        if step == 0:
+            self.history = []
             self._evaluate(trainer, pl_module)
+            return
+        # what was measured after the checkpoint was taken is in the file alone
+        path = Path(trainer.default_root_dir) / "evaluations.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        merged = {entry["step"]: entry for entry in (*kept, *self.history) if entry["step"] <= step}
+        self.history = [merged[at] for at in sorted(merged)]
+        if self.history and self.history[-1]["step"] == step:
+            self._log(trainer, self.history[-1])  # the metrics file keeps the rows before this step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -86,14 +98,11 @@ class EvaluateDuringFit(Callback):
 
     def _evaluate(self, trainer: Trainer, pl_module: Any) -> None:
         step = trainer.global_step
-        if self.history and self.history[-1]["step"] == step:
+        if is_dry(trainer) or (self.history and self.history[-1]["step"] == step):
             return
         results = evaluate_model(pl_module.model, pl_module.tokenizer, self.inputs, self.options).results
         self.history.append({"step": step, **{key: results[key] for key in (*SCORES, "terms")}})
-        numbers = {f"evaluation/{key}": results[key] for key in SCORES if results[key] is not None}
-        numbers |= {f"evaluation/{term}": value for term, value in results["terms"].items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(numbers, step)
+        self._log(trainer, self.history[-1])
         if trainer.is_global_zero:
             target = Path(trainer.default_root_dir) / "evaluations.json"
             write_json(target, self.history)
@@ -101,3 +110,9 @@ class EvaluateDuringFit(Callback):
             plot_terms(curves, target.with_suffix(".png"))
             shown = ", ".join(f"{key} {results[key]:.3f}" for key in SCORES if results[key] is not None)
             rank_zero_info(f"evaluation at step {step}: {shown}")
+
+    def _log(self, trainer: Trainer, entry: dict[str, Any]) -> None:
+        scores = {key: entry[key] for key in SCORES} | entry["terms"]
+        numbers = {f"evaluation/{key}": value for key, value in scores.items() if value is not None}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, entry["step"])

@@ -1,5 +1,6 @@
 """MergeAfterFit: the adapter just trained, merged with another one."""
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,18 @@ from lightning.pytorch.utilities import rank_zero_info
 from unlearn_pl.analysis.balance_files import chosen_point, conclusion, write_balance
 from unlearn_pl.balance.opening import open_merges
 from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
-from unlearn_pl.callbacks.adapter import adapter_folder
+from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.files import check_room, check_writable
 from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, refuse_dense, save_merged
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.merging.parents import read_parent, read_parents
 from unlearn_pl.models.load import load_base
+from unlearn_pl.models.lora import save_adapter
 
 
 class MergeAfterFit(Callback):
@@ -65,7 +68,7 @@ class MergeAfterFit(Callback):
         refuse_dense(self.settings, "MergeAfterFit method")
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Refuse an adapter that cannot be merged, and data that cannot be read, before training, not after it."""
+        """Refuse what cannot be merged, read or written before training, not after it."""
         if not (Path(self.with_adapter) / "adapter_config.json").is_file():
             raise InputError(f"MergeAfterFit with_adapter: {self.with_adapter} is no PEFT adapter folder")
         start = read_parent(self.with_adapter).facts.get("lora_init_sha256", pl_module.initial_factors)
@@ -77,6 +80,30 @@ class MergeAfterFit(Callback):
                 f"{self.settings.method.name} cannot mix; train with its --seed_everything, or merge with ties_svd"
             )
 
+        self._check_parents(pl_module)
+        if not is_dry(trainer):
+            self._check_outputs(trainer, pl_module)
+
+    def _check_parents(self, pl_module: Any) -> None:
+        """Merge's own checks, of the adapter as it is before training."""
+        settings = self.settings if self.balance is None else merge_settings(2, "cat")
+        with tempfile.TemporaryDirectory() as folder:
+            own = Path(folder) / "adapter"
+            save_adapter(pl_module.model, own, lora_init_sha256=pl_module.initial_factors)
+            try:
+                read_parents([own, self.with_adapter], settings)
+            except InputError as error:
+                message = str(error).replace(str(own), "this run's adapter").removeprefix("--adapters: ")
+                raise InputError(f"MergeAfterFit: {message}") from error
+
+    def _check_outputs(self, trainer: Trainer, pl_module: Any) -> None:
+        folder = Path(trainer.default_root_dir) / "merged"
+        check_writable(folder, "MergeAfterFit")
+        # the old ones stay until the new ones are whole
+        size = sum(weight.numel() * weight.element_size() for weight in pl_module.model.parameters())
+        check_room(folder, size if self.save_model else 0, "MergeAfterFit")
+        assert pl_module.tokenizer is not None  # loaded at the first use
+
     def _read_inputs(self, trainer: Trainer) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         source = EvaluationData(data.forget, data.retain, data.documents_per_task, data.columns)
@@ -85,10 +112,12 @@ class MergeAfterFit(Callback):
             raise InputError("MergeAfterFit membership.nonmember: needed, the attack on them steers the balance search")
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if is_dry(trainer):
+            return
         folder = Path(trainer.default_root_dir) / "merged"
         # a fresh base on the CPU: the trained one lives on a device and may be wrapped by the strategy
         if self.balance is not None or trainer.is_global_zero:
-            base = load_base(pl_module.base, pl_module.dtype_name)
+            base = load_base(pl_module.base, pl_module.dtype_name, pl_module.trust_remote_code)
             merged = self._merge(trainer, base) if self.balance is None else self._search(trainer, pl_module, base)
             if trainer.is_global_zero:
                 model = folder / "model" if self.save_model else None

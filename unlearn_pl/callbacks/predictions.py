@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
+from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.files import write_json_lines
 
 
@@ -27,7 +28,7 @@ class WritePredictions(BasePredictionWriter):
             gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, rows)
             rows = [row for part in gathered for row in part]
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not is_dry(trainer):
             # retain rows come round again with later forget rows, and a distributed sampler repeats rows to fill up
             unique = sorted({row["id"]: row for row in rows}.values(), key=lambda row: (row["split"], row["id"]))
             target = Path(trainer.default_root_dir) / "predictions.jsonl"

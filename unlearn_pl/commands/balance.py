@@ -60,7 +60,8 @@ def balance(
         search: Where to search.
         seed: Seed of the random pruning of the dare and della kinds.
         save_model: Folder for the merged model too, with the tokenizer.
-        dtype: Number type in which the base is loaded, merged and saved: float32, bfloat16 or float16.
+        dtype: Number type in which the base is loaded, scored and saved: float32, bfloat16 or float16. In the last two
+            the scored weights hold the delta rounded (how well is told), while the adapter is written in float32.
         device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own).
         tokenizer: Folder or hub name of the tokenizer; the base's if not given. Needed where an adapter's folder holds
             another one.
@@ -84,14 +85,19 @@ def balance(
                 "base": base, "tokenizer": tokenizer, "search": asdict(search), "seed": seed, "dtype": dtype,
                 "options": asdict(options),
             }  # fmt: skip
+            point = chosen_point(found)
+            found["rounding"] = opened.scorer.weights.rounding(opened.path.merge(point)[0])
             hashes = {"adapters": opened.facts, "data": data_hashes(data, options, inputs)}
             write_balance(folder, found, {"config": config, "sha256": hashes})
             opened.scorer.weights.restore()
-            merged = opened.path.merged(chosen_point(found), opened.base.name_or_path)
+            merged = opened.path.merged(point, opened.base.name_or_path)
             save_merged(
                 merged, folder / "adapter", save_model, opened.base, cutter, overwrite, tokenizer is not None
             )  # fmt: skip
-        print(f"\n{compared_table(found['compared'])}\n\n{conclusion(found)}\nwrote {output}")
+        print(f"\n{compared_table(found['compared'])}\n\n{conclusion(found)}")
+        if dtype != "float32":
+            print(f"in {dtype} the scored weights hold the delta to a relative error of {found['rounding']:.2g}")
+        print(f"wrote {output}")
 
 
 def tell(line: str) -> None:

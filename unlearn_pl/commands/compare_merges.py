@@ -59,7 +59,8 @@ def compare_merges(
         choice: Multiple-choice questions.
         generation: How answers are generated.
         seed: Seed of the random pruning of the dare and della kinds.
-        dtype: Number type in which the base is loaded and merged: float32, bfloat16 or float16.
+        dtype: Number type in which the base is loaded and scored: float32, bfloat16 or float16. In the last two the
+            weights hold each delta rounded, the small ones least exactly.
         device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own).
         tokenizer: Folder or hub name of the tokenizer; the base's if not given. Needed where an adapter's folder holds
             another one.

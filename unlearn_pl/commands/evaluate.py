@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 import unlearn_pl
-from unlearn_pl.commands.score_tables import print_metrics, print_scores
+from unlearn_pl.commands.score_tables import print_harness, print_metrics, print_scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
@@ -25,16 +25,18 @@ from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, Evalu
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.parts import Parts, content_hash
 from unlearn_pl.evaluation.ranks import Work, launched, rank_and_count
+from unlearn_pl.evaluation.retrained import read_retrained, refuse_others
 from unlearn_pl.evaluation.sampling import Sampling
 from unlearn_pl.evaluation.suite import Base, evaluate_model, write_results
-from unlearn_pl.evaluation.summary import read_retrained
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
+from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.identity import model_hash, tokenizer_hash
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.models.lora import reference as lora_reference
+from unlearn_pl.models.tokenizer import difference, find_tokenizer, guard_ids, same_tokens
 from unlearn_pl.provenance import provenance
 
 # Folder of finished parts inside of the output folder.
@@ -66,6 +68,7 @@ def evaluate(
     harness: Harness = NO_HARNESS,
     dtype: str = "float32",
     device: str = "auto",
+    tokenizer: str | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -98,6 +101,8 @@ def evaluate(
         harness: Tasks of lm-eval, on the first process alone.
         dtype: Type of the weights: float32, bfloat16 or float16.
         device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own).
+        tokenizer: Folder or hub name of a tokenizer; default: the model's. To be named for an adapter whose folder
+            holds another one.
         trust_remote_code: Let a model from the hub run its own code on this machine.
         overwrite: Replace the results if the output folder has them.
     """
@@ -107,37 +112,66 @@ def evaluate(
     place = _checked_arguments(model, adapter, reference, metrics, output, dtype, device, overwrite)
     inputs = read_inputs(data, options)
     manager = None if harness.tasks is None else task_manager(harness)
+    sources = data_hashes(data, options, inputs)
     other = None if retrained is None else read_retrained(retrained)
+    if other is not None:
+        refuse_others(other, sources, options)
     with launched(place):
-        network, tokenizer, base = _load(model, adapter, reference, dtype, trust_remote_code, place)
-        hashes: dict[str, str | None] = {"weights": model_hash(network), "tokenizer": tokenizer_hash(tokenizer)}
-        hashes |= {"adapter": None if adapter is None else sha256_of(adapter), **data_hashes(data, options, inputs)}
+        cutter = find_tokenizer(model, [adapter] if adapter else [], tokenizer, trust_remote_code)
+        if reference is not None:
+            with named("--reference"):
+                refuse_other_tokens(cutter, load_tokenizer(reference, trust_remote_code))
+        network, base = _load(model, adapter, reference, dtype, trust_remote_code, place)
+        guard_ids(network, cutter)
+        hashes: dict[str, str | None] = {"weights": model_hash(network), "tokenizer": tokenizer_hash(cutter)}
+        hashes |= {"adapter": None if adapter is None else sha256_of(adapter), **sources}
         if reference is not None:
             with base() as original:  # type: ignore[misc]
                 hashes["reference"] = model_hash(original)
         made_with = [provenance()["versions"], code_hash(), hashes["tokenizer"], place.type, dtype]
         parts = Parts(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
         work = Work(_tell if rank_and_count()[0] == 0 else None, parts)
-        evaluation = evaluate_model(network, tokenizer, inputs, options, work, base, other)
+        evaluation = evaluate_model(network, cutter, inputs, options, work, base, other)
         if rank_and_count()[0] > 0:
             return
-    if harness.tasks is not None:
-        evaluation.results["harness"] = run_harness(network, tokenizer, harness, manager=manager)
-    config: dict[str, Any] = {"model": model, "adapter": adapter, "reference": reference, "retrained": retrained}
-    config |= {"data": asdict(data), **asdict(options), "harness": asdict(harness), "dtype": dtype}
-    write_results(output, evaluation.results, evaluation.samples, provenance(config=config, hashes=hashes))
+    config: dict[str, Any] = {"model": model, "adapter": adapter, "tokenizer": tokenizer, "reference": reference}
+    config |= {"retrained": retrained, "data": asdict(data), **asdict(options)}
+    config |= {"harness": asdict(harness), "dtype": dtype}
+    made_from = provenance(config=config, hashes=hashes)
+    write_results(output, evaluation.results, evaluation.samples, made_from)
     parts.drop_others()
     print_scores(evaluation.results)
+    if harness.tasks is not None:
+        evaluation.results["harness"] = _harness(network, cutter, harness, manager, output)
+        write_results(output, evaluation.results, evaluation.samples, made_from)
+        print_harness(evaluation.results["harness"])
     print(f"wrote {Path(output) / 'results.json'} and {Path(output) / 'samples.jsonl'}")
+
+
+def _harness(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, options: Harness, manager: Any, output: str
+) -> dict[str, dict[str, float]]:
+    """What lm-eval gives. Raises InputError, whatever went wrong: all other results are written by then."""
+    try:
+        return run_harness(model, tokenizer, options, manager=manager)
+    except Exception as error:  # of its tasks' own code, downloads and data sets: there is no common kind
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(
+            f"--harness.tasks: lm-eval failed ({type(error).__name__}: {reason:.300}); the rest is done: {output}"
+        ) from error
 
 
 def _load(
     model: str, adapter: str | None, reference: str | None, dtype: str, trust_remote_code: bool, place: torch.device
-) -> tuple[nn.Module, PreTrainedTokenizerBase, Base | None]:
-    """The model with its adapter, its tokenizer, and what lends the model as it was before, if there is that."""
+) -> tuple[nn.Module, Base | None]:
+    """The model with its adapter, and what lends the model as it was before, if there is that."""
     network: nn.Module = load_base(model, dtype, trust_remote_code)
     if adapter is not None:
-        network = open_adapter(network, adapter)
+        adapted = open_adapter(network, adapter)
+        if reference is None:
+            config = adapted.peft_config[adapted.active_adapter]
+            refuse_changed_base(config, f"--reference: must name the base of {adapter}")
+        network = adapted
     network.to(place)
     base: Base | None = None
     if reference is not None:
@@ -146,7 +180,16 @@ def _load(
         base = functools.partial(without_adapter, original)
     elif adapter is not None:
         base = functools.partial(without_adapter, network)
-    return network, load_tokenizer(model), base
+    return network, base
+
+
+def refuse_other_tokens(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> None:
+    """Raise InputError if a reference model reads other ids than it would be given."""
+    if not same_tokens(own, other):
+        raise InputError(
+            f"its tokenizer is another than the model's ({difference(own, other)}); its losses would be of "
+            "ids that mean something else to it"
+        )
 
 
 @contextmanager

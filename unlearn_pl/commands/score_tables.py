@@ -19,28 +19,32 @@ SCORES = {
 
 
 def print_scores(results: dict[str, Any]) -> None:
-    """Print the official scores, then every score with its interval, and what that needs which was not measured."""
+    """Print the official scores, then every score with its interval, a dash for what says nothing, and the notes."""
     table = Table("Score", "Value")
     for key, name in SCORES.items():
         table.add_row(name, _shown(results[key]))
     Console(width=100).print(table)
     table = Table("Score", "Value", "95 % interval", "Better", "Range", "Rows")
     for name, entry in results["scores"].items():
-        interval = "" if entry["low"] is None else f"{_shown(entry['low'])} to {_shown(entry['high'])}"
+        interval = "-" if entry["low"] is None else f"{_shown(entry['low'])} to {_shown(entry['high'])}"
         table.add_row(name, _shown(entry["value"]), interval, entry["better"], entry["range"], str(entry["n"]))
     Console(width=110).print(table)
-    for task, figures in results.get("harness", {}).items():
-        print(f"lm-eval {task}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     for note in results["notes"]:
         print(f"note: {note}")
     for attack, verdict in results["verdicts"].items():
         print(f"{attack} attack: {verdict}")
-    if results["membership_auc"] is None:
+    if not results["counts"]["nonmember"]:
         print("note: no membership attack and no Aggregate without --membership.nonmember")
     if results["mmlu"] is None:
         print("note: no multiple choice and no Aggregate without --choice.folder")
     elif results["choice"]["shortened"]:
         print(f"note: {results['choice']['shortened']} questions were asked with fewer shots, as all did not fit")
+
+
+def print_harness(found: dict[str, dict[str, float]]) -> None:
+    """Print what lm-eval gave, a line a task."""
+    for task, figures in found.items():
+        print(f"lm-eval {task}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
 
 
 def _shown(value: float | bool | None) -> str:

@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_record
+from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_record, holds_unknown, is_unknown
 from unlearn_pl.data.pairing import PAIRINGS, Pair, PairSampler
 from unlearn_pl.data.readers import check_columns, check_documents_per_task, read_split
 from unlearn_pl.data.records import Record
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.objectives.passes import Split
 
 EncodedPair = tuple[Encoded, Encoded]
@@ -129,7 +129,8 @@ class ForgetRetainData(LightningDataModule):
             `--trainer.accumulate_grad_batches` of that number, for any loss, in fewer forwards. At least 1.
         max_length: Tokens of a row at most, its end is cut off. At least 2.
         prompt_share: The prompt keeps its last int(prompt_share * max_length) tokens. Above 0, at most 1.
-        joiner: Between input and answer: " " (as in the memorised documents) or "" (as the ZJUKLAB system trained).
+        joiner: Between input and answer: " " (the answer has the tokens of the whole text, as it was memorised) or ""
+            (it has those of the answer alone, as the ZJUKLAB system trained).
         eos_on_forget: Whether the answers of forget rows end with EOS, as those of retain rows always do.
         pairing: shuffled (each retain row is seen equally often) or paired (forget row i with retain row i % n_retain
             in every epoch, as the ZJUKLAB system did).
@@ -291,15 +292,15 @@ class ForgetRetainData(LightningDataModule):
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase:
         """The named tokenizer, else the one of the module that the trainer runs."""
-        if self.tokenizer_name is not None:
+        module = self.trainer and self.trainer.lightning_module
+        if self.tokenizer_name is not None and getattr(module, "tokenizer_name", None) != self.tokenizer_name:
             if self._tokenizer is not None:
                 return self._tokenizer
             try:
                 return AutoTokenizer.from_pretrained(self.tokenizer_name)
-            except (OSError, ValueError) as error:
-                reason = str(error).strip().split("\n")[0]
-                raise InputError(f"--data.tokenizer: cannot load {self.tokenizer_name!r}: {reason}") from error
-        tokenizer = getattr(self.trainer and self.trainer.lightning_module, "tokenizer", None)
+            except Exception as error:  # torn and foreign files raise whatever they make fail
+                raise InputError(f"--data.tokenizer: cannot load {self.tokenizer_name!r}: {one_line(error)}") from error
+        tokenizer = getattr(module, "tokenizer", None)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise InputError("--data.tokenizer: name one, since there is no model here that brings its own")
         return tokenizer
@@ -309,6 +310,15 @@ class ForgetRetainData(LightningDataModule):
         if any(cut):
             counts = f"{cut[0]} of {len(pairs)} forget rows and {cut[1]} of {total} retain rows"
             rank_zero_warn(f"--data.max_length {self.encoding.max_length}: {counts} were longer and have been cut")
+        self._warn_of_unknown([*pairs.forget, *pairs.retain])
         if unseen := self._new_sampler(pairs).n_unseen_retain:
             reason = f"there are {len(pairs)} forget rows; --data.pairing shuffled sees all"
             rank_zero_warn(f"--data.pairing paired: {unseen} of {total} retain rows are never seen, since {reason}")
+
+    def _warn_of_unknown(self, rows: Sequence[Encoded]) -> None:
+        assert self._tokenizer is not None
+        partly = sum(holds_unknown(row.input_ids, self._tokenizer) for row in rows)
+        wholly = sum(is_unknown(row.input_ids[row.answer_start :], self._tokenizer) for row in rows)
+        if partly:
+            counts = f"{partly} of {len(rows)} rows hold characters that it does not know, in {wholly} of them"
+            rank_zero_warn(f"--data.tokenizer: {counts} the answer is nothing else: they train on the unknown token")

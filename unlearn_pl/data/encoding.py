@@ -11,6 +11,8 @@ from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 
 JOINERS = (" ", "")
+# What a text is put after to see its tokens within another; a later one where an earlier one grows together with it.
+BEFORE = ("\n", ".", "a")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class Encoding:
     """The prompt keeps its last int(prompt_share * max_length) tokens. Above 0, at most 1."""
 
     joiner: str = " "
-    """What stands between input and answer: one space (" ", as in the documents that were memorised) or nothing ("",
-    as in the code that the ZJUKLAB system was released with)."""
+    """What stands between input and answer. One space (" "): the answer's tokens are those that it has in the whole
+    text, as it was memorised. Nothing (""): they are those of the answer alone, as in the code that the ZJUKLAB system
+    was released with; a tokenizer that opens every text with a space mark then puts one before the answer."""
 
     eos_on_forget: bool = True
     """Whether answers of forget rows end with EOS too, so that stopping there is unlearned as well."""
@@ -59,7 +62,7 @@ class Encoded:
 
 
 def encode_record(record: Record, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, forget: bool) -> Encoded:
-    """Encode prompt and answer apart, so that the border between them is a border between tokens.
+    """Encode prompt and answer, by ``joined_ids`` or, with the joiner "", apart.
 
     The prompt is the input with the tokens that the tokenizer puts in front (BOS, if any). A prompt that is too long
     loses its beginning, BOS included, then a whole that is too long loses its end, EOS included: the order of the
@@ -68,8 +71,10 @@ def encode_record(record: Record, tokenizer: PreTrainedTokenizerBase, encoding: 
     Raises InputError, naming the row and the flags, if prompt or answer is left without a token.
     """
     where = f"--data.{'forget' if forget else 'retain'}: row {record.id!r}"
-    prompt = start_ids(record.input, tokenizer)
-    answer = token_ids(encoding.joiner + record.output, tokenizer)
+    if encoding.joiner:
+        prompt, answer = joined_ids(record.input, encoding.joiner + record.output, tokenizer)
+    else:
+        prompt, answer = start_ids(record.input, tokenizer), token_ids(record.output, tokenizer)
     if not prompt or not answer:
         raise InputError(f"{where}: the tokenizer makes no token of its {'output' if prompt else 'input'}")
     if encoding.eos_on_forget or not forget:
@@ -89,20 +94,66 @@ def encode_document(text: str, tokenizer: PreTrainedTokenizerBase, max_length: i
     return start_ids(text, tokenizer)[:max_length]
 
 
+def joined_ids(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Ids of a prompt and of the ``answer`` that goes on from it, which holds the space before it.
+
+    Together they are the ids of the whole text wherever the border between the two is one between its tokens. Where it
+    is not, the answer's are those of ``inner_ids``. Training and every measurement take their answers from here.
+    """
+    first, whole = start_ids(prompt, tokenizer), start_ids(prompt + answer, tokenizer)
+    if len(whole) > len(first) and whole[: len(first)] == first:
+        return first, whole[len(first) :]
+    return first, inner_ids(answer, tokenizer)
+
+
 def start_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a text that stands at the beginning of a sequence and goes on: with BOS if the tokenizer adds it, without
-    the EOS that some add as well."""
+    """Ids of a text that stands at the beginning of a sequence and may go on: with what the tokenizer puts in front
+    (BOS), without what it appends (EOS)."""
     ids = list(tokenizer(text, verbose=False)["input_ids"])
-    if ids[-1:] != [tokenizer.eos_token_id]:
-        return ids
-    plain = token_ids(text, tokenizer)
-    ends = (end for end in range(len(plain), len(ids) + 1) if ids[end - len(plain) : end] == plain)
-    return ids[: next(ends, len(ids))]
+    return ids[: len(ids) - appended_count(tokenizer)]
+
+
+def appended_count(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the tokenizer puts after every text by itself: an EOS, say."""
+    if not tokenizer.num_special_tokens_to_add():
+        return 0
+    whole, plain = tokenizer("a", verbose=False)["input_ids"], token_ids("a", tokenizer)
+    ends = [end for end in range(len(plain), len(whole) + 1) if whole[end - len(plain) : end] == plain]
+    return len(whole) - ends[0] if plain and ends else 0
+
+
+def inner_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a text that stands after another, whichever it is: without the space mark that some tokenizers put before
+    what they are given, since they take it for the beginning of a text."""
+    for before in BEFORE:
+        first, whole = token_ids(before, tokenizer), token_ids(before + text, tokenizer)
+        if len(whole) > len(first) and whole[: len(first)] == first:
+            return whole[len(first) :]
+    return token_ids(text, tokenizer)
+
+
+def decoded_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a text that was decoded from tokens after a prompt, of which many tokenizers drop the first space."""
+    kept = tokenizer.decode(inner_ids(" a", tokenizer)).startswith(" ")
+    return inner_ids(text if kept else f" {text}", tokenizer) if text else []
 
 
 def token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of a text alone."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def is_unknown(answer: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether an answer's ids say nothing of it, as the tokenizer knows none of its characters."""
+    said = set(answer) - {tokenizer.eos_token_id}
+    return holds_unknown(answer, tokenizer) and said == {tokenizer.unk_token_id}
+
+
+def holds_unknown(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer did not know some of the text behind ``ids``. Some name EOS as the token for that, which
+    byte-level ones never need: there it is no sign."""
+    unknown = tokenizer.unk_token_id
+    return unknown is not None and unknown != tokenizer.eos_token_id and unknown in ids
 
 
 def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:

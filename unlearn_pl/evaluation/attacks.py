@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MIN_K_SHARE = 0.2
-"""Share of a document's tokens, the least likely ones, that Min-K% and Min-K%++ look at: the value that the Min-K%
-paper (arXiv 2310.16789) chose. open-unlearning uses 0.4."""
+"""Share of a document's tokens, the least likely ones, that Min-K% and Min-K%++ look at unless told otherwise: the
+value that the Min-K% paper (arXiv 2310.16789) chose. MUSE and open-unlearning use 0.4."""
 
 STD_FLOOR = 1e-3
 """Least standard deviation, in nats, that Min-K%++ divides by, as in open-unlearning (variance 1e-6). Where the model
@@ -100,8 +100,10 @@ class Attack:
     name: str
     formula: str
     source: str
-    score: Callable[[Evidence], float]
-    """Higher: more likely a member."""
+    score: Callable[..., float]
+    """Of an ``Evidence``; higher: more likely a member."""
+    takes_share: bool = False
+    """Whether it takes the share of Min-K% as well."""
     needs_moments: bool = False
     """Whether it reads ``Evidence.mean`` and ``Evidence.std``."""
     needs_reference: bool = False
@@ -113,15 +115,17 @@ ATTACKS: dict[str, Attack] = {
     "zlib": Attack("Zlib", "-NLL / bytes of the text after zlib", "Carlini et al. 2021, arXiv 2012.07805", zlib_score),
     "min_k": Attack(
         "Min-K%",
-        f"mean of the lowest {MIN_K_SHARE:.0%} of log p",
+        "mean of the lowest log p, --membership.min_k_share",
         "Shi et al. 2024, arXiv 2310.16789",
         min_k_score,
+        takes_share=True,
     ),
     "min_k_pp": Attack(
         "Min-K%++",
-        f"mean of the lowest {MIN_K_SHARE:.0%} of (log p - mean) / std",
+        "the same of (log p - mean) / std",
         "Zhang et al. 2024, arXiv 2404.02936",
         min_k_pp_score,
+        takes_share=True,
         needs_moments=True,
     ),
     "reference": Attack(
@@ -135,14 +139,17 @@ ATTACKS: dict[str, Attack] = {
 """The attacks by the name that options and results give them. ``loss`` is that of SemEval-2025 Task 4."""
 
 
-def attack_scores(name: str, evidences: Sequence[Evidence]) -> list[float]:
+def attack_scores(name: str, evidences: Sequence[Evidence], share: float = MIN_K_SHARE) -> list[float]:
     """The score of each document under the attack ``name``, one of ``ATTACKS``; higher: more likely a member.
 
-    A score that is not finite (a broken model) counts as -inf, the least likely; telling the user is up to the caller.
-    Raises ValueError if the name is unknown or a document lacks what the attack needs.
+    ``share`` is that of Min-K%. A score that is not finite (a broken model) is -inf: nothing can be said of a set of
+    documents with one (``roc.broken``). Raises ValueError if the name is unknown or a document lacks what the attack
+    needs.
     """
     if name not in ATTACKS:
         raise ValueError(f"attack: must be one of {', '.join(ATTACKS)}, got {name!r}")
     with np.errstate(invalid="ignore"):  # -inf minus -inf is NaN, which is dealt with here
-        scores = [ATTACKS[name].score(evidence) for evidence in evidences]
+        attack = ATTACKS[name]
+        further = {"share": share} if attack.takes_share else {}
+        scores = [attack.score(evidence, **further) for evidence in evidences]
     return [score if math.isfinite(score) else -math.inf for score in scores]

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from unlearn_pl.data.encoding import start_ids
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.forward import evaluating, position_limit
 from unlearn_pl.evaluation.letters import LETTERS, choose_letters
@@ -172,7 +173,7 @@ def fitting_prompt(
     """
     positions = position_limit(model)
     for shots in range(len(subject.shots), -1, -1):
-        row = list(tokenizer(subject.prompt(question, shots)).input_ids)
+        row = start_ids(subject.prompt(question, shots), tokenizer)
         if positions is None or len(row) <= positions:
             return row, shots
     raise InputError(

@@ -21,37 +21,38 @@ _REPEATED_SHARE = 0.5
 _CHARACTERS_PER_BYTE = 4.0
 
 
-def distinct_n(text: str, n: int) -> float:
+def distinct_n(text: str, n: int) -> float | None:
     """Number of different n-grams / number of n-grams of words, in (0, 1]: distinct-n of Li et al. 2016
     (arXiv 1510.03055, section 5.2, there over the words of all generations; here over one text).
 
-    1.0 if the text has fewer than ``n`` words, as nothing repeats. It falls with the length of a text, so compare
+    None if the text has fewer than ``n`` words. It falls with the length of a text, so compare
     texts of like length.
     """
     assert n >= 1, n
     words, _ = _units(text)
     grams = list(zip(*(words[start:] for start in range(n)), strict=False))
-    return len(set(grams)) / len(grams) if grams else 1.0
+    return len(set(grams)) / len(grams) if grams else None
 
 
-def longest_repetition(text: str) -> float:
-    """Share of the words, in [0, 1], that the longest immediately repeated stretch takes; 0 if nothing repeats.
+def longest_repetition(text: str) -> float | None:
+    """Share of the words, in [0, 1], that the longest immediately repeated stretch takes; 0 if nothing repeats, None
+    for a text without words.
 
     A stretch repeats with period p if each of its words equals the word p places before and it holds the period at
     least twice; a last, broken-off copy belongs to it: all of ``a b a b a`` is one. 1.0 for ``6 6 6``.
     """
     words, _ = _units(text)
-    return _longest_stretch(words) / len(words) if words else 0.0
+    return _longest_stretch(words) / len(words) if words else None
 
 
-def compression_ratio(text: str) -> float:
-    """Bytes of the text in UTF-8 / bytes after zlib at level 9, above 0; the empty text has 1.0 by definition.
+def compression_ratio(text: str) -> float | None:
+    """Bytes of the text in UTF-8 / bytes after zlib at level 9, above 0; None for an empty text.
 
     English prose has 1.5 to 3, a repeating text ten and more. Short texts are below 1, as zlib adds a dozen bytes.
     Scripts of several bytes a character have higher ratios; see ``is_degenerate``.
     """
     plain = text.encode("utf-8")
-    return len(plain) / len(zlib.compress(plain, 9)) if plain else 1.0
+    return len(plain) / len(zlib.compress(plain, 9)) if plain else None
 
 
 def is_degenerate(text: str) -> bool:
@@ -69,12 +70,13 @@ def is_degenerate(text: str) -> bool:
     if len(units) < (_FEWEST_CHARACTERS if characters else _FEWEST_WORDS):
         return False
     bytes_per_character = len(text.encode("utf-8")) / len(text)
-    packed = compression_ratio(text) / bytes_per_character >= _CHARACTERS_PER_BYTE
-    return packed or longest_repetition(text) >= _REPEATED_SHARE
+    packed = (compression_ratio(text) or 0) / bytes_per_character >= _CHARACTERS_PER_BYTE
+    return packed or (longest_repetition(text) or 0) >= _REPEATED_SHARE
 
 
-def collapse_scores(text: str, ended: bool, tokens: int) -> dict[str, float]:
-    """All numbers of one generation: the functions of this file, and what only the generating loop knows.
+def collapse_scores(text: str, ended: bool, tokens: int) -> dict[str, float | None]:
+    """All numbers of one generation: the functions of this file, and what only the generating loop knows. Of a text
+    without words all but the latter are None: it says nothing of repetition.
 
     ``ended``: whether the model stopped by itself, by its end token; it becomes 0 or 1, as ``degenerate`` does.
     ``tokens``: generated tokens, at least 0; it becomes ``length``.
@@ -86,7 +88,7 @@ def collapse_scores(text: str, ended: bool, tokens: int) -> dict[str, float]:
         "distinct_3": distinct_n(text, 3),
         "longest_repetition": longest_repetition(text),
         "compression_ratio": compression_ratio(text),
-        "degenerate": int(is_degenerate(text)),
+        "degenerate": int(is_degenerate(text)) if text.strip() else None,
         "ended": int(ended),
         "length": tokens,
     }

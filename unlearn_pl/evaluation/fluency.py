@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.evaluation.forward import encode_texts, evaluating, position_limit
+from unlearn_pl.data.encoding import decoded_ids, start_ids
+from unlearn_pl.evaluation.forward import evaluating, position_limit
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.ranks import Work
 from unlearn_pl.evaluation.recall import recall_answers
@@ -24,17 +25,17 @@ def perplexities(
     """exp of the mean NLL of each text's tokens after its prompt under ``base``; None for a text without a token.
 
     The tokens are those that the tokenizer makes of the text, which may be more than were generated (a byte that is no
-    character becomes three). Of a text that exceeds the positions of ``base`` only what fits counts, with a warning.
-    Raises InputError if a prompt exceeds them.
+    character becomes three). Of a text that exceeds the positions of ``base`` only what fits counts, with a warning;
+    None if its prompt leaves no room.
     """
-    rows = encode_texts(base, tokenizer, prompts, "perplexity: prompt")
-    answers = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    rows = [start_ids(prompt, tokenizer) for prompt in prompts]
+    answers = [decoded_ids(text, tokenizer) for text in texts]
     if (limit := position_limit(base)) is not None:
-        rooms = [limit - len(row) for row in rows]
-        if long := sum(len(answer) > room for answer, room in zip(answers, rooms, strict=True)):
+        room = [max(0, limit - len(row)) for row in rows]
+        if long := sum(len(answer) > most for answer, most in zip(answers, room, strict=True)):
             what = f"{long} of {len(texts)} texts exceed the base model's {limit} positions"
             warnings.warn(f"perplexity: {what}; only what fits of them counts", stacklevel=2)
-        answers = [answer[:room] for answer, room in zip(answers, rooms, strict=True)]
+        answers = [answer[:most] for answer, most in zip(answers, room, strict=True)]
     written = [index for index, answer in enumerate(answers) if answer]
     with evaluating(base):
         found = recall_answers(
@@ -49,6 +50,6 @@ def perplexities(
     return [values.get(index) for index in range(len(texts))]
 
 
-def perplexity(logprob: float) -> float:
-    """exp(-mean log probability), at most e^600; that too where the model gives none (NaN)."""
-    return math.exp(min(-logprob, 600.0) if math.isfinite(logprob) else 600.0)
+def perplexity(logprob: float) -> float | None:
+    """exp(-mean log probability), at most e^600; None where a broken model gives no probability (NaN)."""
+    return None if math.isnan(logprob) else math.exp(min(-logprob, 600.0))

@@ -1,5 +1,6 @@
 """Rows of token ids through a causal language model: what generation, membership and multiple choice share."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -7,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from unlearn_pl.data.encoding import start_ids
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.rope import scaled_limit
+from unlearn_pl.models.tokenizer import check_ids
 
 
 @contextmanager
@@ -27,11 +30,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def encode_texts(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], what: str, room: int = 0
 ) -> list[list[int]]:
-    """Token ids of each text, with the special tokens that the tokenizer adds by itself, nothing cut off.
+    """Token ids of each text, with what the tokenizer puts in front and without an EOS that it appends; nothing is cut.
 
-    Raises InputError if a text has no token, or if it and ``room`` further tokens exceed the model's positions.
+    Raises InputError if a text has no token or one without an embedding, or if it and ``room`` further tokens exceed
+    the model's positions.
     """
-    rows = [list(tokenizer(text).input_ids) for text in texts]
+    rows = [start_ids(text, tokenizer) for text in texts]
+    check_ids(model, rows, what)
     positions = position_limit(model)
     for number, row in enumerate(rows, start=1):
         if not row:
@@ -45,6 +50,19 @@ def encode_texts(
 def position_limit(model: nn.Module) -> int | None:
     """The longest sequence the model was made for, None if its configuration names none."""
     return scaled_limit(model)
+
+
+def rooms(model: nn.Module, rows: Sequence[Sequence[int]], wanted: int, what: str) -> list[int]:
+    """How many tokens may follow each row: ``wanted``, or as many as the model's positions leave, which may be none.
+
+    Warns, naming ``what``, if that is fewer for some.
+    """
+    positions = position_limit(model)
+    found = [wanted if positions is None else min(wanted, max(0, positions - len(row))) for row in rows]
+    if short := sum(room < wanted for room in found):
+        told = f"{short} of {len(rows)} rows have room for fewer than {wanted} new tokens"
+        warnings.warn(f"{what}: {told} within the model's {positions} positions", stacklevel=3)
+    return found
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from unlearn_pl.data.encoding import is_unknown, joined_ids
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.decided import is_decided
 from unlearn_pl.evaluation.decoding import continue_batch
-from unlearn_pl.evaluation.forward import encode_texts, evaluating, position_limit
+from unlearn_pl.evaluation.forward import evaluating, position_limit, rooms
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.own_generate import acting_settings
 from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
@@ -25,7 +26,8 @@ class Generation:
     """How answers are generated: greedily, from the bare prompt, without a chat template."""
 
     max_new_tokens: int = 256
-    """A row that has not ended by then is cut; at least 1. The official value is 256."""
+    """A row that has not ended by then, or by the end of the model's positions, is cut; at least 1. The official value
+    is 256."""
     batch_size: int = 32
     """Rows that are generated together; at least 1. In float32 it changes the speed and never the text. In half
     precision ties between tokens are common and only 1 gives exactly the text of one row at a time."""
@@ -53,6 +55,23 @@ class Prompt:
     """What is expected, with the space before it; it makes the work shorter and never changes the text."""
     exact: str | None = None
     """What the whole text must be to score, where that is so (see ``Generation.stop_decided``)."""
+
+    def ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+        """Token ids of prompt and expected answer, as the whole text has them."""
+        return joined_ids(self.text, self.answer, tokenizer)
+
+    def obstacle(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str | None:
+        """Why this row cannot be measured, None if it can: its expected answer must be sayable."""
+        row, answer = self.ids(tokenizer)
+        limit, needed = position_limit(model), len(row) + max(1, len(answer))
+        if not row:
+            return f"no token is left of the text {self.text!r:.60}"
+        if limit is not None and needed > limit:
+            size = f"{len(row)} tokens and an answer of {needed - len(row)}"
+            return f"its prompt of {size} exceed the model's {limit} positions"
+        if is_unknown(answer, tokenizer):
+            return f"the tokenizer knows no character of its answer {self.answer.strip()!r:.60}"
+        return None
 
     @classmethod
     def of(cls, record: Record) -> "Prompt":
@@ -90,18 +109,21 @@ def generate(
     answer is read in one forward (see ``recall``); rows that go on from there are continued token by token, in batches.
     Under several processes each generates a part and all get everything.
 
-    Raises InputError if a prompt and its continuation, or its expected answer, exceed the model's positions.
+    Raises InputError if one of the prompts has an ``obstacle``.
     """
     options = options or Generation()
-    texts = [prompt.text for prompt in prompts]
-    rows = encode_texts(model, tokenizer, texts, "--generation.max_new_tokens: prompt", options.max_new_tokens)
+    for number, prompt in enumerate(prompts, start=1):
+        if (obstacle := prompt.obstacle(model, tokenizer)) is not None:
+            raise InputError(f"generation: prompt {number}: {obstacle}")
+    encoded = [prompt.ids(tokenizer) for prompt in prompts]
+    rows, drafts = [row for row, _ in encoded], [draft for _, draft in encoded]
+    budgets = rooms(model, rows, options.max_new_tokens, "generation")
     if not options.own_config:
         warn_of_ignored(model)
     with evaluating(model):
         network = Network(model, options.own_config)
-        drafts = [tokenizer.encode(prompt.answer, add_special_tokens=False) for prompt in prompts]
         recalls = _recalls(network, rows, drafts, options.batch_size, work)
-        job = Continuation(network, tokenizer, eos_ids(model, tokenizer), options, rows, drafts, prompts)
+        job = Continuation(network, tokenizer, eos_ids(model, tokenizer), options, rows, drafts, budgets, prompts)
         return job.answers(recalls, work)
 
 
@@ -155,13 +177,6 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) 
 def _recalls(
     network: Network, rows: list[list[int]], answers: list[list[int]], batch_size: int, work: Work | None
 ) -> list[Recall | None]:
-    limit = position_limit(network.causal)
-    for number, (row, answer) in enumerate(zip(rows, answers, strict=True), start=1):
-        if limit is not None and len(row) + len(answer) > limit:
-            raise InputError(
-                f"generation: prompt {number}: {len(row)} tokens and an expected answer of {len(answer)} exceed the "
-                f"model's {limit} positions"
-            )
     asked = [index for index, answer in enumerate(answers) if answer]
     found = recall_answers(
         network, [rows[index] for index in asked], [answers[index] for index in asked], batch_size, work
@@ -181,6 +196,8 @@ class Continuation:
     rows: Sequence[Sequence[int]]
     drafts: Sequence[Sequence[int]]
     """Tokens of the expected answers."""
+    budgets: Sequence[int]
+    """How many tokens each answer may have."""
     prompts: Sequence[Prompt]
 
     def answers(self, recalls: Sequence[Recall | None], work: Work | None) -> list[Answer]:
@@ -200,15 +217,16 @@ class Continuation:
                 return self.is_decided(batch[slot], tokens)
 
             rows, known = ([values[index] for index in batch] for values in (self.rows, started))
-            budgets = [self.options.max_new_tokens] * len(batch)
+            budgets = [self.budgets[index] for index in batch]
             decided = stop if self.options.stop_decided else None
             return continue_batch(self.network, rows, budgets, self.eos, known, decided)
 
         batches += [[index] for index in alone]
-        identity = [[list(self.rows[index]), started[index], self.prompts[index].exact] for index in open_rows]
-        settings = [
-            self.options.max_new_tokens, self.options.stop_decided, self.options.own_config, sorted(self.eos)
-        ]  # fmt: skip
+        identity = [
+            [list(self.rows[index]), started[index], self.budgets[index], self.prompts[index].exact]
+            for index in open_rows
+        ]
+        settings = [self.options.stop_decided, self.options.own_config, sorted(self.eos)]
         found = map_batches(batches, compute, "generation, rows", work, [settings, identity])
         continued = dict(zip(sorted(open_rows), found, strict=True))
         return [
@@ -227,13 +245,13 @@ class Continuation:
             return []
         tokens = [*self.drafts[index][: recall.accepted], recall.following]
         ends = [place for place, token in enumerate(tokens) if token in self.eos]
-        return tokens[: ends[0] + 1] if ends else tokens[: self.options.max_new_tokens]
+        return tokens[: ends[0] + 1] if ends else tokens[: self.budgets[index]]
 
     def is_over(self, index: int, tokens: Sequence[int]) -> bool:
         """Whether nothing can be added to the tokens of a row."""
         ended = bool(tokens) and tokens[-1] in self.eos
         decided = self.options.stop_decided and bool(tokens) and self.is_decided(index, tokens)
-        return ended or decided or len(tokens) == self.options.max_new_tokens
+        return ended or decided or len(tokens) == self.budgets[index]
 
     def is_decided(self, index: int, tokens: Sequence[int]) -> bool:
         """Whether a row's text can no longer become what it must be."""
@@ -243,5 +261,5 @@ class Continuation:
     def answer(self, index: int, tokens: Sequence[int], recall: Recall | None) -> Answer:
         """The finished answer of a row."""
         ended = tokens[-1] in self.eos
-        cut = not ended and len(tokens) < self.options.max_new_tokens
+        cut = not ended and len(tokens) < self.budgets[index]
         return Answer(decode_answer(self.tokenizer, tokens), len(tokens), ended, cut, recall)

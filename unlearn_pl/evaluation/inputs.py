@@ -1,5 +1,6 @@
 """What an evaluation reads, checked before a model is loaded."""
 
+import warnings
 from dataclasses import dataclass, field
 
 from unlearn_pl.data.readers import read_documents, read_split
@@ -11,6 +12,7 @@ from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.membership import Membership, rebuilt_members
 from unlearn_pl.evaluation.metrics import FAMILIES
 from unlearn_pl.evaluation.sampling import Sampling
+from unlearn_pl.evaluation.scores import rouge_notes
 from unlearn_pl.evaluation.truth import Truth, TruthRow, read_truth_rows
 
 
@@ -106,6 +108,9 @@ class EvaluationInputs:
 def read_inputs(data: EvaluationData, options: EvaluationOptions) -> EvaluationInputs:
     """Read and check all that the options name. Raises InputError, with file and row, on what cannot be used."""
     forget, retain = read_split(data.forget, data.retain, data.columns, data.documents_per_task)
+    rows = [(split, r.kind, r.output) for split, records in (("forget", forget), ("retain", retain)) for r in records]
+    for note in rouge_notes(rows):
+        warnings.warn(f"rouge: {note}", stacklevel=2)
     wanted = options.membership
     members: list[str] = []
     nonmembers: list[str] = []
@@ -115,6 +120,12 @@ def read_inputs(data: EvaluationData, options: EvaluationOptions) -> EvaluationI
             members = rebuilt_members(forget, wanted.tasks)
         else:
             members = read_documents(wanted.member, "--membership.member")
+        if both := set(members) & set(nonmembers):
+            first = next(text for text in members if text in both)
+            raise InputError(
+                f"--membership.nonmember: {len(both)} documents are members as well, which no attack can tell apart; "
+                f"the first is {first!r:.80}"
+            )
     elif wanted.member is not None or wanted.tasks is not None:
         raise InputError("--membership.nonmember: needed with --membership.member or --membership.tasks, got none")
     return EvaluationInputs(

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.attacks import ATTACKS, Evidence, attack_scores
+from unlearn_pl.evaluation.attacks import ATTACKS, MIN_K_SHARE, Evidence, attack_scores
 from unlearn_pl.evaluation.forward import encode_texts, evaluating
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
@@ -32,6 +32,9 @@ class Membership:
     tasks: list[str] | None = None
     """Tasks of the forget set whose documents are rebuilt as members. Without it Task3, as in the official member
     file, or every task if the set has no Task3. Non-members should be of the same sort."""
+    min_k_share: float = MIN_K_SHARE
+    """Share of a document's tokens, the least likely ones, that Min-K% and Min-K%++ look at; above 0, at most 1. MUSE
+    and open-unlearning use 0.4."""
     batch_size: int = 8
     """Documents whose loss is computed together at most; at least 1."""
 
@@ -40,6 +43,8 @@ class Membership:
             raise InputError(
                 "--membership.tasks: not with --membership.member; it chooses among the forget set's documents"
             )
+        if not 0 < self.min_k_share <= 1:
+            raise InputError(f"--membership.min_k_share: must be above 0 and at most 1, got {self.min_k_share}")
         if self.batch_size < 1:
             raise InputError(f"--membership.batch_size: must be at least 1, got {self.batch_size}")
 
@@ -73,12 +78,13 @@ def document_attacks(
     reference: Sequence[float] | None = None,
     work: Work | None = None,
     what: str = "membership, documents",
+    share: float = MIN_K_SHARE,
 ) -> dict[str, list[float]]:
     """Attack -> score of each whole document, higher for a likelier member; all from one forward over it.
 
     ``attacks`` are names of ``ATTACKS``; those that need it take ``reference``, the documents' mean NLL under another
-    model. A score that is not finite (a broken model) counts as the least likely, with a warning. Raises InputError if
-    a document has fewer than two tokens or exceeds the model's positions.
+    model; ``share`` is that of Min-K%. A score that is not finite (a broken model) is -inf, with a warning.
+    Raises InputError if a document has fewer than two tokens or exceeds the model's positions.
     """
     rows = document_rows(model, tokenizer, documents)
     moments = any(ATTACKS[name].needs_moments for name in attacks)
@@ -95,16 +101,16 @@ def document_attacks(
             )
             for index, scores in zip(batch, tokens, strict=True)
         ]
-        return [list(row) for row in zip(*(attack_scores(name, evidences) for name in attacks), strict=True)]
+        return [list(row) for row in zip(*(attack_scores(name, evidences, share) for name in attacks), strict=True)]
 
     with evaluating(model):
         network = Network(model)
         batches = length_sorted_batches([len(row) for row in rows], batch_size, network.tokens_per_forward)
-        identity = [rows, list(documents), list(attacks), None if reference is None else list(reference)]
+        identity = [rows, list(documents), list(attacks), share, None if reference is None else list(reference)]
         found = map_batches(batches, compute, what, work, identity)
     if broken := sum(not all(map(math.isfinite, scores)) for scores in found):
         warnings.warn(
-            f"membership: {broken} of {len(found)} documents have no finite loss; they count as the least likely",
+            f"membership: {broken} of {len(found)} documents have no finite loss (a broken model): nothing follows",
             stacklevel=2,
         )
     return {name: [scores[place] for scores in found] for place, name in enumerate(attacks)}

@@ -1,4 +1,8 @@
-"""How far a model knows an answer by heart, from its predictions of each token after the true tokens before it."""
+"""How far a model knows an answer by heart, from its predictions of each token after the true tokens before it.
+
+The answer is without EOS. open-unlearning's labels end in EOS, and its exact memorization and extraction strength drop
+the last label token, whatever that is: where it is EOS, both look at the same tokens.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +12,14 @@ from statistics import fmean
 def verbatim_probability(logprob: Sequence[float]) -> float:
     """P(answer | question)^(1/T), in [0, 1]: exp of the mean of the tokens' log probabilities (nats).
 
-    TOFU, arXiv 2401.06121, section 2.2; "probability" in open-unlearning. A log probability that is NaN comes from
-    a broken model, which gives the answer no probability: 0. Raises ValueError if there is none.
+    TOFU, arXiv 2401.06121, section 2.2, and "probability" in open-unlearning have EOS among the tokens too, which the
+    answers of a benchmark's rows have not. NaN from a broken model, which says nothing. Raises ValueError if there is
+    no log probability.
     """
     if not len(logprob):
         raise ValueError("verbatim probability: an answer needs at least one token, got no log probability")
     mean = fmean(logprob)
-    return 0.0 if math.isnan(mean) else min(1.0, math.exp(min(0.0, mean)))
+    return math.nan if math.isnan(mean) else min(1.0, math.exp(min(0.0, mean)))
 
 
 def exact_memorization(argmax: Sequence[int], targets: Sequence[int]) -> float:
@@ -37,33 +42,6 @@ def extraction_strength(argmax: Sequence[int], targets: Sequence[int]) -> float:
     hits = _hits("extraction strength", argmax, targets)
     found = next((place for place, hit in enumerate(reversed(hits)) if not hit), len(hits))
     return found / len(hits)
-
-
-def truth_ratio(paraphrased_logprobs: Sequence[float], perturbed_logprobs: Sequence[float]) -> float:
-    """How likely wrong answers are against right ones, R_truth of TOFU, arXiv 2401.06121, section 2.2.
-
-    The arithmetic mean of P(a | q)^(1/T) over the perturbed (wrong) answers, by that over the paraphrased ones (the
-    paper has one of these); each number given is an answer's mean log probability in nats. In [0, inf], small if the
-    model prefers the truth: 0 if the wrong answers have no probability, inf if the right ones have none or the ratio
-    is above the largest float, NaN if both have none or a number is NaN. open-unlearning takes the geometric mean.
-    Raises ValueError if there is no answer of either sort.
-    """
-    if not len(paraphrased_logprobs) or not len(perturbed_logprobs):
-        counts = f"{len(paraphrased_logprobs)} paraphrased and {len(perturbed_logprobs)} perturbed"
-        raise ValueError(f"truth ratio: at least one answer of each sort is needed, got {counts}")
-    difference = _log_mean_exp(perturbed_logprobs) - _log_mean_exp(paraphrased_logprobs)
-    try:
-        return math.exp(difference)
-    except OverflowError:
-        return math.inf
-
-
-def _log_mean_exp(values: Sequence[float]) -> float:
-    """log of the mean of exp(values), also where all exp(values) would be 0 in floats."""
-    highest = math.nan if any(map(math.isnan, values)) else max(values)
-    if not math.isfinite(highest):
-        return highest
-    return highest + math.log(fmean(math.exp(value - highest) for value in values))
 
 
 def _hits(measure: str, argmax: Sequence[int], targets: Sequence[int]) -> list[bool]:

@@ -34,9 +34,11 @@ class Recall:
     """Whether one of them has NaN logits, which say nothing of decoding: what follows in the answer may be their cause,
     as NaN times an attention of 0 is NaN."""
     probability: float
-    """``verbatim_probability`` of the answer."""
+    """``verbatim_probability`` of the answer, NaN like ``logprob``."""
     exact_memorization: float
     extraction_strength: float
+    length: int
+    """Tokens of the answer."""
 
 
 def recall_answers(
@@ -80,4 +82,5 @@ def recall(network: Network, states: torch.Tensor, answer: Sequence[int]) -> Rec
         probability=verbatim_probability(logprob),
         exact_memorization=exact_memorization(best[:-1], answer),
         extraction_strength=extraction_strength(best[:-1], answer),
+        length=len(answer),
     )

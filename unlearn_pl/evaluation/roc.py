@@ -5,6 +5,7 @@ non-member. Only the order of the scores counts: every strictly increasing map o
 """
 
 import hashlib
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
@@ -18,6 +19,12 @@ def area_under_curve(members: Sequence[float], nonmembers: Sequence[float]) -> f
     ordered = sorted(nonmembers)
     twice_below = sum(bisect_left(ordered, score) + bisect_right(ordered, score) for score in members)
     return twice_below / (2 * len(members) * len(nonmembers))
+
+
+def broken(scores: Sequence[float]) -> int:
+    """Number of documents that a broken model gives no finite score: with one of them nothing can be said of the
+    attack, as a document's place among the others is unknown."""
+    return sum(not math.isfinite(score) for score in scores)
 
 
 def membership_score(auc: float) -> float:
@@ -51,8 +58,8 @@ def verdict(auc: float, low: float, high: float) -> str:
     """What the area under the curve and its 95 % interval [``low``, ``high``] say about a leak.
 
     Both directions leak: after too much unlearning the members are known by being less likely than unseen documents.
-    The AUC itself must lie on the same side of 1/2 as the interval. An interval of a bootstrap has no width if every
-    member is above every non-member, however few they are: with a handful of documents a leak is claimed too easily.
+    The AUC itself must lie on the same side of 1/2 as the interval. See
+    ``intervals.auc_interval``.
     """
     assert 0 <= low <= high <= 1, (low, high)
     assert 0 <= auc <= 1, auc

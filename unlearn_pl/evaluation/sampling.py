@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.decoding import continue_rows
-from unlearn_pl.evaluation.forward import encode_texts, evaluating
+from unlearn_pl.evaluation.forward import encode_texts, evaluating, rooms
 from unlearn_pl.evaluation.generation import decode_answer, eos_ids, warn_of_ignored
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.parts import content_hash
@@ -27,7 +27,7 @@ class Sampling:
     temperature: float = 1.0
     """Divides the logits; above 0 and finite."""
     max_new_tokens: int = 64
-    """A sample that has not ended by then is cut; at least 1."""
+    """A sample that has not ended by then, or by the end of the model's positions, is cut; at least 1."""
     batch_size: int = 64
     """Answers drawn together; at least 1."""
     seed: int = 0
@@ -48,9 +48,10 @@ def sample_answers(
     options: Sampling,
     work: Work | None = None,
 ) -> list[list[str]]:
-    """``options.samples`` texts for each prompt. Raises InputError if one may exceed the model's positions."""
+    """``options.samples`` texts for each prompt. Raises InputError if the model has no position left after one."""
     texts = [prompt for prompt in prompts for _ in range(options.samples)]
-    rows = encode_texts(model, tokenizer, texts, "--sampling.max_new_tokens: sample", options.max_new_tokens)
+    rows = encode_texts(model, tokenizer, texts, "sampling: sample", room=1)
+    budgets = rooms(model, rows, options.max_new_tokens, "sampling")
     warn_of_ignored(model)
     ends = eos_ids(model, tokenizer)
 
@@ -62,8 +63,8 @@ def sample_answers(
         def pick(logits: Tensor, lines: Sequence[int], step: int) -> Tensor:
             return drawn_tokens(logits, draws[list(lines), step], options.temperature)
 
-        budgets = [options.max_new_tokens] * len(batch)
-        found = continue_rows(network, [rows[index] for index in batch], budgets, ends, pick)
+        prompted, allowed = [rows[index] for index in batch], [budgets[index] for index in batch]
+        found = continue_rows(network, prompted, allowed, ends, pick)
         assert None not in found  # nothing is watched where tokens are drawn
         return [decode_answer(tokenizer, tokens) for tokens in found if tokens is not None]
 
@@ -71,7 +72,7 @@ def sample_answers(
         network = Network(model)
         batches = length_sorted_batches([len(row) for row in rows], options.batch_size)
         settings = [options.temperature, options.max_new_tokens, options.seed, sorted(ends)]
-        flat = map_batches(batches, compute, "sampling, answers", work, [rows, settings])
+        flat = map_batches(batches, compute, "sampling, answers", work, [rows, budgets, settings])
     return [flat[row * options.samples : (row + 1) * options.samples] for row in range(len(prompts))]
 
 

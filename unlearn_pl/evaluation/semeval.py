@@ -34,5 +34,5 @@ def _split_results(split: str, groups: Mapping[str, Sequence[float]]) -> dict[st
         results[f"overall-{suffix}-score"] = fmean(rows) if rows else None
     for name, values in mine.items():
         task, suffix = name.removeprefix(f"{split}/").rsplit("/", 1)
-        results.setdefault(task, {})[f"{suffix}-score"] = fmean(values)
+        results.setdefault(task, {})[f"{suffix}-score"] = fmean(values) if values else None
     return results

@@ -1,8 +1,6 @@
-"""How far a score could be chance: bootstrap intervals, and the Kolmogorov-Smirnov test of two samples."""
+"""How far a score could be chance: intervals of the bootstrap."""
 
-import math
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +9,11 @@ Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 Statistic = Callable[[Sequence[Floats], Sequence[Counts]], Floats]
 """Takes the groups, each [rows], and for each group how often every resample drew every row, [resamples, rows];
-gives the value of each resample, [resamples]. With counts of one it is the plain statistic of the groups."""
+gives the value of each resample, [resamples]. With counts of one it is the plain statistic of the groups. Resamples
+may differ in their number of rows."""
 
 DRAWS_AT_ONCE = 2**20
 """Rows drawn at a time: bounds the memory at some 50 MB, whatever the number of resamples."""
-EXACT_PAIRS = 10_000
-"""Largest product of two sample sizes whose Kolmogorov-Smirnov p-value is counted exactly."""
 
 
 def bootstrap_interval(
@@ -25,14 +22,18 @@ def bootstrap_interval(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    units: Sequence[Sequence[Hashable]] | None = None,
 ) -> tuple[float, float]:
     """Percentile interval of a statistic of ``groups`` (Efron & Tibshirani 1993, chapter 13), as (low, high).
 
-    Every group is resampled with replacement by itself and keeps its size. The ends are two of the resampled values,
-    never between two, so infinite values do no harm. The same seed gives the same interval.
+    What is drawn with replacement are ``units``, the documents that the rows are of (for each group one a row), as rows
+    of one document are alike; without them every row is one. Groups that share a unit are drawn together, others by
+    themselves, each with as many units as it has; a draw that leaves a group without a row is drawn again. The ends are
+    two of the resampled values, never between two, so infinite values do no harm. The same seed gives the same
+    interval.
 
-    Few rows give too narrow an interval, and one row none: a group with one row adds no spread, and if every group has
-    one row the interval is (value, value). Asserts that no group is empty or holds NaN.
+    Few units give too narrow an interval, and values that are all equal one without width, as no resample holds what
+    was not seen: ``intervals`` has better ones. Asserts that no group is empty or holds NaN.
     """
     assert resamples >= 1, resamples
     assert 0 < level < 1, level
@@ -41,16 +42,50 @@ def bootstrap_interval(
     assert all(array.ndim == 1 and len(array) for array in arrays), [array.shape for array in arrays]
     assert not any(np.isnan(array).any() for array in arrays), "NaN in a group"
     generator = np.random.default_rng(seed)
+    strata = _strata(units or [[(number, row) for row in range(len(group))] for number, group in enumerate(arrays)])
     at_once = max(1, DRAWS_AT_ONCE // sum(map(len, arrays)))
-    parts = []
-    for start in range(0, resamples, at_once):
-        number = min(at_once, resamples - start)
-        parts.append(statistic(arrays, [_counts(generator, len(array), number) for array in arrays]))
+    parts = [
+        statistic(arrays, _drawn(generator, strata, min(at_once, resamples - start)))
+        for start in range(0, resamples, at_once)
+    ]
     values = np.concatenate(parts)
     assert values.shape == (resamples,), values.shape
     assert not np.isnan(values).any(), "the statistic gave NaN"
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return float(low), float(high)
+
+
+Strata = Sequence[tuple[int, dict[int, Counts]]]
+"""For each set of groups that are drawn together: its number of units, and by group the unit of each row."""
+
+
+def _strata(units: Sequence[Sequence[Hashable]]) -> Strata:
+    """The groups by what they share: a group joins the first stratum that has one of its units."""
+    found: list[tuple[dict[Hashable, int], dict[int, Counts]]] = []
+    for group, names in enumerate(units):
+        known, groups = next((one for one in found if not one[0].keys().isdisjoint(names)), ({}, {}))
+        if not groups:
+            found.append((known, groups))
+        groups[group] = np.array([known.setdefault(name, len(known)) for name in names])
+    return [(len(known), groups) for known, groups in found]
+
+
+def _drawn(generator: np.random.Generator, strata: Strata, resamples: int) -> list[Counts]:
+    """How often each row of each group is in each resample."""
+    found: dict[int, Counts] = {}
+    for number, groups in strata:
+        counts = _counts(generator, number, resamples)
+        while len(empty := np.flatnonzero(_lacks_a_group(counts, groups))):
+            counts[empty] = _counts(generator, number, len(empty))
+        found |= {group: counts[:, codes] for group, codes in groups.items()}
+    return [found[group] for group in sorted(found)]
+
+
+def _lacks_a_group(counts: Counts, groups: Mapping[int, Counts]) -> npt.NDArray[np.bool_]:
+    """Which resamples have no row of one of the groups."""
+    held = [counts[:, np.unique(codes)].any(axis=1) for codes in groups.values()]
+    lacks: npt.NDArray[np.bool_] = ~np.logical_and.reduce(held)
+    return lacks
 
 
 def _counts(generator: np.random.Generator, rows: int, resamples: int) -> Counts:
@@ -68,7 +103,7 @@ def mean_of(groups: Sequence[Floats], counts: Sequence[Counts]) -> Floats:
     """
     (values,), (drawn,) = groups, counts
     finite = np.isfinite(values)  # left out of the product: 0 draws x infinity would be NaN
-    means = drawn[:, finite] @ values[finite] / len(values)
+    means = drawn[:, finite] @ values[finite] / drawn.sum(axis=1)
     infinite = np.unique(values[~finite])
     assert len(infinite) < 2, "both infinities in a group"
     for value in infinite:
@@ -91,7 +126,7 @@ def auc_of(groups: Sequence[Floats], counts: Sequence[Counts]) -> Floats:
     twice_below = below[:, np.searchsorted(ordered, members, "left")]
     twice_below += below[:, np.searchsorted(ordered, members, "right")]
     twice_won: Counts = (members_drawn * twice_below).sum(axis=1)
-    return twice_won / (2 * len(members) * len(nonmembers))
+    return twice_won / (2 * members_drawn.sum(axis=1) * nonmembers_drawn.sum(axis=1))
 
 
 def harmonic_of(turned: Sequence[bool]) -> Statistic:
@@ -114,50 +149,3 @@ def harmonic_of(turned: Sequence[bool]) -> Statistic:
         return len(parts) / inverses
 
     return harmonic
-
-
-def kolmogorov_smirnov(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """Two-sample, two-sided test that both come from one continuous distribution: (distance, p-value), both in [0, 1].
-
-    The distance is the largest gap between the two empirical distribution functions. Up to 10 000 pairs (product of
-    the sizes) the p-value is exact, by counting lattice paths (Hodges 1958); beyond, it is Kolmogorov's limit
-    (Smirnov 1939) at distance x sqrt(n m / (n + m)), without a correction for small samples.
-
-    The gap is taken only after all values of a tie; with ties the p-value is conservative, that is, too large rather
-    than too small. Values may be infinite, not NaN. Asserts that no sample is empty.
-    """
-    assert len(first), "no values in the first sample"
-    assert len(second), "no values in the second sample"
-    n, m = len(first), len(second)
-    one, two = sorted(first), sorted(second)
-    # whole numbers: the gap |i / n - j / m| times n m
-    gap = max(abs(bisect_right(one, value) * m - bisect_right(two, value) * n) for value in {*one, *two})
-    distance = gap / (n * m)
-    if n * m <= EXACT_PAIRS:
-        paths = math.comb(n + m, n)
-        return distance, (paths - _paths_within(n, m, gap)) / paths
-    return distance, _kolmogorov_tail(distance * math.sqrt(n * m / (n + m)))
-
-
-def _paths_within(n: int, m: int, gap: int) -> int:
-    """Number of lattice paths from (0, 0) to (n, m) with |i m - j n| < ``gap`` at each of their points (i, j).
-
-    A path is an order of both samples, a step in i being a value of the first: all orders are equally likely.
-    """
-    row = [int(j * n < gap) for j in range(m + 1)]
-    for i in range(1, n + 1):
-        before = 0
-        for j in range(m + 1):
-            before = row[j] + before if abs(i * m - j * n) < gap else 0
-            row[j] = before
-    return row[m]
-
-
-def _kolmogorov_tail(x: float) -> float:
-    """Chance that the Kolmogorov distribution exceeds ``x``, to the precision of a float."""
-    if x == 0:
-        return 1.0
-    if x < 1:  # the alternating series converges slowly here; this is the same function by Jacobi's theta identity
-        terms = (math.exp(-(((2 * k - 1) * math.pi / x) ** 2) / 8) for k in range(1, 8))
-        return 1 - math.sqrt(2 * math.pi) / x * math.fsum(terms)
-    return 2 * math.fsum((-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 8))

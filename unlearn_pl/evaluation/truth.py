@@ -1,21 +1,19 @@
 """Truth ratios: does the model still prefer right answers, in other words, to wrong ones?"""
 
-import math
-import sys
-import warnings
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from unlearn_pl.data.encoding import joined_ids
 from unlearn_pl.data.readers import rows_of
 from unlearn_pl.data.records import text_field
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.forward import encode_texts, evaluating, position_limit
-from unlearn_pl.evaluation.memorization import truth_ratio
+from unlearn_pl.evaluation.forward import evaluating, position_limit
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.ranks import Work
 from unlearn_pl.evaluation.recall import recall_answers
+from unlearn_pl.evaluation.truth_ratio import AnswerLogprobs, Definition
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,11 @@ class Truth:
     """Rows with the fields `question`, `paraphrased_answer` and `perturbed_answer` (a list) about the forget set."""
     retain: str | None = None
     """The same about the retain set."""
+    definition: Definition = "tofu_code"
+    """Which mean over the wrong answers a ratio has: the geometric one for forget quality and the arithmetic one for
+    the rest (tofu_code), the arithmetic one (paper), or the geometric one (open_unlearning)."""
+    eos: bool = True
+    """Count the end token as the last of each answer, as TOFU and open-unlearning do."""
     batch_size: int = 16
     """Answers read together; at least 1."""
 
@@ -41,58 +44,61 @@ class TruthRow:
     question: str
     paraphrased: tuple[str, ...]
     perturbed: tuple[str, ...]
+    eos: bool = False
+    """Whether the end token is the last of each answer."""
+
+    def pairs(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[int]]]:
+        """Token ids of the question and of each of its answers, the paraphrased ones first, as the whole texts, joined
+        with a space, have them. Raises InputError if there is no end token to count."""
+        if self.eos and tokenizer.eos_token_id is None:
+            raise InputError("--truth.eos: the tokenizer has no end token; give --truth.eos=false")
+        pairs = [joined_ids(self.question, f" {answer}", tokenizer) for answer in (*self.paraphrased, *self.perturbed)]
+        end = [tokenizer.eos_token_id] if self.eos else []
+        return [(question, answer + end if answer else answer) for question, answer in pairs]
 
 
 def read_truth_rows(truth: Truth) -> dict[str, list[TruthRow]]:
     """Split -> rows, of the files that are given. Raises InputError, with file and row, on what cannot be used."""
     files = {"forget": truth.forget, "retain": truth.retain}
-    return {split: _rows(path, f"--truth.{split}") for split, path in files.items() if path is not None}
+    return {split: _rows(path, f"--truth.{split}", truth.eos) for split, path in files.items() if path is not None}
 
 
-def _rows(path: str, argument: str) -> list[TruthRow]:
+def _rows(path: str, argument: str, eos: bool) -> list[TruthRow]:
     needed = ("question", "paraphrased_answer", "perturbed_answer")
     rows = []
     for place, row in rows_of(path, argument):
         where = f"{argument}: {path}, {place}"
-        answers = {}
+        answers: dict[str, tuple[str, ...]] = {}
         for field in needed[1:]:
             given = row.get(field)
             listed = given if isinstance(given, list) and given else [given]
             rows_each = [{**row, field: answer} if field in row else row for answer in listed]
             answers[field] = tuple(text_field(one, field, where, needed) for one in rows_each)
-        rows.append(TruthRow(text_field(row, "question", where, needed), *answers.values()))
+        right, wrong = (answers[field] for field in needed[1:])
+        rows.append(TruthRow(text_field(row, "question", where, needed), right, wrong, eos))
     if not rows:
         raise InputError(f"{argument}: {path} is empty; it must hold at least one question")
     return rows
 
 
-def truth_ratios(
+def answer_logprobs(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[TruthRow],
     batch_size: int,
     work: Work | None = None,
-) -> list[float]:
-    """``memorization.truth_ratio`` of each row; question and answer are joined with a space.
-
-    A ratio that is not finite (a broken model) counts as the largest float, with a warning. Raises InputError if a
-    question and an answer exceed the model's positions.
-    """
-    asked = [(row.question, answer) for row in rows for answer in (*row.paraphrased, *row.perturbed)]
-    prompts = encode_texts(model, tokenizer, [question for question, _ in asked], "--truth: question")
-    answers = [tokenizer.encode(f" {answer}", add_special_tokens=False) for _, answer in asked]
-    limit = position_limit(model)
-    for (question, _), prompt, answer in zip(asked, prompts, answers, strict=True):
-        if limit is not None and (tokens := len(prompt) + len(answer)) > limit:
-            raise InputError(
-                f"--truth: a question with an answer has {tokens} tokens, the model {limit} positions: {question!r:.60}"
-            )
+) -> list[AnswerLogprobs]:
+    """What the truth ratio of each row is made from. Raises InputError if a question and an answer exceed the model's
+    positions."""
+    pairs, limit = [pair for row in rows for pair in row.pairs(tokenizer)], position_limit(model)
+    longest = max((len(question) + len(answer) for question, answer in pairs), default=0)
+    if limit is not None and longest > limit:
+        raise InputError(f"--truth: a question with an answer has {longest} tokens, the model {limit} positions")
+    questions, answers = [question for question, _ in pairs], [answer for _, answer in pairs]
     with evaluating(model):
-        found = recall_answers(Network(model), prompts, answers, batch_size, work, "truth ratio, answers")
+        found = recall_answers(Network(model), questions, answers, batch_size, work, "truth ratio, answers")
     logprobs = iter([recall.logprob for recall in found])
-    ratios = [
-        truth_ratio([next(logprobs) for _ in row.paraphrased], [next(logprobs) for _ in row.perturbed]) for row in rows
+    return [
+        AnswerLogprobs(tuple(next(logprobs) for _ in row.paraphrased), tuple(next(logprobs) for _ in row.perturbed))
+        for row in rows
     ]
-    if broken := sum(not math.isfinite(ratio) for ratio in ratios):
-        warnings.warn(f"truth ratio: {broken} of {len(ratios)} rows have no finite ratio", stacklevel=2)
-    return [ratio if math.isfinite(ratio) else sys.float_info.max for ratio in ratios]

@@ -54,6 +54,19 @@ class FoldedWeights:
                 weight.data.copy_(original.to(dense.dtype) + (dense.T if name in self._transposed else dense))
 
     @torch.no_grad()
+    def rounding(self, deltas: Mapping[str, Delta]) -> float:
+        """Fold ``deltas`` and say how far what was added is from them: the norm of the difference / their norm. About 0
+        in float32; in bfloat16 the more, the smaller the deltas are beside the weights."""
+        self.fold(deltas)
+        missed = whole = 0.0
+        for name, delta in deltas.items():
+            dense = (delta.b @ delta.a if isinstance(delta, Factors) else delta).to(self._weights[name].device).double()
+            added = self._weights[name].double() - self._originals[name].double()
+            missed += (dense - (added.T if name in self._transposed else added)).square().sum().item()
+            whole += dense.square().sum().item()
+        return (missed / (whole or 1.0)) ** 0.5
+
+    @torch.no_grad()
     def restore(self) -> None:
         """The weights as they were."""
         for name, weight in self._weights.items():

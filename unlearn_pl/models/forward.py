@@ -31,11 +31,31 @@ def rotary_settings(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def body_of(model: nn.Module) -> nn.Module:
-    """The transformer below the vocabulary head."""
+    """The transformer below the vocabulary head; of a model of several modalities the part that reads text."""
     causal = causal_model(model)
-    body = causal.base_model
+    if is_wrapped(causal):
+        return causal.get_decoder()
     # Llama 4's text model names as its body what only the whole model has
-    return causal.model if body is causal and isinstance(getattr(causal, "model", None), nn.Module) else body
+    return causal.model if causal.base_model is causal and hasattr(causal, "model") else causal.base_model
+
+
+def is_wrapped(model: nn.Module) -> bool:
+    """Whether the language model is one part of a model of several modalities."""
+    return text_config(model) is not causal_model(model).config
+
+
+def parts_beside_text(model: nn.Module) -> list[str]:
+    """Names of the outermost modules that text does not go through, such as a vision tower; none of a text model."""
+    if not is_wrapped(model):
+        return []
+    causal = causal_model(model)
+    used = {id(module) for part in (body_of(model), causal.get_output_embeddings()) for module in part.modules()}
+    beside: list[str] = []
+    for name, module in causal.named_modules():
+        known = any(name == other or name.startswith(f"{other}.") for other in beside)
+        if name and not known and used.isdisjoint(map(id, module.modules())):
+            beside.append(name)
+    return beside
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -54,7 +74,8 @@ def logit_changes(config: PreTrainedConfig) -> tuple[float, float | None]:
     scale = 1.0
     for name, power in (("logit_scale", 1), ("lm_head_multiplier", 1), ("logits_scaling", -1)):
         scale *= (getattr(config, name, None) or 1.0) ** power
-    return scale, getattr(config, "final_logit_softcapping", None) or None
+    caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+    return scale, next(filter(None, caps), None)
 
 
 @torch.no_grad()
@@ -108,7 +129,7 @@ def check_head(model: nn.Module) -> None:
         right = head_is_right(model)
     except Exception as error:  # each fails in its own way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model: {name} does not run on token ids alone: {reason}") from error
+        raise InputError(f"model: {name} with this adapter does not run on token ids alone: {reason}") from error
     if not right:
         raise InputError(
             f"model: {name} changes its logits after the vocabulary head in a way that is not known here (known: "

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +28,10 @@ from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.files import new_folder, write_json
 from unlearn_pl.models.adapter_kind import refuse_changed_base, refuse_kind
 from unlearn_pl.models.arrival import check_values, refuse_partial_adapter
+from unlearn_pl.models.forward import parts_beside_text
 from unlearn_pl.models.load import quantisation
 from unlearn_pl.models.lora_linear import LoraLinear
+from unlearn_pl.models.quantised import check_gradients
 from unlearn_pl.provenance import provenance
 
 FACTS_FILE = "unlearn_pl.json"
@@ -48,8 +51,8 @@ class Lora:
     dropout: float = 0.05
     """Dropout on the adapter's input during training, in [0, 1)."""
     target_modules: str | list[str] = field(default="all-linear")
-    """`all-linear` (every linear layer but the vocabulary head), a list of module names such as [q_proj, v_proj], or a
-    regular expression for whole names."""
+    """`all-linear` (every linear layer that reads text, but the vocabulary head), a list of module names such as
+    [q_proj, v_proj], or a regular expression for whole names."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -75,6 +78,7 @@ def attach_lora(
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        exclude_modules=parts_beside_text_pattern(model, lora),
         task_type="CAUSAL_LM",
     )
     use_layers(config, model, layers)
@@ -85,6 +89,8 @@ def attach_lora(
             draw_factors(adapted, seed)
     except Exception as error:  # PEFT raises whatever a module that it cannot adapt makes fail
         raise InputError(f"--model.lora.target_modules: {one_line(error)}{advice(lora, error)}") from error
+    refuse_routers(adapted)
+    check_gradients(adapted)
     if config.target_parameters:
         warnings.warn(EXPERTS.format(targets=lora.target_modules), stacklevel=2)
     return adapted
@@ -97,6 +103,13 @@ EXPERTS = (
 )
 
 
+def parts_beside_text_pattern(model: PreTrainedModel, lora: Lora) -> str | None:
+    """What no gradient reaches and is left alone: vision towers and the like, unless a user's pattern names modules."""
+    names = [re.escape(name) for name in parts_beside_text(model)]
+    own_pattern = isinstance(lora.target_modules, str) and lora.target_modules != "all-linear"
+    return rf"({'|'.join(names)})(\..*)?" if names and not own_pattern else None
+
+
 def advice(lora: Lora, error: Exception) -> str:
     """What to do about PEFT's ``error``, where that is not plain from it."""
     if "ParamWrapper" in str(error):
@@ -105,6 +118,22 @@ def advice(lora: Lora, error: Exception) -> str:
         name = lora.target_modules
         return f"; the text {name} is a regular expression for whole module names, a list such as [q_proj] names ends"
     return ""
+
+
+@torch.no_grad()
+def refuse_routers(model: PeftModel) -> None:
+    """Raise InputError if an adapter is on a layer that is a linear one by its class alone: routers give a tuple."""
+    if quantisation(model) is not None:
+        return
+    for name, layer in model.named_modules():
+        base = layer.get_base_layer() if isinstance(layer, LoraLayer) else None
+        if not isinstance(base, nn.Linear) or type(base).forward is nn.Linear.forward:
+            continue
+        if not isinstance(base(torch.zeros(1, base.in_features).to(base.weight)), Tensor):
+            raise InputError(
+                f"--model.lora.target_modules: {name} ({type(base).__name__}) gives more than a linear layer does; "
+                "name the attention layers, such as [q_proj, k_proj, v_proj, o_proj]"
+            )
 
 
 def use_layers(
@@ -182,6 +211,8 @@ def open_adapter(model: PreTrainedModel, folder: str | Path, trainable: bool = F
         raise InputError(f"{where} does not fit this base model: {one_line(error)}") from error
     expected = get_peft_model_state_dict(opened, save_embedding_layers=False).keys()
     refuse_partial_adapter(where, expected, arrived.missing_keys, arrived.unexpected_keys)
+    if trainable:
+        check_gradients(opened)
     return opened
 
 

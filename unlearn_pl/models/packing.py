@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from unlearn_pl.errors import InputError
 from unlearn_pl.models.forward import body_of, causal_model, hidden_states, rotary_settings, text_config
 
 PACKED = "packed_sdpa"
@@ -53,26 +54,59 @@ AttentionMaskInterface.register(PACKED, sdpa_mask)
 
 def enable_packing(model: nn.Module) -> bool:
     """Let ``model`` take packed rows if it gives what rows alone give; otherwise leave it as it was and say False.
+    Raises InputError if padded rows are not exact either.
 
     The attention function must stay set for the backward pass too, where checkpointed layers run again.
     """
     causal = causal_model(model)
-    if causal.config._attn_implementation not in ("sdpa", PACKED):
-        return False
-    causal.set_attn_implementation(PACKED)
-    if packing_is_exact(model):
-        return True
-    causal.set_attn_implementation("sdpa")
+    if causal.config._attn_implementation in ("sdpa", PACKED):
+        causal.set_attn_implementation(PACKED)
+        if packing_is_exact(model):
+            return True
+        causal.set_attn_implementation("sdpa")
+    if not padding_is_exact(model):
+        raise InputError(
+            f"model: {type(causal).__name__} takes no packed rows, and gives another output for a row padded on the "
+            "right than for the row alone, so rows cannot share a forward"
+        )
     return False
 
 
-@torch.no_grad()
 def packing_is_exact(model: nn.Module) -> bool:
     """Whether two short rows, packed, give the hidden states that they give one at a time."""
     try:
-        return rows_agree(model, packed_hidden_states)
+        return rows_agree(model, packed_hidden_states) and rows_are_apart(model)
     except Exception:  # the architecture does not hand the row lengths on; each fails in its own way
         return False
+
+
+def rows_are_apart(model: nn.Module) -> bool:
+    """Whether of two packed rows no gradient of one comes from the other's tokens.
+
+    Not even what would pass as rounding, as the states do that a recurrent layer carries on if its weights are small.
+    """
+    embedding = causal_model(model).get_input_embeddings()
+    tokens: list[Tensor] = []
+
+    def watch(*call: Any) -> Tensor:
+        tokens.append(call[2].detach().requires_grad_())
+        return tokens[-1]
+
+    training, hook = model.training, embedding.register_forward_hook(watch)
+    model.eval()
+    try:
+        with torch.enable_grad():
+            states = packed_hidden_states(model, torch.arange(1, 9, device=embedding.weight.device), [3, 5])
+            # a plain sum would not do: of a layer norm it is a constant
+            weighted = states * torch.linspace(-1, 1, states.shape[-1], device=states.device, dtype=states.dtype) ** 3
+            ahead, behind = (
+                torch.autograd.grad(weighted[part].sum(), tokens, retain_graph=True)[0][0]
+                for part in (slice(3), slice(3, None))
+            )
+    finally:
+        hook.remove()
+        model.train(training)
+    return not ahead[3:].any() and not behind[:3].any() and bool(behind[3:].any())
 
 
 def padding_is_exact(model: nn.Module) -> bool:

@@ -1,11 +1,13 @@
-"""Which tokenizer goes with a base model and its adapters, and whether two tokenizers are one."""
+"""Which tokenizer goes with a base model and its adapters, and whether all of its ids have an embedding there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.models.forward import causal_model
 from unlearn_pl.models.load import load_from, load_tokenizer
 
 # Any of these in a folder says that a tokenizer was saved there.
@@ -15,11 +17,16 @@ PROBE = "Anna Quill,  born 1984-12-31.\nÉdith\u2019s phone: 555-0100 | Прив
 
 
 def find_tokenizer(
-    base: str, adapters: Sequence[str], given: str | None = None, trust_remote_code: bool = False
+    base: str,
+    adapters: Sequence[str],
+    given: str | None = None,
+    trust_remote_code: bool = False,
+    flag: str = "--tokenizer",
 ) -> PreTrainedTokenizerBase:
     """The tokenizer ``given`` by name, or else that of ``base``.
 
-    Raises InputError if none is given and an adapter's folder holds another one: the adapter was trained on its ids.
+    Raises InputError, naming ``flag``, if none is given and an adapter's folder holds another one: the adapter was
+    trained on its ids.
     """
     if given is not None:
         return load_tokenizer(given, trust_remote_code)
@@ -29,8 +36,8 @@ def find_tokenizer(
             own = load_from(AutoTokenizer, str(folder), "tokenizer", trust_remote_code=trust_remote_code)
             if not same_tokens(tokenizer, own):
                 raise InputError(
-                    f"--tokenizer: {folder} holds another tokenizer than {base} ({difference(tokenizer, own)}); "
-                    f"give --tokenizer {folder} if the adapter was trained with it, --tokenizer {base} if not"
+                    f"{flag}: {folder} holds another tokenizer than {base} ({difference(tokenizer, own)}); "
+                    f"give {flag} {folder} if the adapter was trained with it, {flag} {base} if not"
                 )
     return tokenizer
 
@@ -50,3 +57,37 @@ def difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> 
             return f"the token {token!r} has the id {others[token]} and not {ids[token]}"
     missing = sorted(ids.keys() - others.keys(), key=ids.__getitem__)
     return f"it lacks the token {missing[0]!r}" if missing else "it cuts text elsewhere"
+
+
+def check_ids(model: nn.Module, rows: Iterable[Sequence[int]], what: str) -> None:
+    """Raise InputError if a token id of ``rows`` is beyond the embedding of ``model``."""
+    highest = max((max(row, default=0) for row in rows), default=0)
+    if highest >= embedding_rows(model):
+        raise InputError(beyond(model, highest, what))
+
+
+def guard_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let ``model`` raise InputError instead of an error of its embedding, where the tokenizer has ids beyond that."""
+    rows = embedding_rows(model)
+    names = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
+
+    def check(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        highest = int(inputs[0].max()) if inputs and inputs[0].numel() else 0
+        if highest >= rows:
+            raise InputError(beyond(model, highest, f"token {names.get(highest)!r}"))
+
+    if names:
+        causal_model(model).get_input_embeddings().register_forward_pre_hook(check)
+
+
+def embedding_rows(model: nn.Module) -> int:
+    """How many token ids the model has an embedding for."""
+    layer = causal_model(model).get_input_embeddings()
+    return int(getattr(layer, "num_embeddings", None) or layer.weight.shape[0])
+
+
+def beyond(model: nn.Module, number: int, what: str) -> str:
+    return (
+        f"{what}: token id {number} is beyond the {embedding_rows(model)} rows of the model's embedding; name the "
+        "tokenizer that the model was trained with, or give the model the new tokens (resize_token_embeddings) first"
+    )

@@ -1,7 +1,5 @@
 """Recipe: one experiment as stages, each reading what the ones before it wrote."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -19,6 +17,7 @@ from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.models.load import resolve
+from unlearn_pl.recipe.fit import run_fit
 from unlearn_pl.recipe.prepare import Prepare, prepare_base, prepare_data
 from unlearn_pl.recipe.stage import Stage
 
@@ -118,7 +117,7 @@ class Recipe:
         for name, config in (("over", self.over), ("under", self.under)):
             yield Stage(
                 name,
-                settings={"arguments": self._fit_arguments(name, config)},
+                settings={"arguments": self.fit_arguments(name, config)},
                 reads=(Path(config), *self._local(self.model, self.inputs.forget, self.inputs.retain)),
                 outputs=(self.folder / name / "adapter",),
                 work=partial(self._fit, name, config),
@@ -158,7 +157,8 @@ class Recipe:
             work=lambda _: prepare_base(prepare, self.base, self.seed, data, base),
         )
 
-    def _fit_arguments(self, name: str, config: str) -> list[str]:
+    def fit_arguments(self, name: str, config: str) -> list[str]:
+        """What `unlearn-pl fit` is called with."""
         columns = self.inputs.columns
         arguments = {
             "seed_everything": self.seed,
@@ -174,19 +174,7 @@ class Recipe:
         return ["--config", config, *(f"--{key}={value}" for key, value in arguments.items()), *extra, *self.fit_args]
 
     def _fit(self, name: str, config: str, interrupted: bool) -> None:
-        arguments = ["fit", *self._fit_arguments(name, config)]
-        checkpoint = self.folder / name / "checkpoints" / "last.ckpt"
-        if interrupted and checkpoint.is_file():
-            arguments.append(f"--ckpt_path={checkpoint}")
-        elif checkpoint.is_file():
-            checkpoint.unlink()  # of an earlier run with other inputs
-        print("unlearn-pl " + " ".join(arguments), flush=True)
-        # a process of its own: a launcher of several processes starts the command line it finds again
-        code = subprocess.run([sys.executable, "-m", "unlearn_pl", *arguments]).returncode
-        if code:
-            raise InputError(
-                f"stage {name}: the fit above ended with exit code {code}; fix it and run the recipe again"
-            )
+        run_fit(name, ["fit", *self.fit_arguments(name, config)], self.folder / name, interrupted)
 
     def _merge(self, _: bool) -> None:
         adapters = [str(self.folder / name / "adapter") for name in ("over", "under")]

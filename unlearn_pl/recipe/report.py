@@ -44,5 +44,7 @@ def read_losses(path: Path) -> dict[str, list[tuple[int, float]]]:
         return {}
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
+    if not rows:
+        return {}
     slots = [key for key in rows[0] if key.startswith("train/") and not key.endswith(("_weighted", "/loss"))]
     return {slot: [(int(row["step"]), float(row[slot])) for row in rows if row[slot]] for slot in slots}

@@ -7,9 +7,12 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.files import sole_writer
+from unlearn_pl.recipe.check import check_start
 from unlearn_pl.recipe.prepare import Prepare
 from unlearn_pl.recipe.recipe import STAGES, Merging, Recipe, RecipeData
 from unlearn_pl.recipe.report import report
+from unlearn_pl.stopping import Stopped
 
 
 def run(
@@ -59,8 +62,14 @@ def run(
         balance, membership or Membership(), choice or Choice(), generation or Generation(), tuple(fit_args or ()),
     )  # fmt: skip
     records = []
-    for stage in recipe.stages():
-        records.append(stage.run(recipe.folder / "stages"))
-        if until == stage.name:
-            return
-    report(recipe, records)
+    with sole_writer(recipe.folder, "--name"):
+        check_start(recipe)
+        for stage in recipe.stages():
+            try:
+                records.append(stage.run(recipe.folder / "stages"))
+            except Stopped as stop:
+                stop.where, stop.advice = "", f"run the same command again: it goes on from stage {stage.name}"
+                raise
+            if until == stage.name:
+                return
+        report(recipe, records)

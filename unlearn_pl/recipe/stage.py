@@ -5,13 +5,18 @@ import json
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unlearn_pl import __version__
+from unlearn_pl.errors import InputError
 from unlearn_pl.files import sha256_of, write_json
+
+# What the record of a finished stage holds.
+RECORD = ("inputs", "finished", "outputs", "seconds", "peak_memory_gib")
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,9 @@ class Stage:
         """
         path = records / f"{self.name}.json"
         inputs = self._inputs_hash()
-        earlier = json.loads(path.read_text()) if path.is_file() else {}
-        if earlier.get("finished") and earlier["inputs"] == inputs and earlier["outputs"] == self._outputs_hash():
+        earlier = read_record(path)
+        outputs = self._outputs_hash()
+        if earlier.get("finished") and earlier["inputs"] == inputs and earlier["outputs"] == outputs is not None:
             print(
                 f"== {self.name}: finished before with the same inputs ({earlier['seconds']:.0f} s), skipped",
                 flush=True,
@@ -44,6 +50,8 @@ class Stage:
         write_json(path, {"inputs": inputs, "finished": False})
         began = time.perf_counter()
         self.work(interrupted)
+        if missing := [str(path) for path in self.outputs if not path.exists()]:
+            raise InputError(f"stage {self.name}: it ended without {' and '.join(missing)}, so it counts as unfinished")
         record = {
             "inputs": inputs,
             "finished": True,
@@ -60,6 +68,21 @@ class Stage:
 
     def _outputs_hash(self) -> str | None:
         return sha256_of(*self.outputs) if all(path.exists() for path in self.outputs) else None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of an earlier run of a stage; empty if there is none, or none that can be read: it runs again."""
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known = set(record) >= ({*RECORD} if record["finished"] else {"inputs"})
+    except (ValueError, LookupError, TypeError):
+        known = False
+    if not known:
+        warnings.warn(f"{path} is not what a stage writes; the stage runs again", stacklevel=2)
+        return {}
+    return dict(record)
 
 
 def peak_memory_gib() -> float:

@@ -7,6 +7,7 @@ its content depends on, so that a second fit, and every run of a sweep, finds it
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from unlearn_pl.data.encoding import Encoded, collate_rows
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, sha256_of, write_json
-from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.forward import causal_model, vocabulary_head
 from unlearn_pl.objectives.passes import Ask, Split
 from unlearn_pl.provenance import provenance
 from unlearn_pl.training.packs import Part, first_fit
@@ -29,6 +30,8 @@ from unlearn_pl.training.reference import Said, live_reference
 LAYOUT = 1
 INDEX = "cache.json"
 TOKENS_PER_FORWARD = 1024
+# How often a folder that others build and replace at the same time is asked for, and the seconds in between.
+ATTEMPTS, PAUSE = 3, 0.2
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,10 @@ class CachedReference:
         self.places: dict[Split, dict[str, int]] = {
             split: {name: place for place, name in enumerate(names)} for split, names in ids.items()
         }
-        self.arrays = {name: np.load(folder / name, mmap_mode="r") for name in files}
+        try:
+            self.arrays = {name: np.load(folder / name, mmap_mode="r") for name in files}
+        except (OSError, ValueError) as error:
+            raise InputError(f"reference cache: {folder} cannot be read: {error}") from error
 
     def __call__(self, model: PeftModel, parts: Sequence[Part]) -> list[Said]:
         """What was kept of the rows of each part, on the device of its ids."""
@@ -157,20 +163,44 @@ def open_or_build(
     asks = kept_asks(asks)
     if not asks or options.folder is None:
         return None
-    size = predicted_bytes(rows, asks, causal_model(model).config.hidden_size, options.dtype)
     folder = Path(options.folder) / cache_key(model, rows, asks, options.dtype, precision)[:32]
-    if folder.is_dir():
-        try:
-            return CachedReference(folder)
-        except InputError as error:
-            report(f"{error}; it is built anew")
-    count = sum(len(rows[split]) for split in asks)
-    if refusal := too_large(size, options):
-        report(f"reference cache: {refusal}; the base model's part is computed in every step")
-        return None
-    report(f"reference cache: {size / 1e9:.3f} GB for {count} rows go to {folder}")
-    build(model, rows, asks, folder, options.dtype)
-    return CachedReference(folder)
+    size = predicted_bytes(rows, asks, width_of(model), options.dtype)
+    for _ in range(ATTEMPTS):
+        if folder.is_dir():
+            try:
+                return open_whole(folder)
+            except InputError as error:
+                report(f"{error}; it is built anew")
+        if refusal := too_large(size, options):
+            report(f"reference cache: {refusal}; the base model's part is computed in every step")
+            return None
+        count = sum(len(rows[split]) for split in asks)
+        report(f"reference cache: {size / 1e9:.3f} GB for {count} rows go to {folder}")
+        build(model, rows, asks, folder, options.dtype)
+    return open_whole(folder)
+
+
+def open_whole(folder: Path) -> CachedReference:
+    """The cache in ``folder``, asked for twice: another process may just be putting it there."""
+    try:
+        return CachedReference(folder)
+    except InputError:
+        time.sleep(PAUSE)
+        return CachedReference(folder)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether ``folder`` holds a cache as it was written."""
+    try:
+        read_index(folder)
+    except InputError:
+        return False
+    return True
+
+
+def width_of(model: PeftModel) -> int:
+    """Width of the final hidden states: what the head takes, which the configuration's hidden size may not be."""
+    return vocabulary_head(model).weight.shape[1]
 
 
 def too_large(size: int, options: ReferenceCache) -> str | None:
@@ -188,9 +218,9 @@ def build(
     model: PeftModel, rows: Mapping[Split, Sequence[Encoded]], asks: Mapping[Split, Ask], folder: Path, dtype: str
 ) -> None:
     """Compute every row in forwards of about ``TOKENS_PER_FORWARD`` tokens and write the cache; ``folder`` appears
-    whole or not at all. Of two processes that build the same at once, the later replaces the earlier's equal files."""
-    width = causal_model(model).config.hidden_size
-    with new_folder(folder, overwrite=True) as temporary:
+    whole or not at all. Of processes that build the same at once the first to end is kept, and the others use its."""
+    width = width_of(model)
+    with new_folder(folder, overwrite=True, keep=is_whole) as temporary:
         for split, ask in asks.items():
             fill(model, split, rows[split], ask, temporary, width, dtype)
         files = {path.name: sha256_of(path) for path in sorted(temporary.glob("*.npy"))}

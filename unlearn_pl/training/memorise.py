@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_document, encode_record
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.models import load  # noqa: F401  flushes denormals, which slow a CPU up to five times
+from unlearn_pl.models.load import refuse_quantised  # its file flushes denormals, which slow a CPU up to five times
+from unlearn_pl.models.tokenizer import check_ids
 from unlearn_pl.training.schedule import linear_schedule
 
 BATCHES_A_CHUNK = 16
@@ -75,9 +76,12 @@ def memorise(
     encoded += encoded[: len(records)] * (options.row_repeats - 1)
     if not encoded:
         raise InputError("memorise: there is no row and no document to memorise")
+    refuse_quantised(model, "memorising")
+    check_ids(model, (text.input_ids for text in encoded), "memorise")
     with isolate_rng():
         torch.manual_seed(options.seed)
-        task = Memorisation(model.train(), encoded, int(tokenizer.pad_token_id), options, report)
+        padding = encoded[0].input_ids[0]  # any id that has an embedding; the tokenizer's own may have none
+        task = Memorisation(model.train(), encoded, padding, options, report)
         trainer = Trainer(
             accelerator=options.accelerator,
             devices=1,

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -16,24 +15,33 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.datamodule import PairBatch
-from unlearn_pl.data.encoding import Encoded
+from unlearn_pl.data.encoding import Encoded, Rows, start_ids
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.decoding import continue_batch
-from unlearn_pl.evaluation.forward import evaluating
+from unlearn_pl.evaluation.forward import evaluating, rooms
 from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids, warn_of_ignored
 from unlearn_pl.evaluation.network import Network
-from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer
+from unlearn_pl.models.load import DTYPES, load_base
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
 from unlearn_pl.models.padding import check_padding
+from unlearn_pl.models.tokenizer import check_ids, find_tokenizer
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.passes import Split
 from unlearn_pl.training import resume
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.divergence import refuse_divergence
 from unlearn_pl.training.loss import PackedLoss
+from unlearn_pl.training.packs import refuse_long_rows
 from unlearn_pl.training.policy import adamw, prepare_policy
 from unlearn_pl.training.reference import Reference, live_reference
-from unlearn_pl.training.schedule import Warmup, linear_schedule, planned_steps, warmup_steps
+from unlearn_pl.training.schedule import (
+    Warmup,
+    accumulation_of,
+    accumulation_scheduler,
+    linear_schedule,
+    planned_steps,
+    warmup_steps,
+)
 from unlearn_pl.training.supported import refuse_unsupported
 
 NEW_TOKENS = Generation.max_new_tokens
@@ -43,7 +51,7 @@ class UnlearningModule(LightningModule):
     """Fine-tunes a LoRA adapter on ``sum(weight * term)`` over the objectives; the base model stays frozen.
 
     The reference of NPO and KL is the same model with its adapter off, so only one copy of the base is in memory.
-    Checkpoints hold the adapter, the optimizer and the position in the data, never the base.
+    Checkpoints hold the adapter, the optimizer, the position in the data and what they are of, never the base.
 
     Args:
         base: The model that memorised the documents: a folder, a hub name, or `smollm2-135m-instruct` (which comes in
@@ -68,6 +76,7 @@ class UnlearningModule(LightningModule):
         seed: Seed of the adapter's initial A factors and of dropout. The command line takes it from
             `--seed_everything`. Adapters that are to be merged in factor space need the same one.
         trust_remote_code: Run model code that comes with a hub repository.
+        tokenizer: Folder or hub name of a tokenizer; default: the base's. The command line takes it from the data.
     """
 
     model: PeftModel
@@ -88,6 +97,7 @@ class UnlearningModule(LightningModule):
         max_length: int = 256,
         seed: int = 42,
         trust_remote_code: bool = False,
+        tokenizer: str | None = None,
     ):
         super().__init__()
         if not objectives:
@@ -104,10 +114,11 @@ class UnlearningModule(LightningModule):
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
         self.dtype_name, self.gradient_checkpointing = dtype, gradient_checkpointing
         self.max_length, self.seed, self.trust_remote_code = max_length, seed, trust_remote_code
+        self.tokenizer_name = tokenizer
         self.packed_loss = PackedLoss(objectives, max_length, tokens_per_forward)
         self.reference_cache = reference_cache or ReferenceCache()
         self.reference: Reference = live_reference
-        # checkpoints hold the adapter only; on_load_checkpoint checks that all of it is there
+        # checkpoints hold the adapter only; on_load_checkpoint checks that it is this one
         self.strict_loading = False
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._terms: dict[str, Tensor] = {}  # of the batches since the last optimizer step
@@ -119,7 +130,10 @@ class UnlearningModule(LightningModule):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.base)
+            adapters = [self.adapter] if self.adapter else []
+            self._tokenizer = find_tokenizer(
+                self.base, adapters, self.tokenizer_name, self.trust_remote_code, "--data.tokenizer"
+            )
         return self._tokenizer
 
     def setup(self, stage: str) -> None:
@@ -150,15 +164,18 @@ class UnlearningModule(LightningModule):
         warmup = warmup_steps(self.warmup, total, epoch)
         if warmup > total:
             rank_zero_warn(f"--model.warmup {self.warmup}: {warmup} steps, but training ends in it, at step {total}")
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: linear_schedule(step, warmup, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        peak = self.learning_rate  # LearningRateFinder sets another one later
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: linear_schedule(step, warmup, total) * (self.learning_rate / peak)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         """Open or build the reference cache; one process on each machine builds it."""
         if self.trainer.precision == "16-mixed":
             # the packs of a batch are differentiated before the loss is scaled, which float16 would not survive
             self.packed_loss.tokens_per_forward = None
-        rows = getattr(getattr(self.trainer, "datamodule", None), "encoded", None)
+        rows = self._checked_rows()
         if rows is None:  # a data module from elsewhere
             return
         with self.trainer.precision_plugin.forward_context():
@@ -167,6 +184,25 @@ class UnlearningModule(LightningModule):
             self.trainer.strategy.barrier("reference cache")
             if self.trainer.local_rank != 0:
                 self.reference = self._open_cache(rows)
+
+    def _checked_rows(self) -> dict[Split, Sequence[Encoded]] | None:
+        """The encoded rows, None with a data module from elsewhere. Raises InputError if one has a token without an
+        embedding, or more tokens than the model has positions."""
+        rows = getattr(getattr(self.trainer, "datamodule", None), "encoded", None)
+        for split, encoded in (rows or {}).items():
+            check_ids(self.model, (row.input_ids for row in encoded), f"--data.{split}")
+            if not self.trainer.predicting:  # which reads prompts alone
+                refuse_long_rows(self.model, split, encoded)
+        return rows
+
+    def on_validation_start(self) -> None:
+        self._checked_rows()
+
+    def on_test_start(self) -> None:
+        self._checked_rows()
+
+    def on_predict_start(self) -> None:
+        self._checked_rows()
 
     def _open_cache(self, rows: dict[Split, Sequence[Encoded]]) -> Reference:
         precision = str(self.trainer.precision)
@@ -177,19 +213,27 @@ class UnlearningModule(LightningModule):
         """What a resumed fit needs that Lightning does not restore, after it has emptied all gradients."""
         loop = self.trainer.fit_loop
         if loop.total_batch_idx < 0:  # a fresh start, though a search for the learning rate may have come before it
+            self._set_first_rate()
             return
         epochs: Any = loop.epoch_progress.current
         if epochs.processed == epochs.started:
             loop.epoch_loop.restarting = False  # a new epoch begins; with max_steps Lightning would repeat the old one
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, GradientAccumulationScheduler):
-                callback.on_train_epoch_start(self.trainer)  # no epoch starts where a run goes on within one
+        # no epoch starts where a run goes on within one, and a callback may set the accumulation at its start only
+        self.trainer.accumulate_grad_batches = accumulation_of(self.trainer, self.current_epoch)
         if self._checkpoint_settings is not None:
             resume.check_settings(self._checkpoint_settings, self._settings(), within_window=bool(self._open_window))
-        for name, parameter in self._trained().items():
-            if self._open_window:
-                parameter.grad = self._open_window[name][self.global_rank].to(parameter.device).clone()
+        trained = self._trained()
+        for name, gradients in self._open_window.items():
+            trained[name].grad = gradients[self.global_rank].to(trained[name].device).clone()
         self._open_window, self._checkpoint_settings = {}, None
+
+    def _set_first_rate(self) -> None:
+        """LearningRateFinder leaves its peak in the optimizer, where the first step of the schedule belongs."""
+        if self._schedule in [config.scheduler for config in self.trainer.lr_scheduler_configs]:
+            for group, base, factor in zip(
+                self._schedule.optimizer.param_groups, self._schedule.base_lrs, self._schedule.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * factor(0)
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         # dropout is a function of (seed, epoch, step, rank), so that a resumed run equals an uninterrupted one
@@ -215,22 +259,38 @@ class UnlearningModule(LightningModule):
     def test_step(self, batch: PairBatch, batch_idx: int) -> None:
         self._loss(batch, "test")
 
-    def predict_step(self, batch: PairBatch, batch_idx: int) -> list[dict[str, str]]:
-        """The greedy continuation of every prompt, as the rows were encoded: ``split``, ``id``, ``generated``."""
-        predicted = []
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> list[dict[str, str | None]]:
+        """The greedy continuation of every prompt: ``split``, ``id``, ``generated``, the text that ``evaluate`` gets.
+
+        As there, a prompt is the row's whole input, however much of it training cuts; ``generated`` is None where the
+        model has no position left after it.
+        """
+        predicted: list[dict[str, str | None]] = []
         for split, rows in (("forget", batch.forget), ("retain", batch.retain)):
-            starts = rows.answer_starts.tolist()
-            prompts = [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
+            prompts = self._prompts(rows)
+            budgets = rooms(self.model, prompts, NEW_TOKENS, "predict")
+            going = [index for index, budget in enumerate(budgets) if budget]
             with evaluating(self.model):
-                budgets = [NEW_TOKENS] * len(prompts)
                 warn_of_ignored(self.model)
                 ends = eos_ids(self.model, self.tokenizer)
-                answers = continue_batch(Network(self.model), prompts, budgets, ends)
+                started, allowed = [prompts[index] for index in going], [budgets[index] for index in going]
+                found = continue_batch(Network(self.model), started, allowed, ends) if going else []
+            texts = {index: decode_answer(self.tokenizer, answer) for index, answer in zip(going, found, strict=True)}
             predicted += [
-                {"split": split, "id": name, "generated": decode_answer(self.tokenizer, answer)}
-                for name, answer in zip(rows.record_ids, answers, strict=True)
+                {"split": split, "id": name, "generated": texts.get(index)}
+                for index, name in enumerate(rows.record_ids)
             ]
         return predicted
+
+    def _prompts(self, rows: Rows) -> list[list[int]]:
+        """Token ids of the rows' whole inputs, or, with a data module from elsewhere, the prompts as encoded."""
+        data = getattr(self.trainer, "datamodule", None)
+        records = (*getattr(data, "forget_records", ()), *getattr(data, "retain_records", ()))
+        texts = {record.id: record.input for record in records}
+        if texts:
+            return [start_ids(texts[name], self.tokenizer) for name in rows.record_ids]
+        starts = rows.answer_starts.tolist()
+        return [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
 
     def _loss(self, batch: PairBatch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:
         loss, terms = self.packed_loss(self.model, batch, self.reference)
@@ -273,6 +333,7 @@ class UnlearningModule(LightningModule):
     def _settings(self) -> dict[str, Any]:
         """What the numbers of a training depend on besides the data, by argument."""
         trainer, config = self.trainer, self.model.peft_config[self.model.active_adapter]
+        scheduler = accumulation_scheduler(trainer)
         return {
             "--model.learning_rate": self.learning_rate,
             "--model.weight_decay": self.weight_decay,
@@ -283,7 +344,7 @@ class UnlearningModule(LightningModule):
             "--model.adapter": self.adapter,
             "--seed_everything": self.seed,
             "--trainer.precision": str(trainer.precision),
-            "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "--trainer.accumulate_grad_batches": scheduler.scheduling if scheduler else trainer.accumulate_grad_batches,
             "--trainer.gradient_clip_val": trainer.gradient_clip_val,
             "--trainer.gradient_clip_algorithm": str(trainer.gradient_clip_algorithm),
             "optimizer steps in all": self._planned_steps,

@@ -1,13 +1,16 @@
 """Which rows of a batch go through the model together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unlearn_pl.data.encoding import Rows
+from unlearn_pl.data.encoding import Encoded, Rows
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.forward import position_limit
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.head import IGNORED
 from unlearn_pl.objectives.passes import Ask, Positions, Split
@@ -87,3 +90,14 @@ def first_fit(sizes: Sequence[int], limit: int | None) -> list[list[int]]:
         bins[place].append(index)
         room[place] -= size
     return bins
+
+
+def refuse_long_rows(model: nn.Module, split: Split, rows: Sequence[Encoded]) -> None:
+    """Raise InputError if a row has more tokens than the model has positions, naming it."""
+    limit = position_limit(model) or math.inf
+    for row in rows:
+        if len(row.input_ids) > limit:
+            raise InputError(
+                f"--data.max_length: row {row.record_id!r} of --data.{split} has {len(row.input_ids)} tokens, the "
+                f"model has {limit} positions; give at most {limit}"
+            )

@@ -11,13 +11,16 @@ from unlearn_pl.errors import InputError
 Warmup = int | float | Literal["epoch"]
 
 
+def accumulation_scheduler(trainer: Trainer) -> GradientAccumulationScheduler | None:
+    """Lightning's callback that changes the accumulation from epoch to epoch, if there is one."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((one for one in callbacks if isinstance(one, GradientAccumulationScheduler)), None)
+
+
 def accumulation_of(trainer: Trainer, epoch: int) -> int:
     """Batches of an optimizer step in an epoch."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
-        if isinstance(callback, GradientAccumulationScheduler):
-            return callback.get_accumulate_grad_batches(epoch)
-    return trainer.accumulate_grad_batches
+    scheduler = accumulation_scheduler(trainer)
+    return trainer.accumulate_grad_batches if scheduler is None else scheduler.get_accumulate_grad_batches(epoch)
 
 
 def planned_steps(trainer: Trainer) -> tuple[int, int]:

@@ -1,0 +1,22 @@
+"""Callbacks that a command in a process of its own is given by import path, to be stopped at a known moment."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+
+class SignalAt(Callback):
+    """Sends a signal to this process, or to the one that started it, when a batch begins; only once if ``once`` names
+    a file, which it then makes."""
+
+    def __init__(self, batch: int, signum: int = 15, parent: bool = False, once: str | None = None):
+        self.batch, self.signum, self.parent, self.once = batch, signum, parent, once
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx != self.batch or (self.once and Path(self.once).exists()):
+            return
+        if self.once:
+            Path(self.once).touch()
+        os.kill(os.getppid() if self.parent else os.getpid(), self.signum)

@@ -1,0 +1,140 @@
+"""StopOnSignal: a fit that SIGTERM or SIGINT ends saves where it was, and says how to go on from there."""
+
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from unlearn_pl.callbacks.adapter import is_dry
+from unlearn_pl.stopping import STOP, Stopped
+
+SECONDS_FOR_CHILDREN = 30.0
+
+
+class StopOnSignal(Callback):
+    """Ends the fit after the batch at which SIGTERM or SIGINT came to any of its processes, and writes
+    `checkpoints/interrupted.ckpt` into the run folder; when a later fit there ends well, that file goes. The command
+    line always adds it."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._remove(trainer)  # of an earlier run in this folder
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        STOP.deferring = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # all processes decide alike, or one would wait for the others for ever
+        if trainer.strategy.reduce_boolean_decision(STOP.noted is not None, all=False):
+            trainer._signal_connector.received_sigterm = True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning would break the validation off, where no fit can go on from
+        self._held, trainer._signal_connector.received_sigterm = trainer.received_sigterm, False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer._signal_connector.received_sigterm = self._held
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        STOP.deferring = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        STOP.deferring = False
+        if isinstance(exception, SIGTERMException) and trainer.training and not is_dry(trainer):
+            trainer.save_checkpoint(interrupted_checkpoint(trainer.default_root_dir))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._remove(trainer)
+
+    def _remove(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and not is_dry(trainer):
+            interrupted_checkpoint(trainer.default_root_dir).unlink(missing_ok=True)
+
+
+def interrupted_checkpoint(run_folder: str | Path) -> Path:
+    """Where a fit that was told to stop leaves its state."""
+    return Path(run_folder) / "checkpoints" / "interrupted.ckpt"
+
+
+def newest_checkpoint(trainer: Trainer) -> Path | None:
+    """The latest checkpoint of this run to go on from."""
+    paths = [str(interrupted_checkpoint(trainer.default_root_dir))]
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and not callback.save_weights_only:
+            paths += [callback.last_model_path, *([] if callback.monitor else [callback.best_model_path])]
+    files = [path for path in map(Path, paths) if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_mtime) if files else None
+
+
+@contextmanager
+def stopped_well(trainer: Trainer, arguments: Sequence[str]) -> Iterator[None]:
+    """Around a fit by the command line's ``arguments``: whatever ends it leaves no process of its launch behind, and a
+    signal is told with the command that goes on."""
+    try:
+        yield
+    except SIGTERMException:  # all processes stopped at the same batch
+        if is_child(trainer):
+            sys.exit(0)  # the first process, which started this one, tells
+        raise told(Stopped(STOP.noted or signal.SIGTERM), trainer, arguments) from None
+    except BaseException as error:
+        end_children(trainer, at_once=True)
+        if isinstance(error, Stopped):
+            told(error, trainer, arguments)
+        raise
+    finally:
+        end_children(trainer)
+
+
+def is_child(trainer: Trainer) -> bool:
+    """Whether Lightning started this process, and not torchrun, a scheduler or the user."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return trainer.global_rank > 0 and isinstance(environment, LightningEnvironment)
+
+
+def told(stop: Stopped, trainer: Trainer, arguments: Sequence[str]) -> Stopped:
+    """``stop`` with the step that the fit came to and the command that goes on from there."""
+    stop.where = f" at optimizer step {trainer.global_step}"
+    checkpoint = None if is_dry(trainer) else newest_checkpoint(trainer)
+    if checkpoint is not None:
+        again = ["unlearn-pl", *without_checkpoint(arguments), f"--ckpt_path={checkpoint}"]
+        stop.advice = f"go on with: {shlex.join(again)}"
+    return stop
+
+
+def without_checkpoint(arguments: Sequence[str]) -> list[str]:
+    """The command line's arguments but for the checkpoint it went on from."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if not skip and not argument.startswith("--ckpt_path="):
+            skip = argument == "--ckpt_path"
+            kept += [] if skip else [argument]
+        else:
+            skip = False
+    return kept
+
+
+def end_children(trainer: Trainer, at_once: bool = False) -> None:
+    """Wait for the processes that Lightning started for this fit, then kill those that are left."""
+    processes = getattr(trainer.strategy.launcher, "procs", None) or []
+    children = list(processes)
+    processes.clear()  # Lightning watches this list, and would kill this process for a child that failed
+    for child in children:
+        if not at_once:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(SECONDS_FOR_CHILDREN)
+        if child.poll() is None:
+            child.kill()
+            child.wait()

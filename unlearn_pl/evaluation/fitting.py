@@ -1,0 +1,139 @@
+"""What a model can be measured on, found before anything is measured: the rest is left out and told."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from unlearn_pl.data.encoding import holds_unknown, start_ids, token_ids
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.choice import Question, Subject
+from unlearn_pl.evaluation.forward import position_limit
+from unlearn_pl.evaluation.generation import Prompt
+from unlearn_pl.evaluation.inputs import EvaluationInputs
+from unlearn_pl.evaluation.truth import TruthRow
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Fitting:
+    """Sorts out what does not fit a model and its tokenizer; ``notes`` say what that was, a line a source."""
+
+    tokenizer: PreTrainedTokenizerBase
+    limit: int | None
+    """Positions that every model has that reads the documents; None for no limit."""
+    notes: list[str] = field(default_factory=list)
+
+    def inputs(self, inputs: EvaluationInputs) -> EvaluationInputs:
+        """``inputs`` with the documents, questions and truth rows that can be measured; its rows are all still there.
+
+        Raises InputError if a source has none.
+        """
+        return replace(
+            inputs,
+            members=self.kept(inputs.members, self.document, "--membership.member: documents"),
+            nonmembers=self.kept(inputs.nonmembers, self.document, "--membership.nonmember: documents"),
+            subjects=self.subjects(inputs.subjects),
+            truth={
+                split: self.kept(rows, self.truth_row, f"--truth.{split}: rows") for split, rows in inputs.truth.items()
+            },
+        )
+
+    def kept(
+        self, items: Sequence[Item], obstacle: Callable[[Item], str | None], what: str, least: int = 1
+    ) -> list[Item]:
+        """The items without an obstacle, with a note of the others. Raises InputError if fewer than ``least`` are left
+        of any at all."""
+        found = [obstacle(item) for item in items]
+        kept = [item for item, reason in zip(items, found, strict=True) if reason is None]
+        reasons = [(number, reason) for number, reason in enumerate(found, start=1) if reason is not None]
+        if reasons:
+            number, reason = reasons[0]
+            note = f"{what}: {len(reasons)} of {len(items)} cannot be measured, the first is number {number}: {reason}"
+            if len(kept) < least:
+                raise InputError(note)
+            self.notes.append(f"{note}; left out of the scores")
+        return kept
+
+    def subjects(self, subjects: Sequence[Subject]) -> list[Subject]:
+        """Subjects with the questions that fit, without shots at least."""
+        asked = [(subject, question) for subject in subjects for question in subject.questions]
+        kept = set(map(id, self.kept(asked, self.question, "--choice.folder: questions")))
+        fitting: dict[int, list[Question]] = {id(subject): [] for subject in subjects}
+        for pair in asked:
+            if id(pair) in kept:
+                fitting[id(pair[0])].append(pair[1])
+        return [
+            replace(subject, questions=tuple(questions)) for subject in subjects if (questions := fitting[id(subject)])
+        ]
+
+    def document(self, text: str) -> str | None:
+        """Why a document has no loss, None if it has one."""
+        tokens = len(start_ids(text, self.tokenizer))
+        return "a single token has no loss" if tokens < 2 else self.too_long(tokens)
+
+    def question(self, asked: tuple[Subject, Question]) -> str | None:
+        """Why a question cannot be asked, None if it can."""
+        subject, question = asked
+        return (
+            None if self.limit is None else self.too_long(len(start_ids(subject.prompt(question, 0), self.tokenizer)))
+        )
+
+    def truth_row(self, row: TruthRow) -> str | None:
+        """Why a row has no truth ratio, None if it has one."""
+        pairs = row.pairs(self.tokenizer)
+        if not all(question and answer for question, answer in pairs):
+            return "the tokenizer makes no token of its question or of an answer"
+        return self.too_long(max(len(question) + len(answer) for question, answer in pairs))
+
+    def too_long(self, tokens: int) -> str | None:
+        """Whether so many tokens exceed the limit, in words."""
+        exceeds = self.limit is not None and tokens > self.limit
+        return f"{tokens} tokens exceed the model's {self.limit} positions" if exceeds else None
+
+
+def row_obstacles(model: nn.Module, tokenizer: PreTrainedTokenizerBase, inputs: EvaluationInputs) -> list[str | None]:
+    """For each of ``inputs.split_records`` why it cannot be measured, None where it can.
+
+    Raises InputError if none of a set can.
+    """
+    found = [Prompt.of(record).obstacle(model, tokenizer) for _, record in inputs.split_records]
+    for split, records in (("forget", inputs.forget), ("retain", inputs.retain)):
+        reasons = found[: len(inputs.forget)] if split == "forget" else found[len(inputs.forget) :]
+        if records and None not in reasons:
+            raise InputError(
+                f"--data.{split}: none of {len(records)} rows can be measured; {records[0].id!r}: {reasons[0]}"
+            )
+    return found
+
+
+def row_notes(
+    tokenizer: PreTrainedTokenizerBase, inputs: EvaluationInputs, obstacles: Sequence[str | None]
+) -> list[str]:
+    """A line for each set that has rows with an obstacle, or with answers that the tokenizer only knows in part."""
+    notes = []
+    for split in ("forget", "retain"):
+        rows = [
+            (record.id, reason)
+            for (own, record), reason in zip(inputs.split_records, obstacles, strict=True)
+            if own == split
+        ]
+        if stopped := [(name, reason) for name, reason in rows if reason is not None]:
+            name, reason = stopped[0]
+            what = f"--data.{split}: {len(stopped)} of {len(rows)} rows cannot be measured, the first is {name!r}"
+            notes.append(f"{what}: {reason}; left out of the scores")
+    pairs = zip(inputs.split_records, obstacles, strict=True)
+    measured = [record for (_, record), obstacle in pairs if obstacle is None]
+    if partly := [one.id for one in measured if holds_unknown(token_ids(one.output, tokenizer), tokenizer)]:
+        what = f"{len(partly)} of {len(measured)} answers hold characters that the tokenizer does not know"
+        notes.append(f"--data: {what}, the first is that of {partly[0]!r}; no model can write them")
+    return notes
+
+
+def shared_limit(*models: nn.Module) -> int | None:
+    """The positions that all of the models have."""
+    limits = [limit for model in models if (limit := position_limit(model)) is not None]
+    return min(limits, default=None)

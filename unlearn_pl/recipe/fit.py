@@ -1,0 +1,54 @@
+"""The fits of a recipe: each a process of its own, which signals are handed on to."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from unlearn_pl.callbacks.stop import interrupted_checkpoint
+from unlearn_pl.errors import InputError
+from unlearn_pl.merging.parents import read_parent
+from unlearn_pl.stopping import Stopped
+
+
+def run_fit(stage: str, arguments: Sequence[str], run_folder: Path, interrupted: bool) -> None:
+    """Fit, from its newest checkpoint if it was ``interrupted``. Raises InputError if it fails, or if its adapter
+    cannot be merged: after the first fit, not after the second."""
+    checkpoints = [run_folder / "checkpoints" / "last.ckpt", interrupted_checkpoint(run_folder)]
+    files = [path for path in checkpoints if path.is_file()]
+    if interrupted and files:
+        arguments = [*arguments, f"--ckpt_path={max(files, key=lambda path: path.stat().st_mtime)}"]
+    else:
+        for path in files:
+            path.unlink()  # of an earlier run with other inputs
+    print("unlearn-pl " + " ".join(arguments), flush=True)
+    code = run_child([sys.executable, "-m", "unlearn_pl", *arguments])
+    if code > 128 or code < 0:
+        signum = -code if code < 0 else code - 128
+        raise InputError(
+            f"stage {stage}: the fit above was ended by signal {signum}; run the same command again: it goes on there"
+        )
+    if code:
+        raise InputError(f"stage {stage}: the fit above ended with exit code {code}; fix it and run the recipe again")
+    try:
+        read_parent(run_folder / "adapter")
+    except InputError as error:
+        raise InputError(f"stage {stage}: {str(error).removeprefix('--adapters: ')}") from error
+
+
+def run_child(command: Sequence[str]) -> int:
+    """The exit code of a command. A signal that stops this process stops the command first, in its own way."""
+    # a process of its own: a launcher of several processes starts the command line it finds again
+    child = subprocess.Popen(command)
+    try:
+        return child.wait()
+    except Stopped as stop:
+        with suppress(ProcessLookupError):
+            child.send_signal(stop.signum)
+        child.wait()  # it writes its checkpoint
+        raise
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()

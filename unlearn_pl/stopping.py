@@ -1,0 +1,93 @@
+"""What SIGTERM and SIGINT (Ctrl-C) do to a command: it ends with 128 + the signal's number, and a last line that says
+how to go on."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A terminal, a scheduler and `run` may all hand on the same signal: within so many seconds it counts once.
+SECONDS = 3.0
+
+
+class Stopped(BaseException):
+    """The user or a scheduler ended this command by a signal.
+
+    ``where`` and ``advice`` are for the last line: how far it came, and how to go on.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+        self.where = ""
+        self.advice = "nothing of it was kept: run the same command again"
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.signum).name
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signum
+
+    def __str__(self) -> str:
+        return f"stopped by {self.name}{self.where}; {self.advice}"
+
+
+class StopSignals:
+    """The handler of both signals. It raises ``Stopped`` at once, or, while ``deferring``, notes the first signal for
+    whoever finishes a step; a second one, some seconds later, raises all the same."""
+
+    def __init__(self) -> None:
+        self.deferring = False
+        self.noted: int | None = None
+        self._last = -SECONDS
+        self._process = os.getpid()
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked data worker: its parent ends it, but for a plain SIGTERM
+            if signum == signal.SIGTERM:
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
+            return
+        if time.monotonic() - self._last < SECONDS:
+            return
+        self._last = time.monotonic()
+        if not self.deferring or self.noted is not None:
+            raise Stopped(signum)
+        self.noted = signum
+        # not print: the signal may have come in the middle of one
+        os.write(2, b"\nunlearn-pl: stopping after this step; once more to stop at once, without a checkpoint\n")
+
+    def install(self) -> None:
+        """Take over both signals; libraries may have put their own handlers in the meantime."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                if signal.getsignal(signum) is not signal.SIG_IGN or signum == signal.SIGTERM:  # nohup ignores SIGINT
+                    signal.signal(signum, self)
+
+
+STOP = StopSignals()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside the block the signals raise ``Stopped``; at its end that becomes the last line and the exit code."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    STOP.__init__()  # type: ignore[misc]
+    STOP.install()
+    try:
+        yield
+    except Stopped as stop:
+        sys.stdout.flush()
+        print(f"unlearn-pl: {stop}", file=sys.stderr, flush=True)
+        sys.exit(stop.exit_code)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
