@@ -175,7 +175,8 @@ def with_any_adapter(build: Build, measure: Callable[[Lora], dict[str, Any]]) ->
         return measure(LORA)
     except InputError as error:
         names = {name for name, layer in build().named_modules() if type(layer) is nn.Linear}
-        attention = sorted({name.rsplit(".", 1)[-1] for name in names if "attn" in name or "attention" in name})
+        attention = {name.rsplit(".", 1)[-1] for name in names if "attn" in name or "attention" in name}
+        attention = sorted(attention - {"gate_proj", "up_proj", "down_proj"})  # experts have these names too
         if not attention:
             raise
         return measure(replace(LORA, target_modules=attention)) | {"all_linear": one_line(error)}

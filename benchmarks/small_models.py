@@ -31,7 +31,7 @@ SIZES: dict[int, str] = {
     512: "max_position_embeddings n_positions n_ctx max_seq_len context_length",
 }
 SMALL = {name: size for size, names in SIZES.items() for name in names.split()}
-MAY_BE_NONE = ("head_dim", "num_key_value_heads")
+MAY_BE_NONE = ("head_dim", "num_key_value_heads", "num_experts_per_tok")
 VISION = {**SMALL, "num_hidden_layers": 1, "depth": 1, "image_size": 16, "patch_size": 8}
 
 # What the rule does not make a working model of, by family; values go over the rule's.
