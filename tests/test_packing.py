@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
+    DogeConfig,
+    DogeForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -92,6 +94,14 @@ def test_gradients_of_packed_rows_are_those_of_rows_alone(packing, tiny_model) -
     assert len(checked) == len(theirs) - 1  # all but the vocabulary head
     for name in checked:
         assert torch.allclose(packing.get_parameter(name).grad, theirs[name].grad, rtol=1e-3, atol=1e-4), name
+
+
+def test_a_model_that_adds_to_its_attention_is_not_packed() -> None:
+    """Doge's learnt mask is the same everywhere at first, so that nothing is seen to differ before it is trained."""
+    model = build(DogeForCausalLM, DogeConfig(**GROUPED))
+    assert not enable_packing(model)
+    padded_hidden_states(model, ids_of(LENGTHS), LENGTHS).sum().backward()
+    assert model.model.layers[0].self_attn.dt_proj.weight.grad is not None
 
 
 @torch.no_grad()

@@ -44,6 +44,8 @@ def packed_attention(
     """
     if row_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if attention_mask is not None and attention_mask.is_floating_point():
+        raise ValueError("the model adds numbers of its own to the attention, which rows of a pack would go without")
     rows = zip(*(states.split(list(row_lengths), dim=2) for states in (query, key, value)), strict=True)
     return torch.cat([sdpa_attention_forward(module, *row, None, **kwargs)[0] for row in rows], dim=1), None
 
