@@ -123,7 +123,7 @@ def small_config(family: str, vocabulary: int, end: int) -> PreTrainedConfig:
     config = kind(**{**shrunk(kind, {**SMALL, **ends}), **parts, **SPECIAL.get(name, {}), **changes})
     for one in (config, *(getattr(config, part) for part in parts)):
         for setting, value in one.to_dict().items():
-            if "drop" in setting and isinstance(value, float):  # chance would differ between the two ways compared
+            if ("drop" in setting or "jitter" in setting) and isinstance(value, float):  # no chance between two ways
                 setattr(one, setting, 0.0)
     return config
 
