@@ -26,7 +26,7 @@ SIZES: dict[int, str] = {
     "attention_window_size local_window_size window_size state_size mamba_d_state ssm_state_size "
     "linear_key_head_dim linear_value_head_dim rotary_dim index_head_dim dim_head "
     "mamba_n_heads mamba_d_head mamba_num_heads mamba_head_dim time_step_rank block_size mamba_chunk_size "
-    "vocab_size_per_layer_input hidden_size_per_layer_input",
+    "hidden_size_per_layer_input",
     1: "n_group topk_group first_k_dense_replace n_shared_experts moe_num_shared_experts num_shared_experts",
     512: "max_position_embeddings n_positions n_ctx max_seq_len context_length",
 }
@@ -112,6 +112,7 @@ def small_config(family: str, vocabulary: int, end: int) -> PreTrainedConfig:
     name, changes = VARIANTS.get(family, (family, {}))
     kind = CONFIG_MAPPING[name]
     ends = {"vocab_size": vocabulary, "eos_token_id": end, "pad_token_id": end, "bos_token_id": end}
+    ends["vocab_size_per_layer_input"] = vocabulary
     parts = {}
     for part, part_kind in getattr(kind, "sub_configs", {}).items():
         default = getattr(kind(), part, None)
@@ -123,7 +124,7 @@ def small_config(family: str, vocabulary: int, end: int) -> PreTrainedConfig:
     config = kind(**{**shrunk(kind, {**SMALL, **ends}), **parts, **SPECIAL.get(name, {}), **changes})
     for one in (config, *(getattr(config, part) for part in parts)):
         for setting, value in one.to_dict().items():
-            if "drop" in setting and isinstance(value, float):  # chance would differ between the two ways compared
+            if ("drop" in setting or "jitter" in setting) and isinstance(value, float):  # no chance between two ways
                 setattr(one, setting, 0.0)
     return config
 
