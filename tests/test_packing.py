@@ -227,3 +227,16 @@ def test_generation_is_the_same_with_packing_on(packing, tiny_model) -> None:
     mask[1, :2] = 0
     options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     assert torch.equal(packing.generate(ids, **options), tiny_model().generate(ids, **options))
+
+
+def test_a_part_that_takes_no_attention_function_ends_packing(tiny_model: Callable[[], LlamaForCausalLM]) -> None:
+    """As the encoder of sounds in Gemma 4: set for some parts, refused by another; then no part keeps it."""
+    model = tiny_model()
+
+    def refused(name: str) -> None:
+        model.config._attn_implementation = name
+        raise ValueError("the encoder does not support it")
+
+    model.set_attn_implementation = refused  # type: ignore[method-assign]
+    assert not enable_packing(model)
+    assert model.config._attn_implementation == "sdpa"

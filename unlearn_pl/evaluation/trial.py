@@ -95,7 +95,8 @@ def trial_rows(network: Halves) -> list[list[int]]:
     """Token ids from all over the vocabulary, none with a meaning of its own."""
     config = text_config(network.model)
     vocabulary = int(network.causal.get_input_embeddings().weight.shape[0])
-    special = {value for name, value in config.to_dict().items() if name.endswith("token_id")}
+    named = [value for name, value in config.to_dict().items() if name.endswith("token_id")]
+    special = {token for value in named for token in (value if isinstance(value, list) else [value])}
     plain = [token for token in range(vocabulary) if token not in special] or [0]
     places = iter(range(sum(LENGTHS)))
     return [[plain[(len(plain) // 3 + 7 * next(places)) % len(plain)] for _ in range(size)] for size in LENGTHS]

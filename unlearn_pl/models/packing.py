@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -61,8 +61,7 @@ def enable_packing(model: nn.Module) -> bool:
     The attention function must stay set for the backward pass too, where checkpointed layers run again.
     """
     causal = causal_model(model)
-    if causal.config._attn_implementation in ("sdpa", PACKED):
-        causal.set_attn_implementation(PACKED)
+    if causal.config._attn_implementation in ("sdpa", PACKED) and attention_was_set(causal, PACKED):
         if packing_is_exact(model):
             return True
         causal.set_attn_implementation("sdpa")
@@ -72,6 +71,19 @@ def enable_packing(model: nn.Module) -> bool:
             "right than for the row alone, so rows cannot share a forward"
         )
     return False
+
+
+def attention_was_set(causal: PreTrainedModel, name: str) -> bool:
+    """Set the attention function of all parts of a model; False if one of them (an encoder of sounds, say) takes none,
+    and then all are as they were."""
+    before = {part: part.config._attn_implementation for part in causal.modules() if isinstance(part, PreTrainedModel)}
+    try:
+        causal.set_attn_implementation(name)
+    except ValueError:
+        for part, own in before.items():
+            part.config._attn_implementation = own
+        return False
+    return True
 
 
 def packing_is_exact(model: nn.Module) -> bool:
