@@ -1,6 +1,8 @@
 """The exception that means "the user gave something that cannot be used", and what other libraries say, in one line."""
 
 LONGEST = 400
+# What NumPy takes, which is seeded too.
+MOST_SEED = (1 << 32) - 1
 
 
 class InputError(ValueError):
@@ -9,6 +11,20 @@ class InputError(ValueError):
     The message names the argument, what was allowed and what came, in one or two lines. The command line prints it
     alone and exits with code 2; every other exception is a defect of ours and keeps its traceback.
     """
+
+
+def check_seed(seed: int, flag: str = "--seed") -> None:
+    """Raise InputError unless every generator of random numbers takes ``seed``."""
+    if not 0 <= seed <= MOST_SEED:
+        raise InputError(f"{flag}: must be from 0 to {MOST_SEED}, got {seed}")
+
+
+def refusal_behind(error: BaseException) -> InputError | None:
+    """The InputError that ``error`` is or was raised from: parsers wrap what a class refuses in words of their own."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    return cause
 
 
 def one_line(error: BaseException) -> str:
