@@ -208,7 +208,10 @@ def test_help_of_a_command_explains_its_fields(
     expected = {
         "fit": ["The model that memorised the documents", "Fixes the order of the pairs", "--seed_everything"],
         "merge": ["Two or more PEFT adapter folders", "Share of the entries that is kept"],
-        "evaluate": ["Documents of the membership attack", "A row that has not ended by then is cut"],
+        "evaluate": [
+            "Documents of the membership attack",
+            "A row that has not ended by then, or by the end of the model's positions, is cut",
+        ],
         "run": ["Configuration of the over-forgetting fit", "Stop after this stage"],
     }
     assert all(phrase in text for phrase in expected[verb])

@@ -22,7 +22,7 @@ from unlearn_pl.evaluation.forward import position_limit
 from unlearn_pl.evaluation.generation import Generation, Prompt, generate, generate_greedy
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.evaluation.network import Network
-from unlearn_pl.evaluation.rope import switch_length
+from unlearn_pl.models.rope import switch_length
 from unlearn_pl.evaluation.token_scores import CLOSE_CALL
 from unlearn_pl.evaluation.trial import tried
 

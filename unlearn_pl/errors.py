@@ -1,8 +1,6 @@
 """The exception that means "the user gave something that cannot be used", and what other libraries say, in one line."""
 
 LONGEST = 400
-# What NumPy takes, which is seeded too.
-MOST_SEED = (1 << 32) - 1
 
 
 class InputError(ValueError):
@@ -11,6 +9,10 @@ class InputError(ValueError):
     The message names the argument, what was allowed and what came, in one or two lines. The command line prints it
     alone and exits with code 2; every other exception is a defect of ours and keeps its traceback.
     """
+
+
+# What NumPy takes, which is seeded too.
+MOST_SEED = (1 << 32) - 1
 
 
 def check_seed(seed: int, flag: str = "--seed") -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.objectives.head import Head
 
 # Head and model are compared at logits as large as the first, or states so many times their size: near zero a cap does
@@ -128,8 +128,9 @@ def check_head(model: nn.Module) -> None:
     try:
         right = head_is_right(model)
     except Exception as error:  # each fails in its own way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model: {name} with this adapter does not run on token ids alone: {reason}") from error
+        raise InputError(
+            f"model: {name} with this adapter does not run on token ids alone: {one_line(error)}"
+        ) from error
     if not right:
         raise InputError(
             f"model: {name} changes its logits after the vocabulary head in a way that is not known here (known: "
