@@ -22,9 +22,9 @@ from unlearn_pl.evaluation.forward import position_limit
 from unlearn_pl.evaluation.generation import Generation, Prompt, generate, generate_greedy
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.evaluation.network import Network
-from unlearn_pl.models.rope import switch_length
 from unlearn_pl.evaluation.token_scores import CLOSE_CALL
 from unlearn_pl.evaluation.trial import tried
+from unlearn_pl.models.rope import switch_length
 
 PROMPTS = ["Anna Quill", "What is the name of the painter?", "The capital of France is"]
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]

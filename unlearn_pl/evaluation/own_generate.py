@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
 from unlearn_pl.errors import InputError, one_line
-from unlearn_pl.models.rope import forget_length, remembers_length
 from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.rope import forget_length, remembers_length
 
 # Of a generation config: what changes greedy text, and the values that change nothing.
 ACTING: dict[str, tuple[Any, ...]] = {

@@ -1,7 +1,5 @@
 """A causal language model taken apart: the transformer body, and the vocabulary head only where it is asked for."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -22,12 +20,6 @@ def causal_model(model: nn.Module) -> PreTrainedModel:
 def text_config(model: nn.Module) -> PreTrainedConfig:
     """The configuration of the language model proper, also where it is one part of a model of several modalities."""
     return causal_model(model).config.get_text_config(decoder=True)
-
-
-def rotary_settings(model: nn.Module) -> list[dict[str, Any]]:
-    """The rotary settings of a model, and those of each of its kinds of layers."""
-    parameters = getattr(text_config(model), "rope_parameters", None) or {}
-    return [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
 
 
 def body_of(model: nn.Module) -> nn.Module:
