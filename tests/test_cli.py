@@ -132,6 +132,7 @@ DEMO = [
         (["merge", "--base=x", "--adapters", "a", "b"], "output"),
         (["evaluate", "--model=./nowhere", "--data.forget=f", "--data.retain=r", "--output=o"], "nowhere"),
         (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["run"], "name"),
         (["run", "--name=x", "--over=nowhere.yaml", "--under=y"], "--over: nowhere.yaml is not a file"),
         ([*DEMO, "--balance.grid=1"], "--balance.grid: must be at least 2, got 1"),
         ([*DEMO, "--prepare.synthetic=null"], "--prepare: needs either 'synthetic' or 'subset'"),
@@ -161,6 +162,7 @@ def test_mistakes_of_the_other_commands(
     ("given", "read"),
     [
         (["--fast", "--name", "x"], ["--fast=true", "--name", "x"]),
+        ([], []),
         (["--fast"], ["--fast=true"]),
         (["--fast", "false"], ["--fast", "false"]),
         (["--fast=false", "--name"], ["--fast=false", "--name"]),

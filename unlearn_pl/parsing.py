@@ -125,10 +125,8 @@ def switches(parser: ArgumentParser) -> set[str]:
 def completed(args: Iterable[str], switches: set[str]) -> list[str]:
     """``args`` with ``=true`` behind a switch that stands alone, and quotes around a value that YAML would read as a
     comment (``--data.columns.id=#``)."""
-    args = list(args)
-    following = [*args[1:], "--"]
     done = []
-    for arg, after in zip(args, following, strict=True):
+    for arg, after in itertools.pairwise([*args, "--"]):
         flag, equals, value = arg.partition("=")
         if not equals and flag.startswith("--") and flag[2:] in switches and after.startswith("-"):
             arg = f"{flag}=true"
