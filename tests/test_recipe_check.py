@@ -19,7 +19,7 @@ from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.models.tiny import TinyModel
 from unlearn_pl.recipe.check import check_start
 from unlearn_pl.recipe.fit import run_child, run_fit
-from unlearn_pl.recipe.prepare import Prepare
+from unlearn_pl.recipe.prepare import Prepare, Subset
 from unlearn_pl.recipe.recipe import Merging, Recipe, RecipeData
 from unlearn_pl.training.memorise import Memorise
 
@@ -100,7 +100,21 @@ def test_an_argument_of_a_fit_is_named_as_it_was_given(recipe: Recipe, capsys: p
 )
 def test_what_cannot_be_prepared_is_refused(recipe: Recipe, prepare: Prepare, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_start(replace(recipe, prepare=prepare))
+        check_start(replace(recipe, prepare=prepare, base=None, data=RecipeData()))
+
+
+def test_what_a_recipe_would_not_read_is_refused(recipe: Recipe) -> None:
+    tiny = Prepare(Synthetic(), None, TinyModel(), Memorise())
+    with pytest.raises(InputError, match=r"--base: not used where the recipe builds a tiny model"):
+        replace(recipe, prepare=tiny, data=RecipeData())
+    with pytest.raises(InputError, match=r"--data\.forget: not used where the recipe makes its own rows"):
+        replace(recipe, prepare=tiny, base=None)
+    with pytest.raises(InputError, match=r"--data\.documents_per_task: not used"):
+        replace(
+            recipe, prepare=Prepare(None, Subset(), None, Memorise()), data=replace(recipe.data, documents_per_task=1)
+        )
+    with pytest.raises(InputError, match=r"--prepare\.subset\.documents_per_task: must be at least 1, got 0"):
+        Subset(documents_per_task=0)
 
 
 @pytest.mark.parametrize("name", ["", ".", "../elsewhere", "/tmp", "a/../b"])
@@ -118,7 +132,8 @@ def test_every_part_of_a_recipe_may_run_the_code_of_its_base(recipe: Recipe) -> 
 def test_documents_and_questions_that_are_not_there_are_refused(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--membership\.nonmember"):
         check_start(replace(recipe, membership=Membership(nonmember=str(tmp_path / "nowhere.jsonl"))))
-    prepared = replace(recipe, prepare=Prepare(Synthetic(), None, TinyModel(), Memorise()))
+    prepare = Prepare(Synthetic(), None, TinyModel(), Memorise())
+    prepared = replace(recipe, prepare=prepare, base=None, data=RecipeData())
     (tmp_path / "rows.jsonl").write_text('{"text": "no document"}')
     with pytest.raises(InputError, match=r"--membership\.nonmember.*document"):
         check_start(replace(prepared, membership=Membership(nonmember=str(tmp_path / "rows.jsonl"))))

@@ -24,6 +24,11 @@ class Subset:
     """The next so many documents of each task of the forget set are not: they are the membership attack's
     non-members."""
 
+    def __post_init__(self) -> None:
+        for name in ("documents_per_task", "nonmembers_per_task"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--prepare.subset.{name}: must be at least 1, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class Prepare:

@@ -87,9 +87,22 @@ class Recipe:
                     raise InputError(f"--data.{name}: needed, since the recipe does not make its own rows")
                 if not source.startswith("hf:") and not Path(source).expanduser().exists():
                     raise InputError(f"--data.{name}: {source} does not exist; give the file with --data.{name}")
+        self._refuse_unused()
         merge_settings(2, self.merging.method, self.merging.weights, self.merging.density)
         if self.balance is not None and self._attack().nonmember is None:
             raise InputError("--membership.nonmember: needed, the attack on them steers the balance search")
+
+    def _refuse_unused(self) -> None:
+        if self.prepare is None:
+            return
+        if self.prepare.tiny is not None and self.base is not None:
+            raise InputError(f"--base: not used where the recipe builds a tiny model, got {self.base}")
+        unused = ["documents_per_task", "columns"]
+        if self.prepare.synthetic is not None:
+            unused += ["forget", "retain"]
+        for name in unused:
+            if (value := getattr(self.data, name)) is not None:
+                raise InputError(f"--data.{name}: not used where the recipe makes its own rows, got {value}")
 
     @property
     def models(self) -> tuple[str, ...]:
