@@ -115,6 +115,15 @@ def test_a_bad_row_is_named(config: str, capsys: pytest.CaptureFixture[str], mon
     assert re.search(r"--data\.forget: .*forget\.jsonl, line 3: field 'output' is empty", message)
 
 
+CONFIGS = Path(__file__).parents[1] / "configs"
+DEMO = [
+    "run",
+    str(CONFIGS / "demo.yaml"),
+    f"--over={CONFIGS / 'demo/over.yaml'}",
+    f"--under={CONFIGS / 'demo/under.yaml'}",
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -123,7 +132,18 @@ def test_a_bad_row_is_named(config: str, capsys: pytest.CaptureFixture[str], mon
         (["merge", "--base=x", "--adapters", "a", "b"], "output"),
         (["evaluate", "--model=./nowhere", "--data.forget=f", "--data.retain=r", "--output=o"], "nowhere"),
         (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["run"], "name"),
         (["run", "--name=x", "--over=nowhere.yaml", "--under=y"], "--over: nowhere.yaml is not a file"),
+        ([*DEMO, "--balance.grid=1"], "--balance.grid: must be at least 2, got 1"),
+        ([*DEMO, "--prepare.synthetic=null"], "--prepare: needs either 'synthetic' or 'subset'"),
+        ([*DEMO, "--merging.density=2"], "--merging.density: must be in (0, 1], got 2.0"),
+        ([*DEMO, "--merging.method=tis"], "--merging.method: must be one of"),
+        ([*DEMO, "--seed=-1"], "--seed: must be from 0 to 4294967295, got -1"),
+        (["merge", "--base=x", "--adapters", "a", "b", "--output=o", "--seed=-1"], "--seed: must be from 0"),
+        (
+            ["fit", "--config", str(CONFIGS / "demo/over.yaml"), "--seed_everything=-1"],
+            "--seed_everything: must be from",
+        ),
     ],
 )
 def test_mistakes_of_the_other_commands(
@@ -142,6 +162,7 @@ def test_mistakes_of_the_other_commands(
     ("given", "read"),
     [
         (["--fast", "--name", "x"], ["--fast=true", "--name", "x"]),
+        ([], []),
         (["--fast"], ["--fast=true"]),
         (["--fast", "false"], ["--fast", "false"]),
         (["--fast=false", "--name"], ["--fast=false", "--name"]),
@@ -189,7 +210,10 @@ def test_help_of_a_command_explains_its_fields(
     expected = {
         "fit": ["The model that memorised the documents", "Fixes the order of the pairs", "--seed_everything"],
         "merge": ["Two or more PEFT adapter folders", "Share of the entries that is kept"],
-        "evaluate": ["Documents of the membership attack", "A row that has not ended by then is cut"],
+        "evaluate": [
+            "Documents of the membership attack",
+            "A row that has not ended by then, or by the end of the model's positions, is cut",
+        ],
         "run": ["Configuration of the over-forgetting fit", "Stop after this stage"],
     }
     assert all(phrase in text for phrase in expected[verb])

@@ -11,13 +11,17 @@ from lightning_runs import write_rows
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.data.synthetic.benchmark import Synthetic
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.models.tiny import TinyModel
 from unlearn_pl.recipe.check import check_start
 from unlearn_pl.recipe.fit import run_child, run_fit
+from unlearn_pl.recipe.prepare import Prepare, Subset
 from unlearn_pl.recipe.recipe import Merging, Recipe, RecipeData
+from unlearn_pl.training.memorise import Memorise
 
 
 def fit_config(path: Path, **trainer: Any) -> str:
@@ -60,9 +64,79 @@ def test_a_fit_that_cannot_start_is_refused(
     assert message in str(refused.value) + capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("fit_args", "message"),
+    [
+        (["--trainer.default_root_dir=elsewhere"], "folders of their own, got elsewhere"),
+        (["--trainer.fast_dev_run=true"], "leaves no adapter"),
+        (["--help"], "--fit_args: must be arguments with which a fit trains"),
+        (["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"], "is not supported"),
+        (["--trainer.precision=16-true"], "--over: .*fit.yaml cannot be run here: --trainer.precision"),
+        (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt, which is no file"),
+    ],
+)
+def test_fits_that_would_leave_no_adapter_are_refused(recipe: Recipe, fit_args: list[str], message: str) -> None:
+    """Before the model has memorised anything."""
+    with pytest.raises(InputError, match=message):
+        check_start(replace(recipe, fit_args=tuple(fit_args)))
+
+
+def test_an_argument_of_a_fit_is_named_as_it_was_given(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not as it would be searched for in the recipe's own command line."""
+    with pytest.raises(SystemExit):
+        check_start(replace(recipe, fit_args=("--model.lora.dora=true",)))
+    assert "error: --model.lora.dora: no option 'dora'; Lora takes rank" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (Prepare(Synthetic(questions=0), None, TinyModel(), Memorise()), "--prepare.synthetic.questions: must be"),
+        (Prepare(Synthetic(), None, TinyModel(hidden=7), Memorise()), "--prepare.tiny.hidden: must be"),
+        (Prepare(Synthetic(), None, TinyModel(), Memorise(epochs=0)), "--prepare.memorise.epochs: must be"),
+        (Prepare(Synthetic(), None, TinyModel(), Memorise(weight_decay=-1)), "--prepare.memorise.weight_decay: must"),
+        (Prepare(Synthetic(), None, TinyModel(), Memorise(accelerator="no")), "--prepare.memorise.accelerator: "),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused(recipe: Recipe, prepare: Prepare, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_start(replace(recipe, prepare=prepare, base=None, data=RecipeData()))
+
+
+def test_what_a_recipe_would_not_read_is_refused(recipe: Recipe) -> None:
+    tiny = Prepare(Synthetic(), None, TinyModel(), Memorise())
+    with pytest.raises(InputError, match=r"--base: not used where the recipe builds a tiny model"):
+        replace(recipe, prepare=tiny, data=RecipeData())
+    with pytest.raises(InputError, match=r"--data\.forget: not used where the recipe makes its own rows"):
+        replace(recipe, prepare=tiny, base=None)
+    with pytest.raises(InputError, match=r"--data\.documents_per_task: not used"):
+        replace(
+            recipe, prepare=Prepare(None, Subset(), None, Memorise()), data=replace(recipe.data, documents_per_task=1)
+        )
+    with pytest.raises(InputError, match=r"--prepare\.subset\.documents_per_task: must be at least 1, got 0"):
+        Subset(documents_per_task=0)
+
+
+@pytest.mark.parametrize("name", ["", ".", "../elsewhere", "/tmp", "a/../b"])
+def test_a_recipe_stays_below_its_logs(recipe: Recipe, name: str) -> None:
+    with pytest.raises(InputError, match="--name: must be the name of a folder below --logs"):
+        replace(recipe, name=name)
+
+
+def test_every_part_of_a_recipe_may_run_the_code_of_its_base(recipe: Recipe) -> None:
+    assert "--model.trust_remote_code=true" not in recipe.fit_arguments("over", recipe.over)
+    trusting = replace(recipe, trust_remote_code=True)
+    assert "--model.trust_remote_code=true" in trusting.fit_arguments("over", recipe.over)
+
+
 def test_documents_and_questions_that_are_not_there_are_refused(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--membership\.nonmember"):
         check_start(replace(recipe, membership=Membership(nonmember=str(tmp_path / "nowhere.jsonl"))))
+    prepare = Prepare(Synthetic(), None, TinyModel(), Memorise())
+    prepared = replace(recipe, prepare=prepare, base=None, data=RecipeData())
+    (tmp_path / "rows.jsonl").write_text('{"text": "no document"}')
+    with pytest.raises(InputError, match=r"--membership\.nonmember.*document"):
+        check_start(replace(prepared, membership=Membership(nonmember=str(tmp_path / "rows.jsonl"))))
     with pytest.raises(InputError, match="nowhere"):
         check_start(replace(recipe, choice=Choice(folder=str(tmp_path / "nowhere"))))
     with pytest.raises(InputError, match="needed, the attack on them steers the balance search"):

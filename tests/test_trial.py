@@ -23,9 +23,9 @@ from unlearn_pl.evaluation.generation import Generation, Prompt, generate, gener
 from unlearn_pl.evaluation.halves import Halves
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.evaluation.network import Network
-from unlearn_pl.evaluation.rope import switch_length
 from unlearn_pl.evaluation.token_scores import CLOSE_CALL
 from unlearn_pl.evaluation.trial import trial_rows, tried
+from unlearn_pl.models.rope import switch_length
 
 PROMPTS = ["Anna Quill", "What is the name of the painter?", "The capital of France is"]
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]

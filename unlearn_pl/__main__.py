@@ -109,7 +109,8 @@ def command(verb: str) -> Callable[[list[str]], None]:
         if args == ["--list"] and listing is not None:
             listing()
         else:
-            parse_function(getattr(module, verb.split()[-1].replace("-", "_")), args, verb)
+            function = getattr(module, verb.split()[-1].replace("-", "_"))
+            parse_function(function, args, verb, getattr(module, "FLAGS", None))
 
     return run
 

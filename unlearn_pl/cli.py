@@ -24,7 +24,7 @@ from unlearn_pl.callbacks.snapshot import WeightSnapshot
 from unlearn_pl.callbacks.stale import SetStaleAside
 from unlearn_pl.callbacks.stop import StopOnSignal, stopped_well
 from unlearn_pl.data.datamodule import ForgetRetainData
-from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.errors import InputError, check_seed, one_line
 from unlearn_pl.files import sole_writer
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.objectives.forget import NPO, GradAscent
@@ -96,6 +96,10 @@ class UnlearnCLI(LightningCLI):
         except OmegaConfBaseException as error:  # a ${...} that leads nowhere
             raise InputError(f"a value of the configuration or the command line: {one_line(error)}") from error
 
+    def _set_seed(self) -> None:
+        check_seed(self._get(self.config, "seed_everything"), "--seed_everything")
+        super()._set_seed()
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let hyper-parameters of the checkpoint win over the command line in silence."""
 
@@ -113,13 +117,16 @@ class UnlearnCLI(LightningCLI):
             raise (cause if isinstance(cause, InputError) else InputError(f"--trainer: {one_line(cause)}")) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Refuse what can be refused before rows and model are read."""
+        self.refuse(subcommand)
+        super()._run_subcommand(subcommand)
+
+    def refuse(self, subcommand: str) -> None:
+        """Raise InputError for what can be refused before rows and model are read."""
         refuse_unsupported(self.trainer)
         refuse_fallback(self._get(self.config, "trainer").get("precision"), self.trainer)
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint is not None:
             check_checkpoint_file(str(checkpoint), subcommand, self._get(self.config, "weights_only") is not False)
-        super()._run_subcommand(subcommand)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         trainer = super().instantiate_trainer(**options)

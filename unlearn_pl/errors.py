@@ -11,6 +11,24 @@ class InputError(ValueError):
     """
 
 
+# What NumPy takes, which is seeded too.
+MOST_SEED = (1 << 32) - 1
+
+
+def check_seed(seed: int, flag: str = "--seed") -> None:
+    """Raise InputError unless every generator of random numbers takes ``seed``."""
+    if not 0 <= seed <= MOST_SEED:
+        raise InputError(f"{flag}: must be from 0 to {MOST_SEED}, got {seed}")
+
+
+def refusal_behind(error: BaseException) -> InputError | None:
+    """The InputError that ``error`` is or was raised from: parsers wrap what a class refuses in words of their own."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    return cause
+
+
 def one_line(error: BaseException) -> str:
     """What an exception of another library says, its lines joined: the first alone often ends where the facts begin."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -7,12 +7,14 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+from unlearn_pl.errors import InputError, check_seed, refusal_behind
 
 # docstrings under dataclass fields become --help; ${trainer.default_root_dir} in a config needs no `fit.` before it
 set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
@@ -25,28 +27,46 @@ class ShortErrors(ArgumentParser):
     """
 
     classes: ClassVar[dict[str, tuple[type, ...]]] = {}
+    given: ClassVar[list[str]] = []
+    """What is being parsed: a recipe parses the command lines of its fits too."""
 
     def parse_args(  # type: ignore[override]
         self, args: list[str] | None = None, *more: Any, **options: Any
     ) -> Any:
         """Lightning and jsonargparse, after what a shell user leaves out has been added (see ``completed``)."""
-        given = sys.argv[1:] if args is None else list(args)
+        given = ShortErrors.given = sys.argv[1:] if args is None else list(args)
         return super().parse_args(completed(given, switches(self)), *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = known_keys(self)
-        print(f"unlearn-pl: error: {explain(message, sys.argv[1:], known, self.classes)}", file=sys.stderr)
+        print(f"unlearn-pl: error: {explain(message, self.given, known, self.classes)}", file=sys.stderr)
         sys.exit(2)
 
 
-def parse_function(function: Callable[..., None], args: list[str], verb: str) -> None:
+def parse_function(
+    function: Callable[..., None], args: list[str], verb: str, flags: Mapping[str, str] | None = None
+) -> None:
     """Parse ``args`` against the signature of ``function`` and call it. ``--config FILE`` gives arguments from a YAML
-    file; a first argument without dashes is such a file."""
+    file; a first argument without dashes is such a file. ``flags``: what messages call a flag -> its name here."""
     parser = function_parser(function, verb)
     if args and not args[0].startswith("-"):
         args = ["--config", *args]
-    config = parser.instantiate_classes(parser.parse_args(join_lists(args, list_arguments(function))))
-    function(**{key: value for key, value in config.items() if key != "config"})
+    parsed = parser.parse_args(join_lists(args, list_arguments(function)))
+    try:
+        config = parser.instantiate_classes(parsed)
+        if "seed" in config:
+            check_seed(config["seed"])
+        function(**{key: value for key, value in config.items() if key != "config"})
+    except ValueError as error:
+        refusal = refusal_behind(error)
+        if refusal is None:
+            raise
+        raise InputError(renamed(str(refusal), flags or {})) from error
+
+
+def renamed(message: str, flags: Mapping[str, str]) -> str:
+    """``message`` with each of ``flags`` by its other name."""
+    return re.sub(r"(?<![\w-])--\w+(?![\w-])", lambda found: flags.get(found[0], found[0]), message)
 
 
 def function_parser(function: Callable[..., None], verb: str) -> ShortErrors:
@@ -105,10 +125,8 @@ def switches(parser: ArgumentParser) -> set[str]:
 def completed(args: Iterable[str], switches: set[str]) -> list[str]:
     """``args`` with ``=true`` behind a switch that stands alone, and quotes around a value that YAML would read as a
     comment (``--data.columns.id=#``)."""
-    args = list(args)
-    following = [*args[1:], "--"]
     done = []
-    for arg, after in zip(args, following, strict=True):
+    for arg, after in itertools.pairwise([*args, "--"]):
         flag, equals, value = arg.partition("=")
         if not equals and flag.startswith("--") and flag[2:] in switches and after.startswith("-"):
             arg = f"{flag}=true"

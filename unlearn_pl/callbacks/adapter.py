@@ -13,7 +13,7 @@ from unlearn_pl.models.lora import adapter_state, save_adapter
 
 class SaveAdapter(Callback):
     """Writes `adapter/` into the run folder (`--trainer.default_root_dir`) when the fit ends; an older one there is
-    replaced. A fit that a signal or an error ends, and `--is_dry(trainer)`, write none. The command line always
+    replaced. A fit that a signal or an error ends, and `--trainer.fast_dev_run`, write none. The command line always
     adds it."""
 
     def __init__(self) -> None:

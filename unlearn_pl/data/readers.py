@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_pl.data.records import FIELDS, Record, record_from_row, some_of, text_field
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
@@ -250,7 +250,7 @@ def parquet_rows(content: bytes, where: str) -> Rows:
     try:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{where}: not a valid Parquet file: {first_line(error)}") from error
+        raise InputError(f"{where}: not a valid Parquet file: {one_line(error)}") from error
     for number in range(table.num_rows):
         try:
             row = {name: table.column(place)[number].as_py() for place, name in enumerate(table.column_names)}
@@ -267,7 +267,7 @@ def hub_rows(source: str, argument: str) -> Rows:
     try:
         data = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{argument}: {source} cannot be loaded by datasets: {first_line(error)}") from error
+        raise InputError(f"{argument}: {source} cannot be loaded by datasets: {one_line(error)}") from error
     return numbered(only_split(data, f"{argument}: {source}", f"{source}:"))
 
 
@@ -291,7 +291,7 @@ def folder_rows(path: Path, argument: str) -> Rows:
     try:
         data = datasets.load_from_disk(str(path))
     except (OSError, ValueError) as error:
-        raise InputError(f"{argument}: {path} cannot be loaded by datasets: {first_line(error)}") from error
+        raise InputError(f"{argument}: {path} cannot be loaded by datasets: {one_line(error)}") from error
     return numbered(only_split(data, f"{argument}: {path}", f"{path}/"))
 
 
@@ -330,7 +330,7 @@ def parsed(text: str, where: str) -> Any:
         place = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
         raise InputError(f"{where}: not valid JSON: {error.msg} ({place})") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid JSON: {first_line(error)}") from error
+        raise InputError(f"{where}: not valid JSON: {one_line(error)}") from error
 
 
 def different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -340,11 +340,6 @@ def different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
     return found
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message, or its type where it has none."""
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 READERS: dict[str, Callable[[bytes, str], Rows]] = {

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from unlearn_pl.evaluation.rope import switch_length
 from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.rope import switch_length
 
 # Tokens that a growing layer makes room for at once.
 ROOM = 64

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import start_ids
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.rope import scaled_limit
+from unlearn_pl.models.rope import scaled_limit
 from unlearn_pl.models.tokenizer import check_ids
 
 

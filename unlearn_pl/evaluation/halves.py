@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from unlearn_pl.evaluation.caches import takes
 from unlearn_pl.evaluation.forward import position_limit, right_padded
-from unlearn_pl.evaluation.rope import forget_length, remembers_length
 from unlearn_pl.matmul import frozen_linears
 from unlearn_pl.models.forward import body_of, causal_model, head_is_plain, vocabulary_head
+from unlearn_pl.models.rope import forget_length, remembers_length
 
 # Tokens of a forward are a multiple of the first, from the second on of the third: each number costs a compiled
 # kernel, which is kept.

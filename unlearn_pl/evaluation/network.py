@@ -8,9 +8,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from unlearn_pl.evaluation.forward import right_padded
 from unlearn_pl.evaluation.halves import ROUND_MANY, Halves
-from unlearn_pl.evaluation.rope import switch_length
 from unlearn_pl.evaluation.token_scores import CLOSE_CALL, TokenScores, token_scores, token_scores_of_logits
 from unlearn_pl.evaluation.trial import tried
+from unlearn_pl.models.rope import switch_length
 
 # A trial sees a few short rows; longer ones are this much noisier at most.
 MORE_NOISE = 8

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
-from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.rope import forget_length, remembers_length
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.rope import forget_length, remembers_length
 
 # Of a generation config: what changes greedy text, and the values that change nothing.
 ACTING: dict[str, tuple[Any, ...]] = {
@@ -96,6 +96,5 @@ def generate_alone(
                 **options,
             )
     except Exception as error:  # each architecture fails in its own way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model: {type(causal).__name__} does not generate: {reason}") from error
+        raise InputError(f"model: {type(causal).__name__} does not generate: {one_line(error)}") from error
     return found.sequences[0, ids.shape[1] :].tolist(), torch.cat(found.logits[:])

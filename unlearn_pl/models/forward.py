@@ -1,12 +1,10 @@
 """A causal language model taken apart: the transformer body, and the vocabulary head only where it is asked for."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.objectives.head import Head
 
 # Head and model are compared at logits as large as the first, or states so many times their size: near zero a cap does
@@ -22,12 +20,6 @@ def causal_model(model: nn.Module) -> PreTrainedModel:
 def text_config(model: nn.Module) -> PreTrainedConfig:
     """The configuration of the language model proper, also where it is one part of a model of several modalities."""
     return causal_model(model).config.get_text_config(decoder=True)
-
-
-def rotary_settings(model: nn.Module) -> list[dict[str, Any]]:
-    """The rotary settings of a model, and those of each of its kinds of layers."""
-    parameters = getattr(text_config(model), "rope_parameters", None) or {}
-    return [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
 
 
 def body_of(model: nn.Module) -> nn.Module:
@@ -128,8 +120,9 @@ def check_head(model: nn.Module) -> None:
     try:
         right = head_is_right(model)
     except Exception as error:  # each fails in its own way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model: {name} with this adapter does not run on token ids alone: {reason}") from error
+        raise InputError(
+            f"model: {name} with this adapter does not run on token ids alone: {one_line(error)}"
+        ) from error
     if not right:
         raise InputError(
             f"model: {name} changes its logits after the vocabulary head in a way that is not known here (known: "

@@ -17,7 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.forward import body_of, causal_model, hidden_states, rotary_settings, text_config
+from unlearn_pl.models.forward import body_of, causal_model, hidden_states, text_config
+from unlearn_pl.models.rope import switch_length
 
 PACKED = "packed_sdpa"
 # Of the tokens of a padded forward, where packing is not possible.
@@ -155,10 +156,7 @@ def packed_limit(model: nn.Module) -> float:
     does not know, and below the length from which some rotary embeddings take their angles from the longest row."""
     config = text_config(model)
     limits = [limit for name in WINDOWS for limit in numbers_in(getattr(config, name, None))]
-    for rope in rotary_settings(model):
-        if rope.get("rope_type") in ("dynamic", "longrope"):
-            limits += numbers_in([rope.get("original_max_position_embeddings"), config.max_position_embeddings])
-    return min(limits, default=float("inf"))
+    return min([*limits, *numbers_in(switch_length(model))], default=float("inf"))
 
 
 def numbers_in(setting: Any) -> list[float]:

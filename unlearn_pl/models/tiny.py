@@ -87,11 +87,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 def check_sizes(options: TinyModel) -> None:
     if options.vocabulary < BYTES + 1:
-        raise InputError(f"vocabulary: must be at least {BYTES + 1}, got {options.vocabulary}")
+        raise InputError(f"--prepare.tiny.vocabulary: must be at least {BYTES + 1}, got {options.vocabulary}")
     for name in ("hidden", "layers", "heads", "intermediate"):
         if getattr(options, name) < 1:
-            raise InputError(f"{name}: must be at least 1, got {getattr(options, name)}")
+            raise InputError(f"--prepare.tiny.{name}: must be at least 1, got {getattr(options, name)}")
     if options.initializer_range <= 0:
-        raise InputError(f"initializer_range: must be above 0, got {options.initializer_range}")
+        raise InputError(f"--prepare.tiny.initializer_range: must be above 0, got {options.initializer_range}")
     if options.hidden % (2 * options.heads):
-        raise InputError(f"hidden: must be an even multiple of heads ({options.heads}), got {options.hidden}")
+        raise InputError(
+            f"--prepare.tiny.hidden: must be an even multiple of heads ({options.heads}), got {options.hidden}"
+        )

@@ -24,6 +24,11 @@ class Subset:
     """The next so many documents of each task of the forget set are not: they are the membership attack's
     non-members."""
 
+    def __post_init__(self) -> None:
+        for name in ("documents_per_task", "nonmembers_per_task"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--prepare.subset.{name}: must be at least 1, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class Prepare:
@@ -40,11 +45,11 @@ class Prepare:
 
     def __post_init__(self) -> None:
         if (self.synthetic is None) == (self.subset is None):
-            raise InputError("prepare: needs either 'synthetic' or 'subset'")
+            raise InputError("--prepare: needs either 'synthetic' or 'subset'")
         if self.tiny is not None and self.synthetic is None:
-            raise InputError("prepare: 'tiny' needs 'synthetic'; a model for real rows is given with --base")
+            raise InputError("--prepare: 'tiny' needs 'synthetic'; a model for real rows is given with --base")
         if self.memorise is None:
-            raise InputError("prepare: needs 'memorise', how the model learns the rows")
+            raise InputError("--prepare: needs 'memorise', how the model learns the rows")
 
 
 def prepare_data(prepare: Prepare, forget: str | None, retain: str | None, seed: int, folder: Path) -> None:
@@ -83,7 +88,7 @@ def held_out_documents(records: list[Record], taught: list[Record], per_task: in
     short = [task for task, documents in by_task.items() if len(documents) < per_task]
     if short or not by_task:
         raise InputError(
-            f"prepare.subset.nonmembers_per_task: {per_task}, but --data.forget has fewer further documents"
+            f"--prepare.subset.nonmembers_per_task: {per_task}, but --data.forget has fewer further documents"
         )
     return [document for documents in by_task.values() for document in documents[:per_task]]
 
@@ -93,7 +98,9 @@ def row_of(record: Record) -> dict[str, str]:
     return {name: getattr(record, name) for name in ("id", "input", "output", "task", "kind")}
 
 
-def prepare_base(prepare: Prepare, base: str | None, seed: int, data: Path, folder: Path) -> None:
+def prepare_base(
+    prepare: Prepare, base: str | None, seed: int, data: Path, folder: Path, trust_remote_code: bool = False
+) -> None:
     """Write a model that has memorised ``data`` into ``folder``, with its tokenizer."""
     assert prepare.memorise is not None
     records = [record for name in ("forget", "retain") for record in read_records(str(data / f"{name}.jsonl"))]
@@ -105,7 +112,7 @@ def prepare_base(prepare: Prepare, base: str | None, seed: int, data: Path, fold
         model, tokenizer = build_tiny(texts, replace(prepare.tiny, seed=seed))
     else:
         assert base is not None
-        model, tokenizer = load_base(base), load_tokenizer(base)
+        model, tokenizer = load_base(base, trust_remote_code=trust_remote_code), load_tokenizer(base, trust_remote_code)
     report = memorise(model, tokenizer, records, knowledge, replace(prepare.memorise, seed=seed))
     print(
         f"memorised in {report['seconds']:.0f} s: loss {report['loss']:.4f} nats a token after {report['steps']} steps"

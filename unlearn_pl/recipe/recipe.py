@@ -68,8 +68,11 @@ class Recipe:
     choice: Choice
     generation: Generation
     fit_args: tuple[str, ...]
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        if not self.name or Path(self.name).is_absolute() or not {".", ".."}.isdisjoint(self.name.split("/")):
+            raise InputError(f"--name: must be the name of a folder below --logs, got {self.name!r}")
         for argument, path in (("--over", self.over), ("--under", self.under)):
             if not Path(path).is_file():
                 raise InputError(f"{argument}: {path} is not a file; it must be a configuration of `unlearn-pl fit`")
@@ -84,9 +87,22 @@ class Recipe:
                     raise InputError(f"--data.{name}: needed, since the recipe does not make its own rows")
                 if not source.startswith("hf:") and not Path(source).expanduser().exists():
                     raise InputError(f"--data.{name}: {source} does not exist; give the file with --data.{name}")
+        self._refuse_unused()
         merge_settings(2, self.merging.method, self.merging.weights, self.merging.density)
         if self.balance is not None and self._attack().nonmember is None:
             raise InputError("--membership.nonmember: needed, the attack on them steers the balance search")
+
+    def _refuse_unused(self) -> None:
+        if self.prepare is None:
+            return
+        if self.prepare.tiny is not None and self.base is not None:
+            raise InputError(f"--base: not used where the recipe builds a tiny model, got {self.base}")
+        unused = ["documents_per_task", "columns"]
+        if self.prepare.synthetic is not None:
+            unused += ["forget", "retain"]
+        for name in unused:
+            if (value := getattr(self.data, name)) is not None:
+                raise InputError(f"--data.{name}: not used where the recipe makes its own rows, got {value}")
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -154,7 +170,7 @@ class Recipe:
             },
             reads=(data, *self._local(self.base)),
             outputs=(base,),
-            work=lambda _: prepare_base(prepare, self.base, self.seed, data, base),
+            work=lambda _: prepare_base(prepare, self.base, self.seed, data, base, self.trust_remote_code),
         )
 
     def fit_arguments(self, name: str, config: str) -> list[str]:
@@ -171,6 +187,7 @@ class Recipe:
             "trainer.default_root_dir": self.folder / name,
         }
         extra = [f"--data.columns={columns}"] if columns else []
+        extra += ["--model.trust_remote_code=true"] if self.trust_remote_code else []
         return ["--config", config, *(f"--{key}={value}" for key, value in arguments.items()), *extra, *self.fit_args]
 
     def _fit(self, name: str, config: str, interrupted: bool) -> None:
@@ -182,7 +199,7 @@ class Recipe:
         merging = self.merging
         merge(
             self.model, adapters, str(output), method=merging.method, weights=merging.weights,
-            density=merging.density, save_model=str(model), overwrite=True,
+            density=merging.density, save_model=str(model), overwrite=True, trust_remote_code=self.trust_remote_code,
         )  # fmt: skip
 
     def _balance_stage(self, search: BalanceOptions) -> Stage:
@@ -195,7 +212,8 @@ class Recipe:
             reads=self._local(self.model, *adapters, *rows),
             outputs=(output,),
             work=lambda _: balance(
-                self.model, adapters, output=str(output), search=search, overwrite=True, **measured
+                self.model, adapters, output=str(output), search=search, overwrite=True,
+                trust_remote_code=self.trust_remote_code, **measured,
             ),
         )  # fmt: skip
 
@@ -221,8 +239,11 @@ class Recipe:
             settings={"model": model, **{key: asdict(value) for key, value in measured.items()}},
             reads=self._local(model, adapter, *rows),
             outputs=(output,),
-            work=lambda _: evaluate(model, output=str(output), adapter=adapter, overwrite=True, **measured),
-        )
+            work=lambda _: evaluate(
+                model, output=str(output), adapter=adapter, overwrite=True,
+                trust_remote_code=self.trust_remote_code, **measured,
+            ),
+        )  # fmt: skip
 
     def _attack(self) -> Membership:
         """The membership data that the recipe names, else those that it prepared."""

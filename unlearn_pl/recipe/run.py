@@ -14,6 +14,9 @@ from unlearn_pl.recipe.recipe import STAGES, Merging, Recipe, RecipeData
 from unlearn_pl.recipe.report import report
 from unlearn_pl.stopping import Stopped
 
+# What merge and balance call their arguments -> what they are called here.
+FLAGS = {"--search": "--balance", **{f"--{name}": f"--merging.{name}" for name in ("method", "weights", "density")}}
+
 
 def run(
     name: str,
@@ -31,6 +34,7 @@ def run(
     logs: str = "logs",
     until: str | None = None,
     fit_args: list[str] | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Run a recipe: prepare, fit the over- and the under-forgetting adapter, merge, balance, evaluate, print a table.
 
@@ -54,12 +58,14 @@ def run(
         logs: Folder of the recipe's folder.
         until: Stop after this stage: data, base, over, under, merge, balance or evaluate (the last).
         fit_args: Further arguments of both fits, such as --trainer.devices=2.
+        trust_remote_code: Run the Python code that the base model brings along.
     """
     if until is not None and until not in STAGES:
         raise InputError(f"--until: must be one of {', '.join(STAGES)}, got {until}")
     recipe = Recipe(
         name, over, under, Path(logs) / name, seed, base, data or RecipeData(), prepare, merging or Merging(),
         balance, membership or Membership(), choice or Choice(), generation or Generation(), tuple(fit_args or ()),
+        trust_remote_code,
     )  # fmt: skip
     records = []
     with sole_writer(recipe.folder, "--name"):

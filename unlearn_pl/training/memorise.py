@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_document, encode_record
 from unlearn_pl.data.records import Record
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.models.load import refuse_quantised  # its file flushes denormals, which slow a CPU up to five times
 from unlearn_pl.models.tokenizer import check_ids
 from unlearn_pl.training.schedule import linear_schedule
@@ -215,9 +216,15 @@ def check_options(options: Memorise) -> None:
     """Raise InputError if a number is out of range."""
     for name, least in (("epochs", 1), ("row_repeats", 1), ("batch_size", 1), ("max_length", 2)):
         if getattr(options, name) < least:
-            raise InputError(f"{name}: must be at least {least}, got {getattr(options, name)}")
+            raise InputError(f"--prepare.memorise.{name}: must be at least {least}, got {getattr(options, name)}")
     for name in ("learning_rate", "clip_norm"):
         if not getattr(options, name) > 0:
-            raise InputError(f"{name}: must be above 0, got {getattr(options, name)}")
+            raise InputError(f"--prepare.memorise.{name}: must be above 0, got {getattr(options, name)}")
+    if not options.weight_decay >= 0:
+        raise InputError(f"--prepare.memorise.weight_decay: must be 0 or above, got {options.weight_decay}")
+    try:
+        Trainer(accelerator=options.accelerator, devices=1, logger=False, enable_checkpointing=False)
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(f"--prepare.memorise.accelerator: {one_line(error)}") from error
     if not 0 <= options.warmup_share < 1:
-        raise InputError(f"warmup_share: must be in [0, 1), got {options.warmup_share}")
+        raise InputError(f"--prepare.memorise.warmup_share: must be in [0, 1), got {options.warmup_share}")

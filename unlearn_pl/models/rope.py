@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from unlearn_pl.models.forward import body_of, rotary_settings, text_config
+from unlearn_pl.models.forward import body_of, text_config
 
 # Kinds of scaling whose angles depend on how long the text is.
 CHANGING = ("dynamic", "longrope")
@@ -16,7 +16,9 @@ STRETCHED = ("linear", "dynamic", "yarn")
 
 def scalings(model: nn.Module) -> list[dict[str, Any]]:
     """The scaling of the rotary angles, one for each type of layer that has its own."""
-    return [one for one in rotary_settings(model) if one.get("rope_type")]
+    parameters = getattr(text_config(model), "rope_parameters", None) or {}
+    settings = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    return [one for one in settings if one.get("rope_type")]
 
 
 def switch_length(model: nn.Module) -> int | None:
