@@ -246,6 +246,12 @@ def test_what_is_too_large_is_not_written(model, tmp_path, no_model, monkeypatch
     assert "do not fit on the disk (0.000 GB free)" in said[0]
 
 
+def test_a_folder_that_cannot_be_is_named(model: PeftModel, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"^--model.reference_cache.folder: .*file cannot be a folder"):
+        opened(model, tmp_path / "file")
+
+
 def test_a_build_that_dies_leaves_nothing(model, tmp_path, monkeypatch) -> None:
     calls: list[int] = []
 

@@ -143,6 +143,8 @@ def quietly(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str 
         (["--model.lora.target_modules=[nowhere]"], 2),
         (["--trainer.callbacks+=MergeAfterFit", "--trainer.callbacks.with_adapter=nowhere"], 2),
         (["--trainer.max_epochs=0"], 0),
+        (["--trainer.max_time=00:00:00:00"], 2),
+        (["--trainer.limit_train_batches=0"], 2),
     ],
 )
 def test_what_does_not_train_leaves_a_finished_run_as_it_was(
@@ -152,6 +154,17 @@ def test_what_does_not_train_leaves_a_finished_run_as_it_was(
     before = sha256_of("run")
     assert quietly(["fit", "--config=fit.yaml", *arguments], monkeypatch) == code
     assert sha256_of("run") == before
+
+
+def test_an_adapter_that_could_not_be_written_is_told_before_training(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    Path("taken").mkdir()
+    Path("taken/adapter").touch()
+    assert quietly(["fit", "--config=fit.yaml", "--trainer.default_root_dir=taken"], monkeypatch) == 2
+    assert "error: --trainer.default_root_dir: taken/adapter exists already" in capsys.readouterr().err
+    assert not Path("taken/metrics.csv").exists()
 
 
 def test_a_validation_leaves_the_metrics_of_the_fit(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

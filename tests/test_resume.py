@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning_runs import module, objectives, trainer, write_rows
 from transformers import AutoModelForCausalLM
 
@@ -46,6 +47,17 @@ class SaveEverywhere(Callback):
 
     def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         self.save(trainer, "train")
+
+
+class Logged(DummyLogger):
+    """Remembers what was logged, by step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int | None, dict[str, float]]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append((step, {name: value for name, value in metrics.items() if name != "tokens_per_second"}))
 
 
 def run(
@@ -90,6 +102,17 @@ def test_every_checkpoint_gives_the_bits_of_the_uninterrupted_run(
     straight = run(base_folder, tmp_path, tmp_path, **options)
     for place in places:
         assert_same(straight, run(base_folder, tmp_path, ckpt=tmp_path / f"{place}.ckpt", **options), place)
+
+
+def test_the_steps_that_are_logged_are_those_of_the_uninterrupted_run(base_folder: str, tmp_path: Path) -> None:
+    """From the end of a batch within a window, of an epoch's last batch, and of an epoch."""
+    options = {"accumulate_grad_batches": 2, "log_every_n_steps": 1}
+    straight = Logged()
+    run(base_folder, tmp_path, tmp_path, logger=straight, **options)
+    for place, step in (("03-batch", 1), ("05-batch", 3), ("05-epoch", 3)):
+        rest = Logged()
+        run(base_folder, tmp_path, ckpt=tmp_path / f"{place}.ckpt", logger=rest, **options)
+        assert rest.rows == [row for row in straight.rows if row[0] is not None and row[0] >= step], place
 
 
 @pytest.mark.parametrize(("accumulate", "hook"), [(1, "epoch"), (3, "train")])

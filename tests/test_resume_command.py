@@ -1,11 +1,13 @@
 """Going on from a checkpoint as users do it: the command line, the shipped configuration, processes that are killed."""
 
+import errno
 import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -167,3 +169,37 @@ def test_what_lightning_offers_and_we_do_not_is_one_line(
     said = fails(arguments(base_folder, tmp_path / "run", *extra), capsys, monkeypatch)
     assert re.search(message, said), said
     assert not (tmp_path / "run/adapter").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(
+    base_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second checkpoint, onto the first, finds the disk full half-way."""
+    written: list[Any] = []
+    save = torch.save
+
+    def save_once(value: Any, file: Any, *args: Any, **options: Any) -> None:
+        save(value, file, *args, **options)
+        written.append(file)
+        if len(written) > 1:
+            file.truncate(300)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", save_once)
+    saver = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    options = {"dirpath": tmp_path / "kept", "filename": "kept", "every_n_train_steps": 1}
+    options |= {"enable_version_counter": "false", "save_top_k": -1}
+    args = arguments(
+        base_folder, tmp_path / "run", saver, *(f"--trainer.callbacks.{k}={v}" for k, v in options.items())
+    )
+    assert fails(args, capsys, monkeypatch) == "No space left on device, while a file was written"
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["kept.ckpt"]
+    assert torch.load(tmp_path / "kept/kept.ckpt", weights_only=True)["global_step"] == 1
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
+def test_processes_that_multiprocessing_starts_train_too(base_folder: str, tmp_path: Path, strategy: str) -> None:
+    """What a fit holds can be handed to a process that is spawned, and its processes are waited for."""
+    done = command(arguments(base_folder, tmp_path / "run", f"--trainer.strategy={strategy}", "--trainer.devices=2"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / WEIGHTS).is_file()

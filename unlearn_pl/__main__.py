@@ -61,7 +61,7 @@ def main() -> None:
         if args[0] not in SUBVERBS[verb]:
             fail(f"{args[0]!r} is no command of {verb}; its commands are {', '.join(SUBVERBS[verb])}")
         verb, args = f"{verb} {args[0]}", args[1:]
-    from unlearn_pl.errors import InputError
+    from unlearn_pl.errors import InputError, disk_fault
     from unlearn_pl.stopping import stoppable
 
     try:
@@ -71,6 +71,11 @@ def main() -> None:
         if os.environ.get("UNLEARN_PL_TRACEBACK"):
             traceback.print_exc()
         fail(str(error))
+    except Exception as error:
+        reason = disk_fault(error)
+        if reason is None or os.environ.get("UNLEARN_PL_TRACEBACK"):
+            raise
+        fail(reason)
 
 
 def usage(verb: str | None = None) -> str:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any, ClassVar
 
 from jsonargparse import lazy_instance
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -22,7 +23,7 @@ from unlearn_pl.callbacks.progress import Throughput
 from unlearn_pl.callbacks.run_config import SaveRunConfig
 from unlearn_pl.callbacks.snapshot import WeightSnapshot
 from unlearn_pl.callbacks.stale import SetStaleAside
-from unlearn_pl.callbacks.stop import StopOnSignal, stopped_well
+from unlearn_pl.callbacks.stop import SignalConnector, StopOnSignal, stopped_well
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError, check_seed, one_line
 from unlearn_pl.files import sole_writer
@@ -30,8 +31,7 @@ from unlearn_pl.models.lora import Lora
 from unlearn_pl.objectives.forget import NPO, GradAscent
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.parsing import ShortErrors
-from unlearn_pl.stopping import STOP
-from unlearn_pl.training.checkpoint_file import check_checkpoint_file
+from unlearn_pl.training.checkpoint_file import WholeCheckpoints, check_checkpoint_file
 from unlearn_pl.training.metrics_file import MetricsFile
 from unlearn_pl.training.module import UnlearningModule
 from unlearn_pl.training.supported import refuse_fallback, refuse_names, refuse_unsupported
@@ -131,17 +131,13 @@ class UnlearnCLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         trainer = super().instantiate_trainer(**options)
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, FIRST))  # type: ignore[attr-defined]
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
         trainer.loggers = [kept(logger) for logger in trainer.loggers]
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.follow(trainer)
-        handlers = trainer._signal_connector.register_signal_handlers
-
-        def register() -> None:
-            handlers()
-            STOP.install()  # Lightning's own hangs where several processes train
-
-        trainer._signal_connector.register_signal_handlers = register  # type: ignore[method-assign]
+        trainer._signal_connector = SignalConnector(trainer)
         return trainer
 
     def fit(self, **options: Any) -> None:

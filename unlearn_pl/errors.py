@@ -1,5 +1,9 @@
 """The exception that means "the user gave something that cannot be used", and what other libraries say, in one line."""
 
+import errno
+import os
+import re
+
 LONGEST = 400
 
 
@@ -33,3 +37,20 @@ def one_line(error: BaseException) -> str:
     """What an exception of another library says, its lines joined: the first alone often ends where the facts begin."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+# What a disk answers whatever the program does right; safetensors says it in a text, with the number.
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def disk_fault(error: BaseException | None) -> str | None:
+    """What a full or forbidden disk said if that is what ``error`` comes from, else None."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None and (found := re.search(r"I/O error: .*\(os error (\d+)\)", str(error))):
+            number = int(found[1])
+        if number in DISK_FAULTS:
+            place = getattr(error, "filename", None)
+            return f"{os.strerror(number)}: {place}" if place else f"{os.strerror(number)}, while a file was written"
+        error = error.__cause__ or error.__context__
+    return None

@@ -65,7 +65,9 @@ class StopSignals:
         os.write(2, b"\nunlearn-pl: stopping after this step; once more to stop at once, without a checkpoint\n")
 
     def install(self) -> None:
-        """Take over both signals; libraries may have put their own handlers in the meantime."""
+        """Take over both signals; libraries may have put their own handlers in the meantime, and a launcher
+        may have forked this process to train."""
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN or signum == signal.SIGTERM:  # nohup ignores SIGINT

@@ -5,9 +5,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_info
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.files import refuse_existing
 from unlearn_pl.models.lora import adapter_state, save_adapter
 
 
@@ -21,14 +23,23 @@ class SaveAdapter(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved = False
+        if trainer.is_global_zero and not is_dry(trainer):
+            refuse_existing(adapter_folder(trainer), True, "--trainer.default_root_dir")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # a fit that goes on from its very end trains nothing, and Lightning then leaves on_train_end out
-        if not self._saved and trainer.global_step > 0:
+        if self._saved or is_dry(trainer):
+            return
+        if trainer.global_step > 0:
             self._save(trainer, pl_module)
+        elif 0 not in (trainer.max_epochs, trainer.max_steps):  # nothing was what was asked for
+            raise InputError(
+                f"nothing was trained, and no adapter was written: the fit came to its end before the first optimizer "
+                f"step{why_ended(trainer)} (--trainer.max_time, --trainer.limit_train_batches)"
+            )
 
     def _save(self, trainer: Trainer, pl_module: Any) -> None:
         self._saved = True
@@ -71,6 +82,6 @@ def why_ended(trainer: Trainer) -> str:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None and left <= 0:
             return ", ended by max_time"
-        if isinstance(callback, EarlyStopping) and callback.stopped_epoch > 0:
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
             return ", ended by EarlyStopping"
     return ", ended by a callback"

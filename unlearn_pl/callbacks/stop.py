@@ -6,18 +6,28 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.stopping import STOP, Stopped
 
 SECONDS_FOR_CHILDREN = 30.0
+
+
+class SignalConnector(_SignalConnector):
+    """Lightning's, but for its own handlers, which hang where several processes train."""
+
+    def register_signal_handlers(self) -> None:
+        super().register_signal_handlers()
+        STOP.install()
 
 
 class StopOnSignal(Callback):
@@ -133,8 +143,16 @@ def end_children(trainer: Trainer, at_once: bool = False) -> None:
     processes.clear()  # Lightning watches this list, and would kill this process for a child that failed
     for child in children:
         if not at_once:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(SECONDS_FOR_CHILDREN)
-        if child.poll() is None:
+            wait_for(child, SECONDS_FOR_CHILDREN)
+        if child.is_alive() if isinstance(child, BaseProcess) else child.poll() is None:
             child.kill()
-            child.wait()
+            wait_for(child)
+
+
+def wait_for(child: Any, seconds: float | None = None) -> None:
+    """Until the process, of subprocess or of multiprocessing (ddp_spawn, ddp_fork), ends, or so many seconds."""
+    if isinstance(child, BaseProcess):
+        child.join(seconds)
+    else:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(seconds)

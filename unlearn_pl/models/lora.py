@@ -251,7 +251,7 @@ def save_adapter(model: PeftModel, folder: str | Path, **facts: Any) -> None:
         value = getattr(config, name, None)
         if isinstance(value, (list, set, tuple)):
             setattr(config, name, sorted(value))  # a set is written in another order by every process
-    with new_folder(folder, overwrite=True) as temporary:
+    with new_folder(folder, True, "--trainer.default_root_dir") as temporary:
         model.save_pretrained(str(temporary), save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)
         write_json(temporary / FACTS_FILE, provenance(**facts))

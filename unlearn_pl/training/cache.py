@@ -220,7 +220,7 @@ def build(
     """Compute every row in forwards of about ``TOKENS_PER_FORWARD`` tokens and write the cache; ``folder`` appears
     whole or not at all. Of processes that build the same at once the first to end is kept, and the others use its."""
     width = width_of(model)
-    with new_folder(folder, overwrite=True, keep=is_whole) as temporary:
+    with new_folder(folder, True, "--model.reference_cache.folder", keep=is_whole) as temporary:
         for split, ask in asks.items():
             fill(model, split, rows[split], ask, temporary, width, dtype)
         files = {path.name: sha256_of(path) for path in sorted(temporary.glob("*.npy"))}

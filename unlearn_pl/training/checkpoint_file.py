@@ -1,8 +1,11 @@
-"""The file of --ckpt_path, looked at before a model is loaded."""
+"""Checkpoint files: written whole or not at all, and that of --ckpt_path looked at before a model is loaded."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.training.resume import facts_of
@@ -26,3 +29,26 @@ def check_checkpoint_file(path: str, verb: str, weights_only: bool = True) -> No
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"--ckpt_path: {path} is torn or no checkpoint: {reason}") from error
     facts_of(checkpoint if isinstance(checkpoint, dict) else {}, path)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then renames it.
+
+    Lightning writes it into the system's folder for temporary files; where that is another disk, the move copies onto
+    the earlier checkpoint, of which a kill or a full disk in the middle leaves nothing.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        if "://" in str(path):  # of a store, which Lightning writes in one go
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f".{place.name}.part")  # what a kill leaves of it, the next one replaces
+        try:
+            with part.open("wb") as stream:
+                torch.save(checkpoint, stream)
+            os.replace(part, place)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise

@@ -239,6 +239,8 @@ class UnlearningModule(LightningModule):
         # dropout is a function of (seed, epoch, step, rank), so that a resumed run equals an uninterrupted one
         position = (self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
+        # by which rows are logged; Lightning's own is one behind after a checkpoint of an epoch's last batch
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         loss, terms = self._loss(batch, "train")

@@ -31,6 +31,9 @@ def planned_steps(trainer: Trainer) -> tuple[int, int]:
     if trainer.train_dataloader is None:
         trainer.fit_loop.setup_data()  # as Lightning does where it estimates the steps
     batches = trainer.num_training_batches
+    if math.isinf(batches):  # Lightning has not looked at the data
+        limit = trainer.limit_train_batches
+        raise InputError(f"--trainer.limit_train_batches: must leave a batch to train on, got {limit}")
     first = math.ceil(batches / accumulation_of(trainer, 0))
     epochs, most = trainer.max_epochs, trainer.max_steps
     if epochs is None or epochs == -1:
