@@ -8,13 +8,18 @@ import torch
 from row_by_row import one_by_one, sharpened
 from torch import nn
 from transformers import (
+    BertConfig,
+    BertLMHeadModel,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    XLNetConfig,
+    XLNetLMHeadModel,
 )
 
 from unlearn_pl.errors import InputError
@@ -25,6 +30,8 @@ from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.rope import switch_length
 from unlearn_pl.evaluation.token_scores import CLOSE_CALL
 from unlearn_pl.evaluation.trial import tried
+from unlearn_pl.models.lora import Lora, attach_lora
+from unlearn_pl.training.policy import prepare_policy
 
 PROMPTS = ["Anna Quill", "What is the name of the painter?", "The capital of France is"]
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
@@ -139,3 +146,25 @@ def test_limits_of_a_model() -> None:
     )
     phi = Phi3ForCausalLM(config)
     assert (position_limit(phi), switch_length(phi)) == (256, 64)
+
+
+def reads_ahead(name: str) -> PreTrainedModel:
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    if name == "xlnet":
+        return XLNetLMHeadModel(XLNetConfig(vocab_size=64, d_model=32, n_layer=2, n_head=4, d_inner=64)).eval()
+    config = BertConfig(vocab_size=64, num_attention_heads=4, is_decoder=name == "decoder", **sizes)
+    return BertLMHeadModel(config).eval()
+
+
+@pytest.mark.parametrize("name", ["bert", "xlnet"])
+def test_a_model_that_reads_ahead_is_refused(name: str) -> None:
+    """It sees the answer whose probability it is asked for; transformers opens it as a causal one all the same."""
+    with pytest.raises(InputError, match=r"^model: .* is no causal language model: what it says of a token depends on"):
+        tried(reads_ahead(name))
+    adapted = attach_lora(reads_ahead(name), Lora(rank=2, target_modules=r".*(query|layer_1)"), seed=1)
+    with pytest.raises(InputError, match="is no causal language model"):
+        prepare_policy(adapted)
+
+
+def test_the_same_model_as_a_decoder_is_tried() -> None:
+    assert tried(reads_ahead("decoder")).reads
