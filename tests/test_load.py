@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_runs import module
 from safetensors.torch import load_file, save_file
+from tiny_adapters import shake
 from torch import Tensor
-from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from unlearn_pl.balance.opening import open_merges
+from unlearn_pl.commands.merge import merge
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.models.load import load_base, load_skeleton, load_tokenizer, quantisation, refuse_quantised
+from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
 
 State = dict[str, Tensor]
 
@@ -154,3 +160,34 @@ def test_a_skeleton_tells_it_too(base_folder: str, tmp_path: Path) -> None:
     settings = {"quant_method": "gptq", "bits": 4}
     folder = changed(base_folder, tmp_path / "base", lambda state: state, quantization_config=settings)
     assert quantisation(load_skeleton(folder)) == "gptq 4 bit"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_starts_from_a_broken_base(
+    tiny_model: Callable[[], LlamaForCausalLM],
+    tokenizer: PreTrainedTokenizerFast,
+    base_folder: str,
+    tmp_path: Path,
+    value: float,
+) -> None:
+    """A fit, a merged model or a search; an evaluation measures what such a model is worth."""
+    model, adapters = tiny_model(), [str(tmp_path / name) for name in "ab"]
+    for folder in adapters:
+        adapted = attach_lora(tiny_model(), Lora(rank=2), seed=1)
+        shake(adapted)
+        save_adapter(adapted, folder)
+    with torch.no_grad():
+        model.model.layers[1].self_attn.q_proj.weight[0, 0] = value
+    model.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    broken = str(tmp_path / "broken")
+    message = (
+        r"^base: 1 of its 21 tensors hold NaN or infinite numbers \(first model.layers.1.self_attn.q_proj.weight\)"
+    )
+    with pytest.raises(InputError, match=message):
+        module(broken).configure_model()
+    with pytest.raises(InputError, match=message):
+        merge(broken, adapters, method="cat", save_model=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match=message):
+        open_merges(load_base(broken), tokenizer, adapters, EvaluationInputs([], [], [], [], []), EvaluationOptions())

@@ -162,6 +162,15 @@ def test_an_adapter_that_changes_the_base_is_not_trained(
         open_adapter(tiny_model(), tmp_path / "adapter", trainable=True)
 
 
+@pytest.mark.parametrize("name", ["vera", "ia3"])
+def test_other_kinds_than_lora_are_not_trained(tiny_model: Build, tmp_path: Path, name: str) -> None:
+    """The first checkpoint would fail on what they do not have: a rank and an alpha."""
+    kind, options = KINDS[name]
+    get_peft_model(tiny_model(), kind(task_type="CAUSAL_LM", **options)).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InputError, match=f"is of the kind {name.upper()}; only LoRA adapters can be trained on"):
+        open_adapter(tiny_model(), tmp_path / "adapter", trainable=True)
+
+
 def test_initial_factors_do_not_depend_on_types(tiny_model: Build) -> None:
     """Neither on the base's nor on the default that Lightning's `*-true` precisions set; they are PEFT's own."""
     hashes, kinds = set(), set()

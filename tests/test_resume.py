@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning_runs import module, objectives, trainer, write_rows
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from unlearn_pl.callbacks.progress import Throughput
@@ -265,3 +266,17 @@ def test_a_last_checkpoint_of_an_earlier_run_is_set_aside(base_folder: str, tmp_
     assert (last.parent / "earlier-last.ckpt").read_bytes() == second
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert sorted(path.name for path in last.parent.glob("*last*")) == ["earlier-last.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("more", [{"modules_to_save": ["embed_tokens"]}, {"trainable_token_indices": [3, 4]}])
+def test_what_an_adapter_holds_besides_its_factors_is_no_part_of_the_base(
+    base_folder: str, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """Otherwise each step makes it another base, with which no fit can go on."""
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **more)
+    get_peft_model(base, config).save_pretrained(tmp_path / "start", save_embedding_layers=False)
+    model = {"adapter": str(tmp_path / "start"), "warmup": 0}  # so that the first step is one
+    whole = run(base_folder, tmp_path, saved=tmp_path / "all", model=model)
+    resumed = run(base_folder, tmp_path, ckpt=tmp_path / "all/07-batch.ckpt", model=model)
+    assert_same(whole, resumed, str(more))

@@ -69,6 +69,41 @@ def test_an_adapters_tokenizer_must_be_named(
     assert same_tokens(find_tokenizer(base_folder, [adapter]), tokenizer)
 
 
+def test_an_adapters_tokenizer_may_end_answers_otherwise(
+    base_folder: str, adapter: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """As a chat model's does beside its base's. A pad token or a template of its own changes no measurement."""
+    other = copy.deepcopy(tokenizer)
+    other.pad_token, other.chat_template, other.model_max_length = "~", "{{ messages }}", 77
+    other.save_pretrained(adapter)
+    assert find_tokenizer(base_folder, [adapter]).eos_token == tokenizer.eos_token
+    other.eos_token = "^"
+    other.save_pretrained(adapter)
+    with pytest.raises(InputError, match=r"^--tokenizer: .* \(its answers end with '\^' and not '"):
+        find_tokenizer(base_folder, [adapter])
+
+
+def test_a_reference_may_have_fewer_embeddings(
+    tiny_model: Build, base_folder: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    small = tiny_model()
+    small.resize_token_embeddings(len(tokenizer) - 300)
+    small.save_pretrained(tmp_path / "small")
+    tokenizer.save_pretrained(tmp_path / "small")
+    rows = write_rows(tmp_path, forget=2, retain=2)
+    with pytest.raises(
+        InputError, match=rf"^--reference: token '.*': token id .* is beyond the {len(tokenizer) - 300} rows"
+    ):
+        evaluate(
+            base_folder,
+            EvaluationData(str(rows["forget"]), str(rows["retain"])),
+            str(tmp_path / "out"),
+            generation=Generation(max_new_tokens=2),
+            reference=str(tmp_path / "small"),
+            device="cpu",
+        )
+
+
 def test_a_fit_takes_the_tokenizer_from_one_place(base_folder: str, adapter: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--data.tokenizer: .* holds another tokenizer"):
         module(base_folder, adapter=adapter).tokenizer  # noqa: B018

@@ -20,11 +20,10 @@ from transformers import (
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.forward import position_limit
 from unlearn_pl.evaluation.generation import Generation, Prompt, generate, generate_greedy
-from unlearn_pl.evaluation.halves import Halves
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.evaluation.network import Network
 from unlearn_pl.evaluation.token_scores import CLOSE_CALL
-from unlearn_pl.evaluation.trial import trial_rows, tried
+from unlearn_pl.evaluation.trial import tried
 from unlearn_pl.models.rope import switch_length
 
 PROMPTS = ["Anna Quill", "What is the name of the painter?", "The capital of France is"]
@@ -140,10 +139,3 @@ def test_limits_of_a_model() -> None:
     )
     phi = Phi3ForCausalLM(config)
     assert (position_limit(phi), switch_length(phi)) == (256, 64)
-
-
-def test_a_configuration_may_name_several_tokens_of_one_kind(tiny_model: Callable[[], LlamaForCausalLM]) -> None:
-    model = tiny_model()
-    model.config.eos_token_id = [0, 5]
-    used = {token for row in trial_rows(Halves(model)) for token in row}
-    assert used.isdisjoint({0, 5})

@@ -15,6 +15,7 @@ from unlearn_pl.evaluation.ranks import Progress
 from unlearn_pl.merging.adapters import check_base
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.merging.parents import PREFIX, read_parents
+from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.load import refuse_quantised
 
 
@@ -58,6 +59,7 @@ def open_merges(
 ) -> Opened:
     """``base`` (moved to ``device``) ready to be scored with merges of the two ``adapters`` (folders)."""
     refuse_quantised(base, "scoring a merge in the base's weights")
+    refuse_broken(base, "the score of a merge")
     path = open_path(base, adapters, seed)
     base.to(device or base.device)
     return Opened(base, path, MergeScorer(base, tokenizer, path.order, inputs, options, progress))

@@ -127,6 +127,7 @@ def evaluate(
         hashes |= {"adapter": None if adapter is None else sha256_of(adapter), **sources}
         if reference is not None:
             with base() as original:  # type: ignore[misc]
+                guard_ids(original, cutter, "--reference: ")
                 hashes["reference"] = model_hash(original)
         made_with = [provenance()["versions"], code_hash(), hashes["tokenizer"], place.type, dtype]
         parts = Parts(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))

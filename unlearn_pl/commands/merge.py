@@ -14,6 +14,7 @@ from unlearn_pl.merging.factors import delta_angle, delta_norm, sign_conflict
 from unlearn_pl.merging.merged import norm
 from unlearn_pl.merging.methods import MergeSettings, merge_settings
 from unlearn_pl.merging.parents import read_parents
+from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.load import load_base, load_skeleton, refuse_quantised
 from unlearn_pl.models.tokenizer import FILES, find_tokenizer
 
@@ -104,6 +105,7 @@ def merge(
     else:
         model = load_base(base, dtype or "float32", trust_remote_code)
         refuse_quantised(model, "--save-model")
+        refuse_broken(model, "--save-model")
     merged = merge_parents(model, parents, settings)
     save_merged(merged, output, save_model, model, cutter, overwrite, beside_adapter=tokenizer is not None)
     print(summary(merged))

@@ -14,6 +14,7 @@ from unlearn_pl.evaluation.forward import evaluating
 from unlearn_pl.evaluation.halves import Halves
 from unlearn_pl.evaluation.lines import Lines
 from unlearn_pl.evaluation.own_generate import generate_alone
+from unlearn_pl.models.causal import refuse_reading_ahead
 from unlearn_pl.models.forward import causal_model, text_config
 
 # Rows of the trial, and how many tokens each is continued by. The longest is the last but one: padding on both sides.
@@ -48,7 +49,7 @@ TRIALS: "WeakKeyDictionary[nn.Module, tuple[object, Trial]]" = WeakKeyDictionary
 def tried(model: nn.Module) -> Trial:
     """The trial of a model, made once for each type and place of its weights. Warns if a way does not hold.
 
-    Raises InputError if the model cannot generate at all.
+    Raises InputError if the model cannot generate at all, or reads ahead.
     """
     causal = causal_model(model)
     weight = causal.get_input_embeddings().weight
@@ -61,6 +62,7 @@ def tried(model: nn.Module) -> Trial:
 
 
 def _try(network: Halves) -> Trial:
+    refuse_reading_ahead(network.model)
     rows = trial_rows(network)
     own = [generate_alone(network.model, row, NEW, frozenset()) for row in rows]
     tokens, wanted = [found[0] for found in own], [found[1] for found in own]

@@ -17,6 +17,14 @@ def refuse_kind(config: PeftConfig, where: str) -> None:
         raise InputError(f"{where} is active after some tokens only (alora_invocation_tokens), which is not supported")
 
 
+def refuse_untrainable(config: PeftConfig, where: str) -> None:
+    """Raise InputError for an adapter that is measured rightly but not trained on: checkpoints and merges take LoRA."""
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if kind != "LORA":
+        raise InputError(f"{where} is of the kind {kind}; only LoRA adapters can be trained on")
+    refuse_changed_base(config, where)
+
+
 def base_change(config: PeftConfig) -> str | None:
     """What of the base model an adapter changes even while it is off; None if nothing."""
     bias = getattr(config, "bias", "none")

@@ -18,6 +18,7 @@ UNUSED = re.compile(
     r"|attention\.(bias|masked_bias))$"
     r"|(^|\.)(vision_tower|vision_model|visual|audio_tower|multi_modal_projector|mm_projector|mtp|v_head)\."
 )
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 REPORT = logging.getLogger("transformers.modeling_utils")
 
@@ -67,6 +68,18 @@ def rename(missing: list[str], surplus: list[str]) -> str | None:
         if prefixes and all(key.startswith(prefixes[0]) for key in surplus):
             return f"take {prefixes[0]!r} off the beginning of its tensors' names, and save it again"
     return None
+
+
+def refuse_broken(model: nn.Module, what: str) -> None:
+    """Raise InputError if a weight of the base ``model`` is NaN or infinite: ``what`` (such as ``--save-model``) would
+    only hand it on. The measures of `evaluate` tell such a model by themselves."""
+    weights = {name: weight for name, weight in model.named_parameters() if weight.dtype in PLAIN}
+    broken = [name for name, weight in weights.items() if not (weight.sum().isfinite() or weight.isfinite().all())]
+    if broken:
+        raise InputError(
+            f"base: {len(broken)} of its {len(weights)} tensors hold NaN or infinite numbers (first {broken[0]}), "
+            f"from which {what} cannot start"
+        )
 
 
 def check_values(

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.files import new_folder, write_json
-from unlearn_pl.models.adapter_kind import refuse_changed_base, refuse_kind
+from unlearn_pl.models.adapter_kind import refuse_kind, refuse_untrainable
 from unlearn_pl.models.arrival import check_values, refuse_partial_adapter
 from unlearn_pl.models.forward import parts_beside_text
 from unlearn_pl.models.load import quantisation
@@ -196,7 +196,7 @@ def open_adapter(model: PreTrainedModel, folder: str | Path, trainable: bool = F
         refuse_kind(config, where)
         use_layers(config, model)
         if trainable:
-            refuse_changed_base(config, where)
+            refuse_untrainable(config, where)
         renamed = getattr(model, "_checkpoint_conversion_mapping", {})
         weights = load_peft_weights(str(folder), device="cpu", key_mapping=renamed)
         check_values(where, weights, base, getattr(config, "modules_to_save", None))

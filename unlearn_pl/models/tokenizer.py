@@ -34,7 +34,7 @@ def find_tokenizer(
     for folder in adapters:
         if any((Path(folder) / name).is_file() for name in FILES):
             own = load_from(AutoTokenizer, str(folder), "tokenizer", trust_remote_code=trust_remote_code)
-            if not same_tokens(tokenizer, own):
+            if not same_tokens(tokenizer, own) or own.eos_token not in (None, tokenizer.eos_token):
                 raise InputError(
                     f"{flag}: {folder} holds another tokenizer than {base} ({difference(tokenizer, own)}); "
                     f"give {flag} {folder} if the adapter was trained with it, {flag} {base} if not"
@@ -55,8 +55,11 @@ def difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> 
             return f"id {others[token]} is the token {token!r}, which that lacks"
         if ids[token] != others[token]:
             return f"the token {token!r} has the id {others[token]} and not {ids[token]}"
-    missing = sorted(ids.keys() - others.keys(), key=ids.__getitem__)
-    return f"it lacks the token {missing[0]!r}" if missing else "it cuts text elsewhere"
+    if missing := sorted(ids.keys() - others.keys(), key=ids.__getitem__):
+        return f"it lacks the token {missing[0]!r}"
+    if one.eos_token != other.eos_token:
+        return f"its answers end with {other.eos_token!r} and not {one.eos_token!r}"
+    return "it cuts text elsewhere"
 
 
 def check_ids(model: nn.Module, rows: Iterable[Sequence[int]], what: str) -> None:
@@ -66,15 +69,16 @@ def check_ids(model: nn.Module, rows: Iterable[Sequence[int]], what: str) -> Non
         raise InputError(beyond(model, highest, what))
 
 
-def guard_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let ``model`` raise InputError instead of an error of its embedding, where the tokenizer has ids beyond that."""
+def guard_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, where: str = "") -> None:
+    """Let ``model`` raise InputError, beginning with ``where``, instead of an error of its embedding, where the
+    tokenizer has ids beyond that."""
     rows = embedding_rows(model)
     names = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
 
     def check(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         highest = int(inputs[0].max()) if inputs and inputs[0].numel() else 0
         if highest >= rows:
-            raise InputError(beyond(model, highest, f"token {names.get(highest)!r}"))
+            raise InputError(beyond(model, highest, f"{where}token {names.get(highest)!r}"))
 
     if names:
         causal_model(model).get_input_embeddings().register_forward_pre_hook(check)

@@ -121,7 +121,7 @@ def cache_key(
     }
     digest.update(facts_hash(facts).encode())
     for name, weight in causal_model(model).named_parameters():
-        if "lora_" not in name:
+        if "lora_" not in name and not weight.requires_grad:
             digest.update(f"{name.replace('.base_layer', '')} {weight.dtype} {tuple(weight.shape)}".encode())
             digest.update(np.ascontiguousarray(to_numpy(weight.detach().cpu())).data)
     return digest.hexdigest()

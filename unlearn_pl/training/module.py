@@ -21,6 +21,7 @@ from unlearn_pl.evaluation.decoding import continue_batch
 from unlearn_pl.evaluation.forward import evaluating, rooms
 from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids, warn_of_ignored
 from unlearn_pl.evaluation.network import Network
+from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.load import DTYPES, load_base
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
 from unlearn_pl.models.padding import check_padding
@@ -143,6 +144,7 @@ class UnlearningModule(LightningModule):
         if hasattr(self, "model"):  # Lightning calls this hook for every entry point
             return
         base = load_base(self.base, self.dtype_name, self.trust_remote_code)
+        refuse_broken(base, "an adapter")
         self.model = (
             open_adapter(base, self.adapter, trainable=True)
             if self.adapter

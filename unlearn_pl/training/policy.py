@@ -3,6 +3,7 @@
 import torch
 from peft import PeftModel
 
+from unlearn_pl.models.causal import refuse_reading_ahead
 from unlearn_pl.models.forward import causal_model, check_head
 from unlearn_pl.models.gated import enable_gated
 from unlearn_pl.models.packing import enable_packing
@@ -10,8 +11,9 @@ from unlearn_pl.models.packing import enable_packing
 
 def prepare_policy(model: PeftModel, gradient_checkpointing: bool = False) -> bool:
     """Put ``model`` into training mode, its rows packed and its feed-forward blocks gated where that is exact; False if
-    its rows cannot be packed. Raises InputError if its vocabulary head is not plain and frozen."""
+    its rows cannot be packed. Raises InputError if it reads ahead, or its vocabulary head is not plain and frozen."""
     model.eval()  # both trials compare two forwards, which dropout would make differ
+    refuse_reading_ahead(model)
     check_head(model)
     packed = enable_packing(model)
     enable_gated(model)

@@ -31,12 +31,13 @@ def facts_of(checkpoint: Mapping[str, Any], path: object = "the checkpoint") -> 
 
 
 def base_hash(model: PeftModel) -> str:
-    """Hash of the base model: its weights and what of its configuration tells how they are used."""
+    """Hash of the base model: its weights and what of its configuration tells how they are used. What is trained is not
+    of it: an adapter may hold embeddings and whole modules too."""
     causal, digest = causal_model(model), hashlib.sha256()
     config = {k: v for k, v in causal.config.to_dict().items() if not k.startswith("_") and k not in UNTOLD}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in causal.named_parameters():
-        if "lora_" not in name:
+        if "lora_" not in name and not weight.requires_grad:
             digest.update(f"{name.replace('.base_layer', '')} {weight.dtype} {tuple(weight.shape)}".encode())
             digest.update(np.ascontiguousarray(to_numpy(weight.detach().cpu())).data)
     return digest.hexdigest()
