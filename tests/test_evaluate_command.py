@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from unlearn_pl.__main__ import main
 from unlearn_pl.analysis.figures import plot_terms
 from unlearn_pl.commands import evaluate as command
 from unlearn_pl.commands.evaluate import evaluate
@@ -196,6 +199,53 @@ def test_another_scaling_is_another_model(base_folder: str, data: EvaluationData
     assert first[0] != second[0]
     assert first[1] != second[1]
     assert second == evaluated(tmp_path / "fresh")
+
+
+def test_a_stopped_evaluation_says_how_to_go_on(
+    base_folder: str,
+    data: EvaluationData,
+    extras: tuple[Membership, Choice],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By SIGTERM among the documents: the last line is true, and the same command then gives the same bytes, also over
+    what a process leaves that is killed while it writes the results."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    options = [f"--data.forget={data.forget}", f"--data.retain={data.retain}", "--generation.max_new_tokens=6"]
+    options += [f"--membership.nonmember={extras[0].nonmember}", "--device=cpu", f"--model={base_folder}"]
+
+    def told(line: str) -> None:
+        if line.startswith(stopped_at):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def run(folder: Path) -> None:
+        monkeypatch.setattr("sys.argv", ["unlearn-pl", "evaluate", *options, f"--output={folder}"])
+        main()
+
+    def stopped() -> str:
+        with pytest.raises(SystemExit) as end:
+            run(out)
+        assert end.value.code == 143
+        return capsys.readouterr().err.splitlines()[-1]
+
+    monkeypatch.setattr(command, "_tell", told)
+    monkeypatch.setattr(command, "load_base", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert stopped() == "unlearn-pl: stopped by SIGTERM; nothing of it was kept: run the same command again"
+    monkeypatch.setattr(command, "load_base", load_base)
+    stopped_at = "membership"
+    kept = f"what was finished is in {out / 'parts'}: run the same command again, it goes on from there"
+    assert stopped() == f"unlearn-pl: stopped by SIGTERM; {kept}"
+    stopped_at = "never"
+    run(whole)
+    for left in ("samples.jsonl", f".results.json.{'0' * 32}"):
+        shutil.copy(whole / "samples.jsonl", out / left)
+    run(out)
+    assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert (out / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        run(out)
+    assert f"--output: {out} exists already" in capsys.readouterr().err
 
 
 def test_a_source_that_is_no_file_is_hashed_by_its_rows() -> None:
