@@ -328,9 +328,15 @@ def test_a_model_of_nan_is_called_broken(
     with pytest.warns(UserWarning, match="have no finite loss"):
         evaluate(str(tmp_path / "nan"), data, str(tmp_path / "out"), None, *extras, generation=SHORT, device="cpu")
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    for name in ("membership_auc", "membership_score", "aggregate"):
+    for name in ("membership_auc", "membership_score", "mmlu", "aggregate"):
         assert found[name] is None
     assert found["scores"]["forget/verbatim_probability"]["value"] is None
+    assert found["choice"] == {
+        "average": None, "macro": None, "subjects": {"art": None}, "questions": 2, "shortened": 0
+    }  # fmt: skip
+    for name in ("choice/micro", "choice/macro"):
+        assert (found["scores"][name]["value"], found["scores"][name]["n"]) == (None, 0)
+    assert any(note.startswith("broken model: 2 of 2 questions have no finite logits") for note in found["notes"])
     assert found["verdicts"]["loss"].startswith("broken model: 2 of 2 documents have no finite loss")
     assert "note: broken model: " in capsys.readouterr().out
 
