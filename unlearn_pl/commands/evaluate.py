@@ -119,7 +119,7 @@ def evaluate(
     sources = data_hashes(data, options, inputs)
     other = None if retrained is None else read_retrained(retrained)
     if other is not None:
-        refuse_others(other, sources, options)
+        refuse_others(other, sources, data, options)
     with launched(place):
         cutter = find_tokenizer(model, [adapter] if adapter else [], tokenizer, trust_remote_code)
         if reference is not None:
