@@ -25,6 +25,7 @@ from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.models.load import load_base
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
+from unlearn_pl.stopping import Stopped
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -291,8 +292,17 @@ def test_lm_eval_that_fails_leaves_all_other_results(
         f"--harness.tasks: lm-eval failed (ConnectionError: no network); the rest is done: {out}"
     )
     assert "harness" not in json.loads((out / "results.json").read_text())
-    monkeypatch.setattr(command, "run_harness", lambda *args, **options: {"mmlu": {"acc,none": 0.5}})
+
+    def is_stopped(*args: object, **options: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(command, "run_harness", is_stopped)
     again = Harness(tasks=["mmlu"])
+    with pytest.raises(Stopped) as stop:
+        evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)
+    kept = f"all but lm-eval's scores is in {out}: run the same command again, with --overwrite"
+    assert str(stop.value) == f"stopped by SIGTERM; {kept}"
+    monkeypatch.setattr(command, "run_harness", lambda *args, **options: {"mmlu": {"acc,none": 0.5}})
     evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)
     assert json.loads((out / "results.json").read_text())["harness"] == {"mmlu": {"acc,none": 0.5}}
 
