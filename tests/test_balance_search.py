@@ -217,6 +217,27 @@ def test_a_merge_that_breaks_the_model_is_no_crossing(path):
     assert (facts["aggregate"], facts["membership_auc"], facts["membership_score"]) == (None, None, None)
 
 
+def test_a_merge_without_answers_to_questions_breaks_the_model_too(path):
+    """Its losses are finite, so that only scoring shows it: it is not chosen, and the adapters alone remain."""
+    scorer = MadeUp(path)
+    real = scorer.scores
+
+    def scores(deltas, losses=None):
+        found = real(deltas, losses)
+        broken = 0.2 < scorer.share(deltas) < 0.8
+        return Scores([math.nan] * 2 * COUNT, found.task_aggregate, None, found.terms) if broken else found
+
+    scorer.scores = scores
+    found = run(path, scorer, methods=["cat"], scales=[1.0], splits=1)
+    assert not found["crosses"]
+    assert found["chosen"]["mix"] in (0, 1)
+    assert [point["aggregate_calibration"] for point in found["path"] if point["auc"] is None] == [None]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    scorer.scores = lambda deltas, losses=None: Scores([math.nan] * 2 * COUNT, 0.5, None)
+    with pytest.raises(InputError, match=r"--adapters: with the over-forgetting adapter alone .* logits of questions"):
+        run(path, scorer)
+
+
 def test_methods_and_densities_make_paths_of_their_own(path):
     options = BalanceOptions(methods=["cat", "ties", "magnitude_prune"], scales=[1.0], densities=[0.5, 0.9])
     assert [(ray.method, ray.density) for ray in options.rays()] == [

@@ -117,7 +117,7 @@ def test_attacks_on_a_broken_model(model, tokenizer, broken: Callable) -> None: 
 
 @pytest.mark.parametrize("broken", BREAKS)
 def test_choices_of_a_broken_model(model, tokenizer, broken: Callable) -> None:  # type: ignore[no-untyped-def, type-arg]
-    """The letter of each question alone, the first of those that are NaN; every question counts."""
+    """The letter of each question alone; without finite logits it has no outcome, and then there is no accuracy."""
     with torch.no_grad():
         broken(model)
     topic = subject("Кто?", "🎉?", "a?", "7?", "東京?")
@@ -125,10 +125,13 @@ def test_choices_of_a_broken_model(model, tokenizer, broken: Callable) -> None: 
     for question in topic.questions:
         ids = tokenizer(topic.prompt(question, 2), return_tensors="pt").input_ids
         with torch.no_grad():
-            right.append(int(model(input_ids=ids).logits[0, -1, letter_ids(tokenizer)].argmax()) == 1)
+            logits = model(input_ids=ids).logits[0, -1, letter_ids(tokenizer)]
+        right.append(int(logits.argmax()) == 1 if logits.isfinite().all() else None)
     for batch_size in (1, 3, 16):
         found = answer_choices(model, tokenizer, [topic], Choice(shots=2, batch_size=batch_size))
         assert (found["right"], found["questions"]) == (right, 5)
+        known = None if None in right else sum(right) / 5
+        assert (found["average"], found["macro"], found["subjects"]) == (known, known, {topic.name: known})
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

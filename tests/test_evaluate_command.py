@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from unlearn_pl.__main__ import main
 from unlearn_pl.analysis.figures import plot_terms
 from unlearn_pl.commands import evaluate as command
 from unlearn_pl.commands.evaluate import evaluate
@@ -22,6 +25,7 @@ from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.models.load import load_base
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
+from unlearn_pl.stopping import Stopped
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -198,6 +202,53 @@ def test_another_scaling_is_another_model(base_folder: str, data: EvaluationData
     assert second == evaluated(tmp_path / "fresh")
 
 
+def test_a_stopped_evaluation_says_how_to_go_on(
+    base_folder: str,
+    data: EvaluationData,
+    extras: tuple[Membership, Choice],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By SIGTERM among the documents: the last line is true, and the same command then gives the same bytes, also over
+    what a process leaves that is killed while it writes the results."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    options = [f"--data.forget={data.forget}", f"--data.retain={data.retain}", "--generation.max_new_tokens=6"]
+    options += [f"--membership.nonmember={extras[0].nonmember}", "--device=cpu", f"--model={base_folder}"]
+
+    def told(line: str) -> None:
+        if line.startswith(stopped_at):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def run(folder: Path) -> None:
+        monkeypatch.setattr("sys.argv", ["unlearn-pl", "evaluate", *options, f"--output={folder}"])
+        main()
+
+    def stopped() -> str:
+        with pytest.raises(SystemExit) as end:
+            run(out)
+        assert end.value.code == 143
+        return capsys.readouterr().err.splitlines()[-1]
+
+    monkeypatch.setattr(command, "_tell", told)
+    monkeypatch.setattr(command, "load_base", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert stopped() == "unlearn-pl: stopped by SIGTERM; nothing of it was kept: run the same command again"
+    monkeypatch.setattr(command, "load_base", load_base)
+    stopped_at = "membership"
+    kept = f"what was finished is in {out / 'parts'}: run the same command again, it goes on from there"
+    assert stopped() == f"unlearn-pl: stopped by SIGTERM; {kept}"
+    stopped_at = "never"
+    run(whole)
+    for left in ("samples.jsonl", f".results.json.{'0' * 32}"):
+        shutil.copy(whole / "samples.jsonl", out / left)
+    run(out)
+    assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert (out / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        run(out)
+    assert f"--output: {out} exists already" in capsys.readouterr().err
+
+
 def test_a_source_that_is_no_file_is_hashed_by_its_rows() -> None:
     assert command.source_hash("hf:some/name", ["a"]) == command.source_hash("hf:other/name", ["a"])
     assert command.source_hash("hf:some/name", ["a"]) != command.source_hash("hf:some/name", ["b"])
@@ -241,8 +292,17 @@ def test_lm_eval_that_fails_leaves_all_other_results(
         f"--harness.tasks: lm-eval failed (ConnectionError: no network); the rest is done: {out}"
     )
     assert "harness" not in json.loads((out / "results.json").read_text())
-    monkeypatch.setattr(command, "run_harness", lambda *args, **options: {"mmlu": {"acc,none": 0.5}})
+
+    def is_stopped(*args: object, **options: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(command, "run_harness", is_stopped)
     again = Harness(tasks=["mmlu"])
+    with pytest.raises(Stopped) as stop:
+        evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)
+    kept = f"all but lm-eval's scores is in {out}: run the same command again, with --overwrite"
+    assert str(stop.value) == f"stopped by SIGTERM; {kept}"
+    monkeypatch.setattr(command, "run_harness", lambda *args, **options: {"mmlu": {"acc,none": 0.5}})
     evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)
     assert json.loads((out / "results.json").read_text())["harness"] == {"mmlu": {"acc,none": 0.5}}
 
@@ -278,9 +338,15 @@ def test_a_model_of_nan_is_called_broken(
     with pytest.warns(UserWarning, match="have no finite loss"):
         evaluate(str(tmp_path / "nan"), data, str(tmp_path / "out"), None, *extras, generation=SHORT, device="cpu")
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    for name in ("membership_auc", "membership_score", "aggregate"):
+    for name in ("membership_auc", "membership_score", "mmlu", "aggregate"):
         assert found[name] is None
     assert found["scores"]["forget/verbatim_probability"]["value"] is None
+    assert found["choice"] == {
+        "average": None, "macro": None, "subjects": {"art": None}, "questions": 2, "shortened": 0
+    }  # fmt: skip
+    for name in ("choice/micro", "choice/macro"):
+        assert (found["scores"][name]["value"], found["scores"][name]["n"]) == (None, 0)
+    assert any(note.startswith("broken model: 2 of 2 questions have no finite logits") for note in found["notes"])
     assert found["verdicts"]["loss"].startswith("broken model: 2 of 2 documents have no finite loss")
     assert "note: broken model: " in capsys.readouterr().out
 

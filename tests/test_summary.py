@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from unlearn_pl.data.records import Record, kind_of_id
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.entries import Scores
-from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.membership_scores import verdicts
 from unlearn_pl.evaluation.metrics import BY_NAME
@@ -270,19 +270,23 @@ def test_a_model_against_itself(tmp_path: Path) -> None:
 def test_a_retrained_model_measured_on_other_rows_is_refused() -> None:
     """By the hashes in its results, and by the settings that change its numbers."""
     hashes = {"truth_forget": "a", "nonmember": "b", "member": None, "forget": "c"}
-    config = {"truth": {"eos": True}, "membership": {"tasks": None, "min_k_share": 0.2}}
-    other = Retrained({}, {}, hashes, config)
-    refuse_others(other, hashes, OPTIONS)
-    refuse_others(other, {}, OPTIONS)
+    config: dict[str, dict[str, Any]] = {"truth": {"eos": True}, "membership": {"tasks": None, "min_k_share": 0.2}}
+    config["data"] = {"documents_per_task": 2, "columns": None}
+    other, data = Retrained({}, {}, hashes, config), EvaluationData("f", "r", documents_per_task=2)
+    refuse_others(other, hashes, data, OPTIONS)
+    refuse_others(other, {}, data, OPTIONS)
+    with pytest.raises(InputError, match=r"^--retrained: was measured with --data.documents_per_task=2, not None"):
+        refuse_others(other, hashes, EvaluationData("f", "r"), OPTIONS)
+    refuse_others(other, {"truth_forget": "a"}, EvaluationData("f", "r"), OPTIONS)  # the members do not matter
     for name, what in (
         ("truth_forget", "--truth.forget"),
         ("nonmember", "--membership.nonmember"),
         ("forget", "--data"),
     ):
         with pytest.raises(InputError, match=f"^--retrained: was measured on another {what}"):
-            refuse_others(other, hashes | {name: "x"}, OPTIONS)
+            refuse_others(other, hashes | {name: "x"}, data, OPTIONS)
     with pytest.raises(InputError, match=r"^--retrained: was measured with --membership.min_k_share=0.2, not 0.4"):
-        refuse_others(other, hashes, EvaluationOptions(Membership(nonmember="n", min_k_share=0.4)))
+        refuse_others(other, hashes, data, EvaluationOptions(Membership(nonmember="n", min_k_share=0.4)))
 
 
 def test_a_broken_model_has_no_membership_score() -> None:

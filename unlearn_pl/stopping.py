@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -37,6 +37,16 @@ class Stopped(BaseException):
 
     def __str__(self) -> str:
         return f"stopped by {self.name}{self.where}; {self.advice}"
+
+
+@contextmanager
+def advising(advice: Callable[[], str | None]) -> Iterator[None]:
+    """Inside the block a stop's last line tells how to go on by ``advice``, asked when it comes; None is the usual."""
+    try:
+        yield
+    except Stopped as stop:
+        stop.advice = advice() or stop.advice
+        raise
 
 
 class StopSignals:

@@ -147,4 +147,6 @@ class MergeScorer:
         ).results
         if results["task_aggregate"] is None:
             raise InputError(f"--data: no Task Aggregate to judge merges by: {'; '.join(results['notes'])}")
+        if self.inputs.subjects and results["mmlu"] is None:  # finite losses, but no finite answers
+            losses = [math.nan] * len(losses)
         return Scores(losses, results["task_aggregate"], results["mmlu"], results["terms"])

@@ -117,6 +117,8 @@ class BalanceSearch:
         candidates = reached or [*map(self.nearest, self.options.rays()), Point(0.0), Point(1.0)]
         for point in candidates:
             self.score(point)
+        if reached and not (reached := [point for point in reached if math.isfinite(self.auc(point))]):
+            candidates = [Point(0.0), Point(1.0)]  # no merge answers questions
         chosen = max(candidates, key=self.worth)
         if self.options.groups > 1 and reached:
             chosen = self.improve_groups(chosen)
@@ -127,10 +129,10 @@ class BalanceSearch:
     def ends(self) -> list[Scores]:
         """Scores of the two adapters alone. Raises InputError if one of them breaks the model."""
         for name, point in (("over", Point(0.0)), ("under", Point(1.0))):
-            if not math.isfinite(self.auc(point)):
+            if not (math.isfinite(self.auc(point)) and math.isfinite(self.worth(point))):
                 raise InputError(
-                    f"--adapters: with the {name}-forgetting adapter alone the losses of documents are not finite; "
-                    "it breaks the model"
+                    f"--adapters: with the {name}-forgetting adapter alone the losses of documents, or the logits of "
+                    "questions, are not finite; it breaks the model"
                 )
         return [self.score(Point(mix)) for mix in (0.0, 1.0)]
 
@@ -157,13 +159,15 @@ class BalanceSearch:
             losses = self.losses(point)
             known = self.known[point.identity][1]
             self.scored[point] = known or self.scorer.scores(self.path.merge(point)[0], losses)
-            self.known[point.identity] = losses, self.scored[point]
+            self.measured[point] = self.scored[point].losses  # not finite if its answers to questions are not
+            self.known[point.identity] = self.measured[point], self.scored[point]
             self.tell(f"{named(point)}: Aggregate on the calibration half {self.worth(point):.3f}")
         return self.scored[point]
 
     def worth(self, point: Point) -> float:
-        """What is to be as large as possible: the aggregate on the calibration half."""
-        return self.score(point).aggregate(self.auc(point))
+        """What is to be as large as possible: the aggregate on the calibration half; endlessly bad if broken."""
+        scores, auc = self.score(point), self.auc(point)
+        return scores.aggregate(auc) if math.isfinite(auc) else -math.inf
 
     # --- searching ---
 
@@ -244,8 +248,8 @@ class BalanceSearch:
             "holdout_auc": None if broken else holdout,
             "task_aggregate": None if scores is None else scores.task_aggregate,
             "mmlu": None if scores is None else scores.mmlu,
-            "aggregate_calibration": None if scores is None else scores.aggregate(calibration),
-            "aggregate_holdout": None if scores is None else scores.aggregate(holdout),
+            "aggregate_calibration": None if scores is None or broken else scores.aggregate(calibration),
+            "aggregate_holdout": None if scores is None or broken else scores.aggregate(holdout),
             "terms": None if scores is None else scores.terms,
         }
 

@@ -135,7 +135,7 @@ def timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     return result, time.perf_counter() - began
 
 
-def own_letters(model: nn.Module, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[Subject]) -> list[str]:
+def own_letters(model: nn.Module, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[Subject]) -> list[str | None]:
     """The letters behind the outcomes that ``answer_choices`` gives."""
     rows = [fitting_prompt(model, tokenizer, subject, q)[0] for subject in subjects for q in subject.questions]
     with evaluating(model):
@@ -184,7 +184,7 @@ def generation_figures(done: Sequence[Round], work: Workload) -> dict[str, Any]:
     }
 
 
-def choice_figures(done: Sequence[Round], letters: Sequence[str], work: Workload) -> dict[str, Any]:
+def choice_figures(done: Sequence[Round], letters: Sequence[str | None], work: Workload) -> dict[str, Any]:
     """Questions with the same letter in every round (``letters`` are ours), and both ways' accuracy in the first."""
     asked = [question for subject in work.subjects for question in subject.questions]
     official = [one["choice"]["official"].results[0] for one in done]

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -38,9 +39,12 @@ from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.models.lora import reference as lora_reference
 from unlearn_pl.models.tokenizer import difference, find_tokenizer, guard_ids, same_tokens
 from unlearn_pl.provenance import provenance
+from unlearn_pl.stopping import advising
 
 # Folder of finished parts inside of the output folder.
 PARTS = "parts"
+# Names of what an interrupted evaluation leaves in the output folder: all but `results.json`, which comes last.
+LEFT = rf"{PARTS}|samples\.jsonl|\.(samples\.jsonl|results\.json)\.[0-9a-f]{{32}}"
 DEFAULTS = EvaluationOptions()
 NO_HARNESS = Harness()
 
@@ -115,7 +119,7 @@ def evaluate(
     sources = data_hashes(data, options, inputs)
     other = None if retrained is None else read_retrained(retrained)
     if other is not None:
-        refuse_others(other, sources, options)
+        refuse_others(other, sources, data, options)
     with launched(place):
         cutter = find_tokenizer(model, [adapter] if adapter else [], tokenizer, trust_remote_code)
         if reference is not None:
@@ -132,7 +136,8 @@ def evaluate(
         made_with = [provenance()["versions"], code_hash(), hashes["tokenizer"], place.type, dtype]
         parts = Parts(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
         work = Work(_tell if rank_and_count()[0] == 0 else None, parts)
-        evaluation = evaluate_model(network, cutter, inputs, options, work, base, other)
+        with advising(parts.advice):
+            evaluation = evaluate_model(network, cutter, inputs, options, work, base, other)
         if rank_and_count()[0] > 0:
             return
     config: dict[str, Any] = {"model": model, "adapter": adapter, "tokenizer": tokenizer, "reference": reference}
@@ -154,7 +159,8 @@ def _harness(
 ) -> dict[str, dict[str, float]]:
     """What lm-eval gives. Raises InputError, whatever went wrong: all other results are written by then."""
     try:
-        return run_harness(model, tokenizer, options, manager=manager)
+        with advising(lambda: f"all but lm-eval's scores is in {output}: run the same command again, with --overwrite"):
+            return run_harness(model, tokenizer, options, manager=manager)
     except Exception as error:  # of its tasks' own code, downloads and data sets: there is no common kind
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(
@@ -224,8 +230,8 @@ def _checked_arguments(
         raise InputError("--metrics: fluency needs --adapter or --reference, got neither")
     if dtype not in DTYPES:
         raise InputError(f"--dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
-    if Path(output).is_file() or not ({path.name for path in Path(output).glob("*")} <= {PARTS}):
-        refuse_existing(output, overwrite)  # but what an interrupted evaluation left is welcome
+    if Path(output).is_file() or not all(re.fullmatch(LEFT, path.name) for path in Path(output).glob("*")):
+        refuse_existing(output, overwrite)
     resolve(model)
     if reference is not None:
         with named("--reference"):

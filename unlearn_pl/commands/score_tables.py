@@ -35,7 +35,7 @@ def print_scores(results: dict[str, Any]) -> None:
         print(f"{attack} attack: {verdict}")
     if not results["counts"]["nonmember"]:
         print("note: no membership attack and no Aggregate without --membership.nonmember")
-    if results["mmlu"] is None:
+    if results["choice"] is None:
         print("note: no multiple choice and no Aggregate without --choice.folder")
     elif results["choice"]["shortened"]:
         print(f"note: {results['choice']['shortened']} questions were asked with fewer shots, as all did not fit")

@@ -133,25 +133,36 @@ def answer_choices(
 ) -> dict[str, Any]:
     """Accuracies in [0, 1]: ``average`` over all questions (the official one), ``macro`` over subjects, ``subjects``
     each; ``questions``, how many there were, ``shortened``, how many did not fit with all their shots and were asked
-    with fewer, and ``right``, the outcome of each question in order.
+    with fewer, and ``right``, the outcome of each question in order. An outcome is None where a broken model has no
+    finite logits; with one of these the accuracies that it would count in are None too.
     """
     letters = letter_ids(tokenizer)
     asked = [(subject, question) for subject in subjects for question in subject.questions]
     fitted = [fitting_prompt(model, tokenizer, subject, question) for subject, question in asked]
     with evaluating(model):
         chosen = choose_letters(Network(model), [row for row, _ in fitted], letters, choice.batch_size, work)
-    outcomes = [letter == question.answer for letter, (_, question) in zip(chosen, asked, strict=True)]
-    right: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    outcomes = [
+        None if letter is None else letter == question.answer
+        for letter, (_, question) in zip(chosen, asked, strict=True)
+    ]
+    right: dict[str, list[bool | None]] = {subject.name: [] for subject in subjects}
     for (subject, _), outcome in zip(asked, outcomes, strict=True):
-        right[subject.name].append(float(outcome))
+        right[subject.name].append(outcome)
+    by_subject = {name: accuracy(values) for name, values in right.items()}
     return {
-        "average": fmean(value for values in right.values() for value in values),
-        "macro": fmean(fmean(values) for values in right.values()),
-        "subjects": {name: fmean(values) for name, values in right.items()},
+        "average": accuracy(outcomes),
+        "macro": accuracy(list(by_subject.values())),
+        "subjects": by_subject,
         "questions": len(asked),
         "shortened": sum(used < len(subject.shots) for (_, used), (subject, _) in zip(fitted, asked, strict=True)),
         "right": outcomes,
     }
+
+
+def accuracy(outcomes: Sequence[float | None]) -> float | None:
+    """Their mean; None if one is None, since nothing is known of it."""
+    known = [float(outcome) for outcome in outcomes if outcome is not None]
+    return fmean(known) if len(known) == len(outcomes) else None
 
 
 def letter_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -19,8 +19,9 @@ LEAST_PREFIX = 16
 
 def choose_letters(
     network: Network, rows: Sequence[Sequence[int]], letters: Sequence[int], batch_size: int, work: Work | None = None
-) -> list[str]:
-    """For each row of token ids the letter whose token, of ``letters``, has the highest logit after it.
+) -> list[str | None]:
+    """For each row of token ids the letter whose token, of ``letters``, has the highest logit after it; None where one
+    of these is not finite, as of a broken model.
 
     The letter is that of the row alone: where two are within rounding of each other, the row is asked again by itself.
     Rows that follow each other and share their first tokens (the questions of a subject, with its shots) share the
@@ -35,7 +36,7 @@ def choose_letters(
             prefix_of[batches[-1][0]] = list(rows[group[0]][:length])
     held: tuple[list[int], Cache | None] = [], None
 
-    def compute(batch: Sequence[int]) -> list[str]:
+    def compute(batch: Sequence[int]) -> list[str | None]:
         nonlocal held
         prefix = prefix_of[batch[0]]
         if prefix != held[0]:
@@ -44,7 +45,9 @@ def choose_letters(
         for slot, unsure in enumerate(close_letters(logits, network.close_call)):
             if unsure:
                 logits[slot] = letter_logits(network, [rows[batch[slot]]], letters)[0]
-        return [LETTERS[place] for place in logits[:, : len(letters)].argmax(dim=-1).tolist()]
+        own = logits[:, : len(letters)]
+        places = zip(own.argmax(dim=-1).tolist(), own.isfinite().all(dim=-1).tolist(), strict=True)
+        return [LETTERS[place] if finite else None for place, finite in places]
 
     return map_batches(batches, compute, "choice, questions", work, [list(map(list, rows)), list(letters)])
 

@@ -30,6 +30,12 @@ class Parts:
         self.opened.add(name)
         return Part(self.folder, name, rank)
 
+    def advice(self) -> str | None:
+        """How a stopped evaluation goes on; None if nothing of it is kept."""
+        if not any(next(self.folder.glob(f"{name}-rank*.jsonl"), None) for name in self.opened):
+            return None
+        return f"what was finished is in {self.folder}: run the same command again, it goes on from there"
+
     def drop_others(self) -> None:
         """Delete the files of work that was not opened since: of other weights, data or settings."""
         for path in self.folder.glob("*-rank*.jsonl"):

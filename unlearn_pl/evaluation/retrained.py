@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationOptions
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions
 from unlearn_pl.evaluation.truth_ratio import AnswerLogprobs
 
 # settings of an evaluation that its numbers depend on, beside the sources
 SETTINGS = (("truth", "eos"), ("membership", "tasks"), ("membership", "min_k_share"))
+
+# and those that say which members come from the forget set
+READING = (("data", "documents_per_task"), ("data", "columns"))
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,9 @@ def logprobs_as_json(truth: Mapping[str, Sequence[AnswerLogprobs]]) -> dict[str,
     return {split: [row(one) for one in rows] for split, rows in truth.items()}
 
 
-def refuse_others(retrained: Retrained, hashes: Mapping[str, str | None], options: EvaluationOptions) -> None:
+def refuse_others(
+    retrained: Retrained, hashes: Mapping[str, str | None], data: EvaluationData, options: EvaluationOptions
+) -> None:
     """Raise InputError if the retrained model was measured on other truth rows or documents than this one, or in
     another way: their numbers cannot be compared."""
     shared = [name for name in ("truth_forget", "nonmember") if hashes.get(name) and retrained.hashes.get(name)]
@@ -70,8 +75,10 @@ def refuse_others(retrained: Retrained, hashes: Mapping[str, str | None], option
     for name in shared:
         if hashes.get(name) != retrained.hashes.get(name):
             raise InputError(f"--retrained: was measured on another {SOURCES[name]} than this model will be")
-    for section, name in SETTINGS if shared else ():
-        own, other = getattr(getattr(options, section), name), retrained.config[section][name]
+    settings = [*(SETTINGS if shared else ()), *(READING if "forget" in shared else ())]
+    for section, name in settings:
+        own = getattr(data if section == "data" else getattr(options, section), name)
+        other = retrained.config[section][name]
         if own != other:
             raise InputError(f"--retrained: was measured with --{section}.{name}={other}, not {own}")
 

@@ -136,9 +136,7 @@ def add_official(scores: Scores, results: Mapping[str, Any], groups: Groups, mea
         interval = harmonic_interval(list(values.values()), turned, list(units.values()), scores.resamples)
         scores.add("task_aggregate", metric, "higher", results["task_aggregate"], rows, interval)
     if measured.choice is not None:
-        right = [float(value) for value in measured.choice["right"]]
-        add_mean(scores, "choice/micro", "choice/micro", "retain", right, range(len(right)))
-        scores.add("choice/macro", BY_NAME["choice/macro"], "higher", measured.choice["macro"], len(right))
+        add_choice(scores, measured.choice)
     if results["aggregate"] is not None:
         sides = measured.sides["loss"]
         auc = auc_interval(sides.members, sides.nonmembers, scores.resamples)
@@ -146,6 +144,19 @@ def add_official(scores: Scores, results: Mapping[str, Any], groups: Groups, mea
         parts = [results[name] for name in ("task_aggregate", "membership_score", "mmlu")]
         value, interval = results["aggregate"], interval_of_mean(parts, intervals)
         scores.add("aggregate", BY_NAME["aggregate"], "higher", value, rows, interval)
+
+
+def add_choice(scores: Scores, choice: Mapping[str, Any]) -> None:
+    """The accuracies of the questions, None from a broken model."""
+    right = [float(value) for value in choice["right"] if value is not None]
+    if broken := len(choice["right"]) - len(right):
+        what = f"{broken} of {len(choice['right'])} questions have no finite logits"
+        scores.notes.append(f"broken model: {what}, so there is no multiple choice and no Aggregate")
+        for name in ("choice/micro", "choice/macro"):
+            scores.undefined(name, BY_NAME[name], "higher")
+        return
+    add_mean(scores, "choice/micro", "choice/micro", "retain", right, range(len(right)))
+    scores.add("choice/macro", BY_NAME["choice/macro"], "higher", choice["macro"], len(right))
 
 
 def add_mean(scores: Scores, name: str, metric: str, split: str, values: Sequence[float], units: Sequence[Any]) -> None:
