@@ -105,7 +105,7 @@ def test_what_is_known_by_heart_is_measured_as_known() -> None:
         assert scores[f"{split}/exact_memorization"]["value"] == scores[f"{split}/extraction_strength"]["value"] == 1
         assert scores[f"{split}/verbatim_probability"]["value"] > 0.9
         assert scores[f"{split}/perplexity"]["value"] < 1.1
-    assert results["truth_ratios"]["forget"][0] < 0.1
+    assert scores["forget/truth_ratio"]["value"] < 0.1
 
 
 def test_what_exceeds_the_positions_is_left_out_by_name(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -144,7 +144,7 @@ def test_what_exceeds_the_positions_is_left_out_by_name(tiny_model: Build, token
     left_out = [sample for sample in samples if sample["id"] in ("longqa0", "widesc1")]
     assert [sample["score"] for sample in left_out] == [sample["generated"] for sample in left_out] == [None, None]
     assert [sample for sample in samples if sample not in left_out] == expected_samples
-    for name in ("terms", "task_aggregate", "membership_auc", "mmlu", "aggregate", "truth_ratios", "counts", "choice"):
+    for name in ("terms", "task_aggregate", "membership_auc", "mmlu", "aggregate", "truth", "counts", "choice"):
         assert results[name] == expected[name], name
 
 

@@ -342,6 +342,7 @@ def test_facts_hold_the_settings_and_the_hashes(pair, tiny_model):
         "weights": [1.0, 2.0],
         "density": 0.5,
         "majority_sign": "frequency",
+        "vote": "plain",
         "epsilon": None,
         "outliers": None,
         "scale": 1.0,
