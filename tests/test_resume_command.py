@@ -203,3 +203,10 @@ def test_processes_that_multiprocessing_starts_train_too(base_folder: str, tmp_p
     done = command(arguments(base_folder, tmp_path / "run", f"--trainer.strategy={strategy}", "--trainer.devices=2"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / WEIGHTS).is_file()
+
+
+def test_a_class_with_an_argument_that_no_yaml_holds_is_one_line(
+    base_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = arguments(base_folder, tmp_path / "run", "--trainer.callbacks+=Timer")
+    assert fails(args, capsys, monkeypatch).startswith("a class that is named has an argument that no YAML holds: ")

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing import ProcessRaisedException
+from yaml.representer import RepresenterError
 
 from unlearn_pl.callbacks.adapter import SaveAdapter, is_dry
 from unlearn_pl.callbacks.angles import AngleAnalysis
@@ -95,6 +96,8 @@ class UnlearnCLI(LightningCLI):
             self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv holds something too
         except OmegaConfBaseException as error:  # a ${...} that leads nowhere
             raise InputError(f"a value of the configuration or the command line: {one_line(error)}") from error
+        except RepresenterError as error:  # Lightning's Timer has such a default
+            raise InputError(f"a class that is named has an argument that no YAML holds: {one_line(error)}") from error
 
     def _set_seed(self) -> None:
         check_seed(self._get(self.config, "seed_everything"), "--seed_everything")
