@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Llama4ForCausalLM, Llama4TextConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.models import lora as lora_module
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
 from unlearn_pl.models.lora_linear import LoraLinear
 
@@ -281,3 +282,17 @@ def test_a_router_is_no_target() -> None:
     model = Llama4ForCausalLM(Llama4TextConfig(vocab_size=64, num_key_value_heads=1, num_local_experts=2, **sizes))
     with pytest.raises(InputError, match=r"router \(Llama4Router\) gives more than a linear layer does; name the att"):
         attach_lora(model, Lora(rank=2, dropout=0.0), seed=1)
+
+
+def test_an_adapter_that_could_not_be_opened_again_is_refused_at_once(
+    tiny_model: Callable[[], LlamaForCausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT opens another name than it saves, as it does for the shared experts of Laguna."""
+    real = lora_module.set_peft_model_state_dict
+
+    def renaming(model: PeftModel, state: dict[str, torch.Tensor]) -> object:
+        return real(model, {name.replace("mlp.down_proj", "mlp..down_proj"): value for name, value in state.items()})
+
+    monkeypatch.setattr(lora_module, "set_peft_model_state_dict", renaming)
+    with pytest.raises(InputError, match=r"could not open .* again: 4 tensors .*mlp\.\.down_proj"):
+        attach_lora(tiny_model(), Lora(rank=2), seed=1)

@@ -90,6 +90,7 @@ def attach_lora(
     except Exception as error:  # PEFT raises whatever a module that it cannot adapt makes fail
         raise InputError(f"--model.lora.target_modules: {one_line(error)}{advice(lora, error)}") from error
     refuse_routers(adapted)
+    refuse_unreadable(adapted)
     check_gradients(adapted)
     if config.target_parameters:
         warnings.warn(EXPERTS.format(targets=lora.target_modules), stacklevel=2)
@@ -118,6 +119,18 @@ def advice(lora: Lora, error: Exception) -> str:
         name = lora.target_modules
         return f"; the text {name} is a regular expression for whole module names, a list such as [q_proj] names ends"
     return ""
+
+
+def refuse_unreadable(model: PeftModel) -> None:
+    """Raise InputError if PEFT would not find its own tensors again: of some families (Laguna) it renames modules when
+    an adapter is opened, and not when it is saved."""
+    kept = get_peft_model_state_dict(model, save_embedding_layers=False)
+    lost = set_peft_model_state_dict(model, dict(kept)).unexpected_keys
+    if lost:
+        raise InputError(
+            f"--model.lora.target_modules: PEFT could not open the adapter of this base again: {len(lost)} tensors "
+            f"would be lost (first {lost[0]}); name the attention layers, such as [q_proj, k_proj, v_proj, o_proj]"
+        )
 
 
 @torch.no_grad()
