@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.models.forward import causal_model
@@ -27,8 +27,22 @@ def model_hash(model: nn.Module) -> str:
             digest.update(f"{name} {weight!r}\n".encode())
             continue
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(bytes_of(weight))
     return digest.hexdigest()
+
+
+def add_base(digest: "hashlib._Hash", model: nn.Module) -> None:
+    """Add the base model's weights to a hash. What is trained is not of it: an adapter may hold embeddings and whole
+    modules too."""
+    for name, weight in causal_model(model).named_parameters():
+        if "lora_" not in name and not weight.requires_grad:
+            digest.update(f"{name.replace('.base_layer', '')} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(bytes_of(weight))
+
+
+def bytes_of(weight: Tensor) -> memoryview:
+    """The values of a tensor of any type, as they lie in memory, where possible without a copy."""
+    return weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -22,6 +22,7 @@ from unlearn_pl.data.encoding import Encoded, collate_rows
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, sha256_of, write_json
 from unlearn_pl.models.forward import causal_model, vocabulary_head
+from unlearn_pl.models.identity import add_base
 from unlearn_pl.objectives.passes import Ask, Split
 from unlearn_pl.provenance import provenance
 from unlearn_pl.training.packs import Part, first_fit
@@ -120,10 +121,7 @@ def cache_key(
         "precision": precision,
     }
     digest.update(facts_hash(facts).encode())
-    for name, weight in causal_model(model).named_parameters():
-        if "lora_" not in name and not weight.requires_grad:
-            digest.update(f"{name.replace('.base_layer', '')} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(np.ascontiguousarray(to_numpy(weight.detach().cpu())).data)
+    add_base(digest, model)
     return digest.hexdigest()
 
 

@@ -5,15 +5,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from peft import PeftModel
 from torch import Tensor
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.identity import add_base
 from unlearn_pl.objectives.base import Objective
-from unlearn_pl.training.cache import to_numpy
 
 FACTS = "unlearn_pl"  # the key of a checkpoint under which they are
 # Of a model's configuration: what says nothing of what the model computes, or changes with the version.
@@ -31,15 +30,11 @@ def facts_of(checkpoint: Mapping[str, Any], path: object = "the checkpoint") -> 
 
 
 def base_hash(model: PeftModel) -> str:
-    """Hash of the base model: its weights and what of its configuration tells how they are used. What is trained is not
-    of it: an adapter may hold embeddings and whole modules too."""
+    """Hash of the base model: its weights and what of its configuration tells how they are used."""
     causal, digest = causal_model(model), hashlib.sha256()
     config = {k: v for k, v in causal.config.to_dict().items() if not k.startswith("_") and k not in UNTOLD}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, weight in causal.named_parameters():
-        if "lora_" not in name and not weight.requires_grad:
-            digest.update(f"{name.replace('.base_layer', '')} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(np.ascontiguousarray(to_numpy(weight.detach().cpu())).data)
+    add_base(digest, model)
     return digest.hexdigest()
 
 
