@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from unlearn_pl.data.datamodule import PairBatch
 from unlearn_pl.data.encoding import Encoded, collate_rows
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.generation import Generation, Prompt, generate
+from unlearn_pl.inference.generation import Generation, Prompt, generate
 from unlearn_pl.merging.adapters import merge_parents, save_merged
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.merging.parents import read_parents

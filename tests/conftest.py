@@ -96,7 +96,7 @@ def model(tiny_model: Callable[[], LlamaForCausalLM]) -> LlamaForCausalLM:
 @pytest.fixture
 def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes [B, T] of the token ids of each forward of an evaluation."""
-    from unlearn_pl.evaluation.network import Network
+    from unlearn_pl.inference.model import Network
 
     seen: list[tuple[int, ...]] = []
     real = Network.states

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.evaluation.attacks import (
+from unlearn_pl.metrics.attacks import (
     ATTACKS,
     MIN_K_SHARE,
     STD_FLOOR,

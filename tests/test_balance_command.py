@@ -14,11 +14,11 @@ from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.compare_merges import compare_merges
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership, document_losses
-from unlearn_pl.evaluation.roc import area_under_curve
 from unlearn_pl.files import sha256_of
+from unlearn_pl.inference.generation import Generation
+from unlearn_pl.metrics.roc import area_under_curve
 from unlearn_pl.models.load import load_base, load_tokenizer
 
 SHORT = Generation(max_new_tokens=4)

@@ -8,19 +8,19 @@ from types import SimpleNamespace
 import pytest
 from adapter_folders import write_adapter
 
-from unlearn_pl.analysis.balance_files import conclusion
 from unlearn_pl.balance.opening import open_merges, open_path
 from unlearn_pl.balance.path import Point
+from unlearn_pl.balance.result import conclusion
 from unlearn_pl.balance.scorer import Documents, Scores
 from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership, document_losses
-from unlearn_pl.evaluation.roc import area_under_curve, halves
+from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.adapters import open_merged
 from unlearn_pl.merging.factors import Factors, inner
+from unlearn_pl.metrics.roc import area_under_curve, halves
 
 COUNT = 60
 

@@ -13,13 +13,13 @@ import torch
 from lightning_runs import write_rows
 from transformers import LlamaForCausalLM
 
+from benchmarks.estimate import Load, Shape, estimate_training
+from benchmarks.flops import Sizes, pair_flops, pairs_flops, row_flops, sizes_of
+from benchmarks.growth import GrowthSizes, measure_growth
+from benchmarks.measure import matmul_peak, peak_bytes, reset_peak, resident_bytes, seconds_of, settle
+from benchmarks.train import Round
+from benchmarks.variants import Build, KeepFloat64, Ours, Plain64, Released, Settings, Window
 from unlearn_pl.__main__ import main
-from unlearn_pl.bench.estimate import Load, Shape, estimate_training
-from unlearn_pl.bench.flops import Sizes, pair_flops, pairs_flops, row_flops, sizes_of
-from unlearn_pl.bench.growth import GrowthSizes, measure_growth
-from unlearn_pl.bench.measure import matmul_peak, peak_bytes, reset_peak, resident_bytes, seconds_of, settle
-from unlearn_pl.bench.train import Round
-from unlearn_pl.bench.variants import Build, KeepFloat64, Ours, Plain64, Released, Settings, Window
 from unlearn_pl.data.datamodule import EncodedPair
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.models.lora import Lora

@@ -15,12 +15,12 @@ from adapter_folders import write_adapter
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.commands import BenchData
+from benchmarks.commands_evaluate import evaluate
+from benchmarks.evaluate import Side, calls_of, relative_difference, take_turns, time_figures, timed
+from benchmarks.official import answer_each, attack_each, continue_each, mean_of_lowest
+from benchmarks.workload import Amounts, Workload, choose_work, first_questions, make_subjects
 from unlearn_pl.__main__ import main
-from unlearn_pl.bench.evaluate import Side, calls_of, relative_difference, take_turns, time_figures, timed
-from unlearn_pl.bench.official import answer_each, attack_each, continue_each, mean_of_lowest
-from unlearn_pl.bench.workload import Amounts, Workload, choose_work, first_questions, make_subjects
-from unlearn_pl.commands.bench import BenchData
-from unlearn_pl.commands.bench_evaluate import evaluate
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Question, Subject
@@ -275,7 +275,7 @@ def test_the_whole_comparison(
 
 def test_differences_are_seen(base_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a baseline that changes one text, one letter and all scores, the command says so by id and number."""
-    from unlearn_pl.bench import evaluate as bench
+    from benchmarks import evaluate as bench
 
     def other_text(*args: Any) -> Any:
         first, *rest = continue_each(*args)

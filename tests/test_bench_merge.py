@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from unlearn_pl.bench import merge as bench
-from unlearn_pl.bench.merge import PEFT_TYPES, Repeats, compare_merging, measured, relative_distance, seeded_masks
-from unlearn_pl.bench.merge_checkpoints import (
+from benchmarks import merge as bench
+from benchmarks.commands_merge import merge
+from benchmarks.merge import PEFT_TYPES, Repeats, compare_merging, measured, relative_distance, seeded_masks
+from benchmarks.merge_checkpoints import (
     NAMES,
     Sizes,
     bare_loop,
@@ -22,12 +23,11 @@ from unlearn_pl.bench.merge_checkpoints import (
     make_checkpoint,
     merge_by_ties,
 )
-from unlearn_pl.bench.merge_path import compare_path_step, random_documents
-from unlearn_pl.bench.random_adapters import one_layer, random_parents, with_peft
-from unlearn_pl.commands.bench_merge import merge
+from benchmarks.merge_path import compare_path_step, random_documents
+from benchmarks.random_adapters import one_layer, random_parents, with_peft
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.factors import Factors, shared_start
-from unlearn_pl.merging.merged import Delta
+from unlearn_pl.merging.merge import Delta
 
 TRUNCATING = ("ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd")
 TINY = Sizes(layers=1, hidden=8, intermediate=12, vocabulary=20)
@@ -279,7 +279,7 @@ def test_both_ways_read_what_is_there_and_leave_nothing(tmp_path: Path, monkeypa
                 file.unlink()
             path.rmdir()
 
-    monkeypatch.setattr("unlearn_pl.bench.merge_checkpoints.shutil.rmtree", rmtree)
+    monkeypatch.setattr("benchmarks.merge_checkpoints.shutil.rmtree", rmtree)
     size = (tmp_path / "base" / "model.safetensors").stat().st_size
     assert bare_loop(tmp_path) > 0
     assert merge_by_ties(tmp_path, 0.8) > 0
@@ -302,8 +302,8 @@ def test_checkpoints_that_are_there_are_used_and_left(tmp_path: Path, monkeypatc
         order.append("ours")
         return seconds["ours"].pop(0), 7 - len(order)
 
-    monkeypatch.setattr("unlearn_pl.bench.merge_checkpoints.bare_loop", bare)
-    monkeypatch.setattr("unlearn_pl.bench.merge_checkpoints.in_a_process", work)
+    monkeypatch.setattr("benchmarks.merge_checkpoints.bare_loop", bare)
+    monkeypatch.setattr("benchmarks.merge_checkpoints.in_a_process", work)
     make_checkpoint(tmp_path / "base", 0, TINY)
     written = (tmp_path / "base" / "model.safetensors").stat().st_mtime_ns
     told: list[str] = []

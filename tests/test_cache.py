@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from unlearn_pl.data.encoding import collate_rows
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.packing import enable_packing
+from unlearn_pl.models.fast.packing import enable_packing
 from unlearn_pl.objectives.passes import Ask
 from unlearn_pl.training import cache as cache_module
 from unlearn_pl.training.cache import CachedReference, ReferenceCache, cache_key, open_or_build, predicted_bytes

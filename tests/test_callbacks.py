@@ -27,8 +27,8 @@ from unlearn_pl.callbacks.progress import Throughput
 from unlearn_pl.callbacks.snapshot import WeightSnapshot
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.generation import Generation, generate_greedy
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.inference.generation import Generation, generate_greedy
 from unlearn_pl.models.load import load_base
 from unlearn_pl.models.lora import Lora, adapter_state
 

@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unlearn_pl.errors import InputError
-from unlearn_pl.merging.checkpoint_folder import (
+from unlearn_pl.checkpoints.folder import (
     FLOATS,
     Stored,
     block_entries,
@@ -25,6 +24,7 @@ from unlearn_pl.merging.checkpoint_folder import (
     write_blocks,
     write_header,
 )
+from unlearn_pl.errors import InputError
 
 STATE = {
     "a": torch.arange(10, dtype=torch.float32).view(5, 2),

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from unlearn_pl.checkpoints import merge as engine
+from unlearn_pl.checkpoints.folder import read_checkpoint
+from unlearn_pl.checkpoints.merge import merge_checkpoints, read_alike, tensor_generator
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging import checkpoints as engine
-from unlearn_pl.merging.checkpoint_folder import read_checkpoint
-from unlearn_pl.merging.checkpoints import merge_checkpoints, read_alike, tensor_generator
 from unlearn_pl.merging.kernels import KERNELS, KernelOptions
 
 TIES = KernelOptions(density=0.6, majority_sign="total")
@@ -93,7 +93,7 @@ def dense_ties(base: Path, others: list[Path], weights: list[float], density: fl
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ties_is_ties_of_every_tensor(make: Any, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with blocks so small that every tensor takes several."""
-    monkeypatch.setattr("unlearn_pl.merging.checkpoint_folder.BLOCK_BYTES", 100)
+    monkeypatch.setattr("unlearn_pl.checkpoints.folder.BLOCK_BYTES", 100)
     base, others = make(0), [make(1), make(2), make(3)]
     torch.set_num_threads(threads)
     try:

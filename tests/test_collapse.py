@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.evaluation.collapse import (
+from unlearn_pl.metrics.collapse import (
     collapse_scores,
     compression_ratio,
     distinct_n,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.evaluation.composites import (
+from unlearn_pl.metrics.composites import (
     attack_score,
     attack_score_to_retrained,
     harmonic,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unlearn_pl.merging.conflict import measure_conflict
+from unlearn_pl.balance.conflict import measure_conflict
 from unlearn_pl.merging.factors import Factors
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.merging.parents import Parent

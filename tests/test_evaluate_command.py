@@ -19,10 +19,10 @@ from unlearn_pl.commands import evaluate as command
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation
-from unlearn_pl.evaluation.harness import Harness
 from unlearn_pl.evaluation.inputs import EvaluationData
+from unlearn_pl.evaluation.lm_eval import Harness
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.load import load_base
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
 from unlearn_pl.stopping import Stopped

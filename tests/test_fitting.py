@@ -17,12 +17,12 @@ from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice, Question, Subject
 from unlearn_pl.evaluation.fitting import Fitting
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.sampling import Sampling
-from unlearn_pl.evaluation.suite import evaluate_model
+from unlearn_pl.evaluation.run import evaluate_model
 from unlearn_pl.evaluation.truth import Truth, TruthRow
+from unlearn_pl.inference.generation import Generation
+from unlearn_pl.inference.sampling import Sampling
 
 Build = Callable[[], LlamaForCausalLM]
 

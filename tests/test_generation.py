@@ -9,10 +9,10 @@ from row_by_row import one_by_one
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation import decoding
-from unlearn_pl.evaluation.generation import Generation, Prompt, eos_ids, generate, generate_greedy
-from unlearn_pl.evaluation.network import Network
-from unlearn_pl.evaluation.token_scores import is_close_call, leads
+from unlearn_pl.inference import decoding
+from unlearn_pl.inference.generation import Generation, Prompt, eos_ids, generate, generate_greedy
+from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.token_scores import is_close_call, leads
 
 Build = Callable[[], LlamaForCausalLM]
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unlearn_pl.objectives import head as head_module
-from unlearn_pl.objectives.head import IGNORED, Head
+from unlearn_pl.models import head as head_module
+from unlearn_pl.models.head import IGNORED, Head
 
 N, H, V = 7, 5, 11
 

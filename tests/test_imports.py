@@ -9,13 +9,14 @@ import unlearn_pl
 
 ROOT = Path(unlearn_pl.__file__).parent
 LEVELS = [
-    {"", "errors", "console", "matmul", "stopping"},
-    {"files", "provenance", "objectives"},
+    {"", "errors", "console", "stopping"},
+    {"files", "provenance"},
     {"data", "models", "parsing"},
-    {"merging", "evaluation"},
+    {"objectives", "merging", "metrics"},
+    {"checkpoints", "tasks", "analysis", "inference"},
+    {"evaluation"},
     {"balance", "training"},
-    {"analysis"},
-    {"callbacks", "bench"},
+    {"callbacks"},
     {"commands", "cli"},
     {"recipe"},
     {"__main__"},

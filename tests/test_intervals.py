@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from unlearn_pl.evaluation.intervals import (
+from unlearn_pl.metrics.intervals import (
     auc_interval,
     harmonic_interval,
     interval_of_equal,
@@ -13,8 +13,8 @@ from unlearn_pl.evaluation.intervals import (
     mean_interval,
     membership_interval,
 )
-from unlearn_pl.evaluation.roc import area_under_curve, membership_score
-from unlearn_pl.evaluation.statistics import bootstrap_interval, mean_of
+from unlearn_pl.metrics.roc import area_under_curve, membership_score
+from unlearn_pl.metrics.statistics import bootstrap_interval, mean_of
 
 
 @pytest.mark.parametrize(("n", "upper"), [(8, 0.369), (40, 0.088), (152, 0.024)])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.evaluation import kolmogorov
-from unlearn_pl.evaluation.kolmogorov import kolmogorov_smirnov, least_p_value
+from unlearn_pl.metrics import kolmogorov
+from unlearn_pl.metrics.kolmogorov import kolmogorov_smirnov, least_p_value
 
 finite = st.integers(-3, 3).map(float) | st.floats(-1e6, 1e6, allow_subnormal=False)
 scores = st.lists(finite | st.sampled_from([-math.inf, math.inf]), min_size=1, max_size=9)

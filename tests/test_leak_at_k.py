@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.evaluation.leak_at_k import leak_at_k
+from unlearn_pl.metrics.leak_at_k import leak_at_k
 
 score_lists = st.lists(
     st.sampled_from([0.0, 0.25, 1.0]) | st.floats(-1, 1, allow_subnormal=False), min_size=1, max_size=9

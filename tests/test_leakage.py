@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.leakage import (
+from unlearn_pl.metrics.leakage import (
     MONTHS,
     PII_TYPES,
     document_frequencies,

@@ -16,8 +16,8 @@ from transformers import Llama4ForCausalLM, Llama4TextConfig, LlamaForCausalLM, 
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.models import lora as lora_module
+from unlearn_pl.models.fast.lora import LoraLinear
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
-from unlearn_pl.models.lora_linear import LoraLinear
 
 State = dict[str, Tensor]
 Build = Callable[[], LlamaForCausalLM]

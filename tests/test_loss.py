@@ -14,12 +14,13 @@ from transformers import LlamaForCausalLM
 
 from unlearn_pl.data.datamodule import PairBatch
 from unlearn_pl.data.encoding import Encoded
-from unlearn_pl.models.forward import causal_model
+from unlearn_pl.data.records import Split
+from unlearn_pl.models.body import causal_model
+from unlearn_pl.models.fast.packing import enable_packing
 from unlearn_pl.models.lora import Lora, attach_lora, reference
-from unlearn_pl.models.packing import enable_packing
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.forget import NPO, GradAscent
-from unlearn_pl.objectives.passes import Ask, Passes, Split
+from unlearn_pl.objectives.passes import Ask, Passes
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.training.loss import PackedLoss
 from unlearn_pl.training.packs import Part

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.evaluation.memorization import (
+from unlearn_pl.metrics.memorization import (
     exact_memorization,
     extraction_strength,
     verbatim_probability,

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.models.head import IGNORED, Head
 from unlearn_pl.objectives.forget import NPO, GradAscent
-from unlearn_pl.objectives.head import IGNORED, Head
 from unlearn_pl.objectives.passes import Ask, Pass, Passes
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 

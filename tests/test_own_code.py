@@ -15,9 +15,9 @@ from unlearn_pl.commands.compare_merges import compare_merges
 from unlearn_pl.commands.extract import extract
 from unlearn_pl.commands.merge import merge
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.inference.generation import Generation
 
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -24,8 +24,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from unlearn_pl.models.forward import hidden_states
-from unlearn_pl.models.packing import (
+from unlearn_pl.models.body import hidden_states
+from unlearn_pl.models.fast.packing import (
     MOST_PADDING,
     PACKED,
     enable_packing,
@@ -152,7 +152,7 @@ def test_eager_attention_is_left_as_it_is_and_padded(tiny_model) -> None:
 
 @torch.no_grad()
 def test_a_model_that_mixes_packed_rows_is_put_back_and_padded(tiny_model, monkeypatch) -> None:
-    monkeypatch.setattr("unlearn_pl.models.packing.packing_is_exact", lambda model: False)
+    monkeypatch.setattr("unlearn_pl.models.fast.packing.packing_is_exact", lambda model: False)
     model = tiny_model()
     assert not enable_packing(model)
     assert model.config._attn_implementation == "sdpa"

@@ -13,14 +13,15 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from unlearn_pl.data.encoding import Encoded, collate_rows
+from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.forward import causal_model, check_head, head_is_plain, hidden_states, vocabulary_head
+from unlearn_pl.models.body import causal_model, check_head, head_is_plain, hidden_states, vocabulary_head
 from unlearn_pl.models.lora import Lora, attach_lora
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.forget import NPO, GradAscent
-from unlearn_pl.objectives.passes import Ask, Split
+from unlearn_pl.objectives.passes import Ask
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
-from unlearn_pl.training.eager import sum_one_by_one
+from unlearn_pl.training.accumulate import sum_one_by_one
 from unlearn_pl.training.packs import Part, asks_of, first_fit, slots_by_splits
 
 

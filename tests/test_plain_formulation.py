@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from unlearn_pl.bench.variants import KeepFloat64
+from benchmarks.variants import KeepFloat64
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.forward import body_of, parts_beside_text, vocabulary_head
+from unlearn_pl.models.body import body_of, parts_beside_text, vocabulary_head
+from unlearn_pl.models.fast.packing import packed_limit
 from unlearn_pl.models.lora import Lora, attach_lora
-from unlearn_pl.models.packing import packed_limit
 from unlearn_pl.objectives.forget import NPO
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.training.cache import ReferenceCache, open_or_build

@@ -11,16 +11,16 @@ from lightning_runs import write_rows
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from unlearn_pl.balance.search import BalanceOptions
-from unlearn_pl.data.synthetic.benchmark import Synthetic
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.tiny import TinyModel
 from unlearn_pl.recipe.check import check_start
 from unlearn_pl.recipe.fit import run_child, run_fit
 from unlearn_pl.recipe.prepare import Prepare, Subset
 from unlearn_pl.recipe.recipe import Merging, Recipe, RecipeData
+from unlearn_pl.tasks.synthetic.benchmark import Synthetic
 from unlearn_pl.training.memorise import Memorise
 
 

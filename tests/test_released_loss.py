@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from unlearn_pl.bench.variants import KeepFloat64
+from benchmarks.variants import KeepFloat64
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.padding import STANDING_FOR_ALL, check_padding, padding_states

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.evaluation.roc import area_under_curve, halves, membership_score, true_positive_rate, verdict
+from unlearn_pl.metrics.roc import area_under_curve, halves, membership_score, true_positive_rate, verdict
 
 few = st.integers(-3, 3).map(float) | st.sampled_from([-math.inf, math.inf])
 scores = st.lists(few | st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=12)

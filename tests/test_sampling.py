@@ -13,8 +13,8 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.generation import generate_greedy
-from unlearn_pl.evaluation.sampling import Sampling, drawn_tokens, random_numbers, sample_answers
+from unlearn_pl.inference.generation import generate_greedy
+from unlearn_pl.inference.sampling import Sampling, drawn_tokens, random_numbers, sample_answers
 
 Build = Callable[[], LlamaForCausalLM]
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.evaluation.roc import area_under_curve, membership_score
-from unlearn_pl.evaluation.scores import (
+from unlearn_pl.metrics.roc import area_under_curve, membership_score
+from unlearn_pl.metrics.scores import (
     aggregate,
     group_scores,
     knowledge_score,
@@ -22,7 +22,7 @@ from unlearn_pl.evaluation.scores import (
     terms_of,
     unicode_regurgitation,
 )
-from unlearn_pl.evaluation.semeval import official_results
+from unlearn_pl.tasks.semeval import official_results
 
 # torch flushes denormals in this process
 unit = st.floats(0, 1, allow_subnormal=False)
@@ -182,9 +182,7 @@ def test_official_names() -> None:
 
 
 def test_scores_need_no_torch() -> None:
-    code = (
-        "import sys, unlearn_pl.evaluation.scores; sys.exit(bool({'torch', 'transformers', 'peft'} & set(sys.modules)))"
-    )
+    code = "import sys, unlearn_pl.metrics.scores; sys.exit(bool({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

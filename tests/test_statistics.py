@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.evaluation import statistics
-from unlearn_pl.evaluation.roc import area_under_curve
-from unlearn_pl.evaluation.statistics import auc_of, bootstrap_interval, harmonic_of, mean_of
+from unlearn_pl.metrics import statistics
+from unlearn_pl.metrics.roc import area_under_curve
+from unlearn_pl.metrics.statistics import auc_of, bootstrap_interval, harmonic_of, mean_of
 
 finite = st.integers(-3, 3).map(float) | st.floats(-1e6, 1e6, allow_subnormal=False)
 scores = st.lists(finite | st.sampled_from([-math.inf, math.inf]), min_size=1, max_size=9)

@@ -19,15 +19,15 @@ from unlearn_pl.evaluation.entries import Scores
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.membership_scores import verdicts
-from unlearn_pl.evaluation.metrics import BY_NAME
 from unlearn_pl.evaluation.retrained import Retrained, read_retrained, refuse_others
-from unlearn_pl.evaluation.roc import area_under_curve
-from unlearn_pl.evaluation.scores import group_scores, task_aggregate, terms_of
-from unlearn_pl.evaluation.statistics import bootstrap_interval, mean_of
-from unlearn_pl.evaluation.suite import write_results
+from unlearn_pl.evaluation.run import write_results
 from unlearn_pl.evaluation.summary import Measured, add_mean, summary
 from unlearn_pl.evaluation.truth import Truth
-from unlearn_pl.evaluation.truth_ratio import AnswerLogprobs
+from unlearn_pl.metrics.roc import area_under_curve
+from unlearn_pl.metrics.scores import group_scores, task_aggregate, terms_of
+from unlearn_pl.metrics.statistics import bootstrap_interval, mean_of
+from unlearn_pl.metrics.table import BY_NAME
+from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
 
 OPTIONS = EvaluationOptions(resamples=200)
 FEW = "no tpr_at_1_percent and tpr_at_5_percent: 1 % needs 100 non-members, 5 % needs 20, got 12"

@@ -13,11 +13,17 @@ from hypothesis import strategies as st
 
 from unlearn_pl.data.readers import read_documents, read_split
 from unlearn_pl.data.records import record_from_row
-from unlearn_pl.data.synthetic.benchmark import Benchmark, Synthetic, invent_benchmark, tokenizer_texts, write_benchmark
-from unlearn_pl.data.synthetic.documents import MONTHS, WEEKDAYS, Document
-from unlearn_pl.data.synthetic.inventor import STREETS
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice, read_subjects
+from unlearn_pl.tasks.synthetic.benchmark import (
+    Benchmark,
+    Synthetic,
+    invent_benchmark,
+    tokenizer_texts,
+    write_benchmark,
+)
+from unlearn_pl.tasks.synthetic.documents import MONTHS, WEEKDAYS, Document
+from unlearn_pl.tasks.synthetic.inventor import STREETS
 
 SMALL = Synthetic(documents_per_task=2, nonmembers_per_task=3, questions=6)
 USUAL = set(

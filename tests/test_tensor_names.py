@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from unlearn_pl.checkpoints.extract import extract_adapter
+from unlearn_pl.checkpoints.merge import merge_checkpoints, read_alike
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.checkpoints import merge_checkpoints, read_alike
-from unlearn_pl.merging.extraction import extract_adapter
 from unlearn_pl.merging.kernels import KERNELS, KernelOptions
 
 FILE = "model.safetensors"

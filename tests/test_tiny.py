@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from unlearn_pl.data.synthetic.benchmark import Synthetic, tokenizer_texts
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.load import load_base, load_tokenizer
 from unlearn_pl.models.tiny import TinyModel, build_tiny, train_tokenizer
+from unlearn_pl.tasks.synthetic.benchmark import Synthetic, tokenizer_texts
 
 TEXTS = tokenizer_texts(Synthetic())
 SMALL = TinyModel(vocabulary=512, hidden=32, layers=2, heads=4, intermediate=64)

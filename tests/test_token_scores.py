@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unlearn_pl.evaluation.token_scores import (
+from unlearn_pl.inference.token_scores import (
     CLOSE_CALL,
     TokenScores,
     is_close_call,
@@ -16,7 +16,7 @@ from unlearn_pl.evaluation.token_scores import (
     token_scores,
     token_scores_of_logits,
 )
-from unlearn_pl.objectives.head import Head
+from unlearn_pl.models.head import Head
 
 H, V = 6, 13
 NAMES = ("logprob", "mean", "std", "argmax")

@@ -16,8 +16,8 @@ from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData
+from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.load import load_tokenizer
 from unlearn_pl.models.lora import Lora, attach_lora, open_adapter, save_adapter
 from unlearn_pl.models.tokenizer import check_ids, embedding_rows, find_tokenizer, guard_ids, same_tokens

@@ -18,12 +18,12 @@ from transformers import (
 )
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.forward import position_limit
-from unlearn_pl.evaluation.generation import Generation, Prompt, generate, generate_greedy
 from unlearn_pl.evaluation.membership import document_losses
-from unlearn_pl.evaluation.network import Network
-from unlearn_pl.evaluation.token_scores import CLOSE_CALL
-from unlearn_pl.evaluation.trial import tried
+from unlearn_pl.inference.generation import Generation, Prompt, generate, generate_greedy
+from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.rows import position_limit
+from unlearn_pl.inference.token_scores import CLOSE_CALL
+from unlearn_pl.inference.trial import tried
 from unlearn_pl.models.rope import switch_length
 
 PROMPTS = ["Anna Quill", "What is the name of the painter?", "The capital of France is"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.evaluation.truth_ratio import DEFINITIONS, AnswerLogprobs, ratio_closeness, ratio_utility
+from unlearn_pl.metrics.truth_ratio import DEFINITIONS, AnswerLogprobs, ratio_closeness, ratio_utility
 
 logprobs = st.lists(st.floats(-30, 0, allow_subnormal=False), min_size=1, max_size=12)
 ratios = st.lists(

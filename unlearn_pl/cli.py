@@ -31,7 +31,7 @@ from unlearn_pl.files import sole_writer
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.objectives.forget import NPO, GradAscent
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
-from unlearn_pl.parsing import ShortErrors
+from unlearn_pl.parsing import ShortErrors, with_flag
 from unlearn_pl.training.checkpoint_file import WholeCheckpoints, check_checkpoint_file
 from unlearn_pl.training.metrics_file import MetricsFile
 from unlearn_pl.training.module import UnlearningModule
@@ -166,6 +166,8 @@ def main(args: list[str]) -> None:
     """Parse ``args`` (verb first) and run it."""
     try:
         UnlearnCLI(args)
+    except InputError as error:
+        raise with_flag(error, ShortErrors.known, args) from error
     except MisconfigurationException as error:  # Lightning's name for a mistake of the user
         raise InputError(f"--trainer: {one_line(error)}") from error
     except ProcessRaisedException as error:  # of a process that ddp_spawn or ddp_fork started, with its traceback

@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 LONGEST = 400
 
@@ -10,9 +12,30 @@ LONGEST = 400
 class InputError(ValueError):
     """What a user gave (an argument, a file, a row) cannot be used.
 
-    The message names the argument, what was allowed and what came, in one or two lines. The command line prints it
-    alone and exits with code 2; every other exception is a defect of ours and keeps its traceback.
+    ``reason`` says what was allowed and what came, in one or two lines; ``name`` is the parameter that it is about, as
+    the function or class that raises it calls it (``InputError("must be at least 2, got 1", "grid")``), with dots into
+    options (``membership.nonmember``). From Python the message is ``grid: must be at least 2, got 1``; the command line
+    writes the flag in place of the name (``parsing.with_flag``), prints the message alone and exits with code 2. Every
+    other exception is a defect of ours and keeps its traceback.
     """
+
+    def __init__(self, reason: str, name: str | None = None):
+        super().__init__(reason, name)
+        self.reason, self.name = reason, name
+
+    def __str__(self) -> str:
+        return self.reason if self.name is None else f"{self.name}: {self.reason}"
+
+
+@contextmanager
+def within(outer: str) -> Iterator[None]:
+    """Put ``outer`` before the name that an InputError from inside bears: ``grid`` becomes ``balance.grid``."""
+    try:
+        yield
+    except InputError as error:
+        if error.name is None:
+            raise
+        raise InputError(error.reason, f"{outer}.{error.name}") from error
 
 
 # What NumPy takes, which is seeded too.

@@ -29,12 +29,15 @@ class ShortErrors(ArgumentParser):
     classes: ClassVar[dict[str, tuple[type, ...]]] = {}
     given: ClassVar[list[str]] = []
     """What is being parsed: a recipe parses the command lines of its fits too."""
+    known: ClassVar[list[str]] = []
+    """The arguments that the parser of ``given`` takes."""
 
     def parse_args(  # type: ignore[override]
         self, args: list[str] | None = None, *more: Any, **options: Any
     ) -> Any:
         """Lightning and jsonargparse, after what a shell user leaves out has been added (see ``completed``)."""
         given = ShortErrors.given = sys.argv[1:] if args is None else list(args)
+        ShortErrors.known = known_keys(self)
         return super().parse_args(completed(given, switches(self)), *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -61,7 +64,23 @@ def parse_function(
         refusal = refusal_behind(error)
         if refusal is None:
             raise
+        refusal = with_flag(refusal, known_keys(parser), args)
         raise InputError(renamed(str(refusal), flags or {})) from error
+
+
+def with_flag(error: InputError, known: Iterable[str], given: Iterable[str]) -> InputError:
+    """``error`` as the command line tells it: the parameter's name as the flag of ``known`` that it stands for.
+
+    That is the one flag that is, or ends with, the name; where several do, the one that ``given`` (the arguments)
+    holds. A name that no single flag stands for is left as it is: a wrong flag would be worse than none.
+    """
+    if error.name is None:
+        return error
+    flags = {arg.split("=", 1)[0].lstrip("-").rstrip("+") for arg in given if arg.startswith("--")}
+    fitting = [key for key in known if key == error.name] or [key for key in known if key.endswith(f".{error.name}")]
+    if len(fitting) > 1:
+        fitting = [key for key in fitting if key in flags]
+    return InputError(f"--{fitting[0]}: {error.reason}") if len(fitting) == 1 else error
 
 
 def renamed(message: str, flags: Mapping[str, str]) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unlearn_pl.balance.conflict import measure_conflict
 from unlearn_pl.balance.opening import Opened
 from unlearn_pl.balance.path import Point
 from unlearn_pl.balance.scorer import Scores
-from unlearn_pl.evaluation.ranks import Progress
-from unlearn_pl.merging.conflict import measure_conflict
-from unlearn_pl.merging.merged import merge_deltas, norm
+from unlearn_pl.inference.batches import Progress
+from unlearn_pl.merging.merge import merge_deltas, norm
 from unlearn_pl.merging.methods import METHODS, find_method, merge_settings
 
 HALF = 0.5

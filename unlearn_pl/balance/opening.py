@@ -11,7 +11,7 @@ from unlearn_pl.balance.path import MergePath
 from unlearn_pl.balance.scorer import MergeScorer
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
-from unlearn_pl.evaluation.ranks import Progress
+from unlearn_pl.inference.batches import Progress
 from unlearn_pl.merging.adapters import check_base
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.merging.parents import PREFIX, read_parents

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from unlearn_pl.merging.adapters import MergedAdapter
-from unlearn_pl.merging.merged import Delta, merge_deltas, norm, scaled
+from unlearn_pl.merging.merge import Delta, merge_deltas, norm, scaled
 from unlearn_pl.merging.methods import MergeSettings, find_method, merge_settings
 from unlearn_pl.merging.parents import Parent, check_shared_start, check_sizes
 

@@ -11,14 +11,14 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
-from unlearn_pl.evaluation.intervals import auc_interval
 from unlearn_pl.evaluation.membership import document_losses
-from unlearn_pl.evaluation.ranks import Progress, Work
-from unlearn_pl.evaluation.roc import area_under_curve, halves, membership_score
-from unlearn_pl.evaluation.scores import unscored_terms
-from unlearn_pl.evaluation.suite import evaluate_model, fitting_inputs
+from unlearn_pl.evaluation.run import evaluate_model, fitting_inputs
+from unlearn_pl.inference.batches import Progress, Work
 from unlearn_pl.merging.folding import FoldedWeights
-from unlearn_pl.merging.merged import Delta
+from unlearn_pl.merging.merge import Delta
+from unlearn_pl.metrics.intervals import auc_interval
+from unlearn_pl.metrics.roc import area_under_curve, halves, membership_score
+from unlearn_pl.metrics.scores import unscored_terms
 
 
 @dataclass(frozen=True)

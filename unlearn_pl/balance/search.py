@@ -10,8 +10,8 @@ from unlearn_pl.balance.crossing import Crossing, find_crossings
 from unlearn_pl.balance.path import LEAST_MIX, MergePath, Point
 from unlearn_pl.balance.scorer import MergeScorer, Scores
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.ranks import Progress
-from unlearn_pl.merging.merged import merge_deltas
+from unlearn_pl.inference.batches import Progress
+from unlearn_pl.merging.merge import merge_deltas
 from unlearn_pl.merging.methods import find_method, merge_settings
 
 LEVEL = 0.5

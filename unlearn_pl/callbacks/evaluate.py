@@ -12,11 +12,11 @@ from unlearn_pl.analysis.figures import plot_terms
 from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.suite import evaluate_model
+from unlearn_pl.evaluation.run import evaluate_model
 from unlearn_pl.files import write_json
+from unlearn_pl.inference.generation import Generation
 
 SCORES = ("task_aggregate", "membership_auc", "membership_score", "mmlu", "aggregate")
 

@@ -8,16 +8,16 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from unlearn_pl.analysis.balance_files import chosen_point, conclusion, write_balance
 from unlearn_pl.balance.opening import open_merges
+from unlearn_pl.balance.result import chosen_point, conclusion, write_balance
 from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
 from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.files import check_room, check_writable
+from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, refuse_dense, save_merged
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.merging.parents import read_parent, read_parents

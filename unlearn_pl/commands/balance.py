@@ -3,18 +3,18 @@
 import sys
 from dataclasses import asdict
 
-from unlearn_pl.analysis.balance_files import chosen_point, conclusion, write_balance
 from unlearn_pl.analysis.tables import compared_table
 from unlearn_pl.balance.opening import open_merges
+from unlearn_pl.balance.result import chosen_point, conclusion, write_balance
 from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
 from unlearn_pl.commands.evaluate import data_hashes
 from unlearn_pl.commands.merge import check_outputs
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.ranks import launched, rank_and_count
 from unlearn_pl.files import new_folder
+from unlearn_pl.inference.batches import launched, rank_and_count
+from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.adapters import save_merged
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.load import load_base

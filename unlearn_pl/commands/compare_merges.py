@@ -11,11 +11,11 @@ from unlearn_pl.commands.evaluate import data_hashes
 from unlearn_pl.commands.merge import check_outputs
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.ranks import launched, rank_and_count
 from unlearn_pl.files import new_folder, write_json, write_text
+from unlearn_pl.inference.batches import launched, rank_and_count
+from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.methods import find_method
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.load import load_base

@@ -20,17 +20,17 @@ import unlearn_pl
 from unlearn_pl.commands.score_tables import print_harness, print_metrics, print_scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation
-from unlearn_pl.evaluation.harness import Harness, run_harness, task_manager
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.lm_eval import Harness, run_harness, task_manager
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.parts import Parts, content_hash
-from unlearn_pl.evaluation.ranks import Work, launched, rank_and_count
 from unlearn_pl.evaluation.retrained import read_retrained, refuse_others
-from unlearn_pl.evaluation.sampling import Sampling
-from unlearn_pl.evaluation.suite import Base, evaluate_model, write_results
+from unlearn_pl.evaluation.run import Base, evaluate_model, write_results
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
+from unlearn_pl.inference.batches import Work, launched, rank_and_count
+from unlearn_pl.inference.generation import Generation
+from unlearn_pl.inference.resume import Parts, content_hash
+from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.identity import model_hash, tokenizer_hash

@@ -1,7 +1,7 @@
 """`unlearn-pl extract`: the difference between two checkpoints as a LoRA adapter."""
 
+from unlearn_pl.checkpoints.extract import Extraction, extract_adapter
 from unlearn_pl.commands.merge import check_outputs
-from unlearn_pl.merging.extraction import Extraction, extract_adapter
 
 
 def extract(

@@ -4,14 +4,14 @@ import math
 from itertools import combinations
 from pathlib import Path
 
+from unlearn_pl.checkpoints.folder import SHARD_BYTES
+from unlearn_pl.checkpoints.merge import merge_checkpoints
 from unlearn_pl.commands.merge_table import print_methods
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import refuse_existing
 from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, refuse_dense, save_merged
-from unlearn_pl.merging.checkpoint_folder import SHARD_BYTES
-from unlearn_pl.merging.checkpoints import merge_checkpoints
 from unlearn_pl.merging.factors import delta_angle, delta_norm, sign_conflict
-from unlearn_pl.merging.merged import norm
+from unlearn_pl.merging.merge import norm
 from unlearn_pl.merging.methods import MergeSettings, merge_settings
 from unlearn_pl.merging.parents import read_parents
 from unlearn_pl.models.arrival import refuse_broken

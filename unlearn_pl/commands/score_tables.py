@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from unlearn_pl.evaluation.metrics import METRICS
+from unlearn_pl.metrics.table import METRICS
 
 # key of the results -> its name in the table
 SCORES = {

@@ -14,9 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_record, holds_unknown, is_unknown
 from unlearn_pl.data.pairing import PAIRINGS, Pair, PairSampler
 from unlearn_pl.data.readers import check_columns, check_documents_per_task, read_split
-from unlearn_pl.data.records import Record
+from unlearn_pl.data.records import Record, Split
 from unlearn_pl.errors import InputError, one_line
-from unlearn_pl.objectives.passes import Split
 
 EncodedPair = tuple[Encoded, Encoded]
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 from unlearn_pl.errors import InputError
 
 Kind = Literal["sc", "qa"]
+Split = Literal["forget", "retain"]
 FIELDS = ("id", "input", "output", "task")
 
 

@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import start_ids
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.forward import evaluating, position_limit
-from unlearn_pl.evaluation.letters import LETTERS, choose_letters
-from unlearn_pl.evaluation.network import Network
-from unlearn_pl.evaluation.ranks import Work
+from unlearn_pl.inference.batches import Work
+from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.next_token import LETTERS, choose_letters
+from unlearn_pl.inference.rows import evaluating, position_limit
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from unlearn_pl.evaluation.intervals import Interval
-from unlearn_pl.evaluation.metrics import Metric
+from unlearn_pl.metrics.intervals import Interval
+from unlearn_pl.metrics.table import Metric
 
 
 @dataclass

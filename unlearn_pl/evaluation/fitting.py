@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from unlearn_pl.data.encoding import holds_unknown, start_ids, token_ids
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Question, Subject
-from unlearn_pl.evaluation.forward import position_limit
-from unlearn_pl.evaluation.generation import Prompt
 from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.evaluation.truth import TruthRow
+from unlearn_pl.inference.generation import Prompt
+from unlearn_pl.inference.rows import position_limit
 
 Item = TypeVar("Item")
 

@@ -8,10 +8,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import decoded_ids, start_ids
-from unlearn_pl.evaluation.forward import evaluating, position_limit
-from unlearn_pl.evaluation.network import Network
-from unlearn_pl.evaluation.ranks import Work
-from unlearn_pl.evaluation.recall import recall_answers
+from unlearn_pl.inference.batches import Work
+from unlearn_pl.inference.likelihood import recall_answers
+from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.rows import evaluating, position_limit
 
 
 def perplexities(

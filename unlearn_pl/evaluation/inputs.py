@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from unlearn_pl.data.readers import read_documents, read_split
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.attacks import ATTACKS
 from unlearn_pl.evaluation.choice import Choice, Subject, read_subjects
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.membership import Membership, rebuilt_members
-from unlearn_pl.evaluation.metrics import FAMILIES
-from unlearn_pl.evaluation.sampling import Sampling
-from unlearn_pl.evaluation.scores import rouge_notes
 from unlearn_pl.evaluation.truth import Truth, TruthRow, read_truth_rows
+from unlearn_pl.inference.generation import Generation
+from unlearn_pl.inference.sampling import Sampling
+from unlearn_pl.metrics.attacks import ATTACKS
+from unlearn_pl.metrics.scores import rouge_notes
+from unlearn_pl.metrics.table import FAMILIES
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.attacks import ATTACKS, MIN_K_SHARE, Evidence, attack_scores
-from unlearn_pl.evaluation.forward import encode_texts, evaluating
-from unlearn_pl.evaluation.network import Network
-from unlearn_pl.evaluation.ranks import Work, length_sorted_batches, map_batches
-from unlearn_pl.evaluation.token_scores import TokenScores
+from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
+from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.rows import encode_texts, evaluating
+from unlearn_pl.inference.token_scores import TokenScores
+from unlearn_pl.metrics.attacks import ATTACKS, MIN_K_SHARE, Evidence, attack_scores
 
 OFFICIAL_TASK = "Task3"
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unlearn_pl.evaluation.entries import Scores
-from unlearn_pl.evaluation.intervals import Interval, auc_interval, membership_interval
-from unlearn_pl.evaluation.metrics import BY_NAME, Metric
-from unlearn_pl.evaluation.roc import (
+from unlearn_pl.metrics.intervals import Interval, auc_interval, membership_interval
+from unlearn_pl.metrics.roc import (
     area_under_curve,
     broken,
     halves,
@@ -14,6 +13,7 @@ from unlearn_pl.evaluation.roc import (
     true_positive_rate,
     verdict,
 )
+from unlearn_pl.metrics.table import BY_NAME, Metric
 
 # The interval of fewer documents than this is too wide, or not to be trusted, to judge by.
 LEAST_DOCUMENTS = 10

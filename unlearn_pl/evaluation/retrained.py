@@ -8,7 +8,7 @@ from typing import Any
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions
-from unlearn_pl.evaluation.truth_ratio import AnswerLogprobs
+from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
 
 # settings of an evaluation that its numbers depend on, beside the sources
 SETTINGS = (("truth", "eos"), ("membership", "tasks"), ("membership", "min_k_share"))

@@ -7,26 +7,26 @@ from statistics import fmean
 from typing import Any
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation import composites
-from unlearn_pl.evaluation.attacks import ATTACKS
 from unlearn_pl.evaluation.entries import Scores
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
-from unlearn_pl.evaluation.intervals import (
+from unlearn_pl.evaluation.membership_scores import Sides, add_membership, verdicts
+from unlearn_pl.evaluation.retrained import Retrained, logprobs_as_json
+from unlearn_pl.evaluation.truth_scores import add_truth
+from unlearn_pl.metrics import composites
+from unlearn_pl.metrics.attacks import ATTACKS
+from unlearn_pl.metrics.intervals import (
     auc_interval,
     harmonic_interval,
     interval_of_mean,
     mean_interval,
     membership_interval,
 )
-from unlearn_pl.evaluation.leakage import gold_values, pii_leakage
-from unlearn_pl.evaluation.membership_scores import Sides, add_membership, verdicts
-from unlearn_pl.evaluation.metrics import BY_NAME
-from unlearn_pl.evaluation.retrained import Retrained, logprobs_as_json
-from unlearn_pl.evaluation.roc import membership_score
-from unlearn_pl.evaluation.scores import Groups, aggregate, grouped, rouge_notes, task_aggregate, terms_of
-from unlearn_pl.evaluation.semeval import official_results
-from unlearn_pl.evaluation.truth_ratio import AnswerLogprobs
-from unlearn_pl.evaluation.truth_scores import add_truth
+from unlearn_pl.metrics.leakage import gold_values, pii_leakage
+from unlearn_pl.metrics.roc import membership_score
+from unlearn_pl.metrics.scores import Groups, aggregate, grouped, rouge_notes, task_aggregate, terms_of
+from unlearn_pl.metrics.table import BY_NAME
+from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
+from unlearn_pl.tasks.semeval import official_results
 
 PRIVATE = ("loss", "zlib", "min_k", "min_k_pp")
 """The attacks of the privacy scores."""

@@ -9,11 +9,11 @@ from unlearn_pl.data.encoding import joined_ids
 from unlearn_pl.data.readers import rows_of
 from unlearn_pl.data.records import text_field
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.forward import evaluating, position_limit
-from unlearn_pl.evaluation.network import Network
-from unlearn_pl.evaluation.ranks import Work
-from unlearn_pl.evaluation.recall import recall_answers
-from unlearn_pl.evaluation.truth_ratio import AnswerLogprobs, Definition
+from unlearn_pl.inference.batches import Work
+from unlearn_pl.inference.likelihood import recall_answers
+from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.rows import evaluating, position_limit
+from unlearn_pl.metrics.truth_ratio import AnswerLogprobs, Definition
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from unlearn_pl.evaluation.entries import Scores
-from unlearn_pl.evaluation.kolmogorov import kolmogorov_smirnov, least_p_value
-from unlearn_pl.evaluation.metrics import BY_NAME
 from unlearn_pl.evaluation.retrained import Retrained
-from unlearn_pl.evaluation.truth_ratio import (
+from unlearn_pl.metrics.kolmogorov import kolmogorov_smirnov, least_p_value
+from unlearn_pl.metrics.table import BY_NAME
+from unlearn_pl.metrics.truth_ratio import (
     DEFINITIONS,
     AnswerLogprobs,
     Definition,

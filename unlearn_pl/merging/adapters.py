@@ -20,7 +20,7 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, refuse_existing, write_json
 from unlearn_pl.merging.factors import Factors, delta_norm, factor_name
 from unlearn_pl.merging.folding import FoldedWeights, is_transposed
-from unlearn_pl.merging.merged import Delta, merge_deltas, norm
+from unlearn_pl.merging.merge import Delta, merge_deltas, norm
 from unlearn_pl.merging.methods import MergeSettings, merge_settings
 from unlearn_pl.merging.parents import PREFIX, WEIGHTS_FILE, Parent, read_parents
 from unlearn_pl.models.lora import FACTS_FILE

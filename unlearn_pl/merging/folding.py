@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.factors import Factors
-from unlearn_pl.merging.merged import Delta
+from unlearn_pl.merging.merge import Delta
 from unlearn_pl.merging.parents import PREFIX
 
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

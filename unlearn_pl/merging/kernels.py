@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unlearn_pl.merging.selection import keep_band_, keep_largest_, magnitude_threshold
+from unlearn_pl.merging.top_k import keep_band_, keep_largest_, magnitude_threshold
 
 Space = Literal["factors", "delta", "checkpoint"]
 MAJORITY_SIGNS = ("total", "frequency")

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unlearn_pl.matmul import frozen_linear
 from unlearn_pl.merging.factors import Factors
+from unlearn_pl.models.fast.linear import frozen_linear
 
 # Up to this smallest side a full decomposition takes no longer than iterating.
 EXACT_SIDE = 512

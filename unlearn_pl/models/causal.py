@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.body import causal_model
 
 # Tokens of a row, and how many of them are then others. What that changes before them is rounding, as in a mixture of
 # experts whose groups become others, or it is no causal model.

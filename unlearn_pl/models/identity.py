@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.body import causal_model
 
 # Where a model lies and which version wrote it changes nothing that it computes.
 PLACES = ("transformers_version", "base_model_name_or_path", "inference_mode", "peft_version")

@@ -28,9 +28,9 @@ from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.files import new_folder, write_json
 from unlearn_pl.models.adapter_kind import refuse_kind, refuse_untrainable
 from unlearn_pl.models.arrival import check_values, refuse_partial_adapter
-from unlearn_pl.models.forward import parts_beside_text
+from unlearn_pl.models.body import parts_beside_text
+from unlearn_pl.models.fast.lora import LoraLinear
 from unlearn_pl.models.load import quantisation
-from unlearn_pl.models.lora_linear import LoraLinear
 from unlearn_pl.models.quantised import check_gradients
 from unlearn_pl.provenance import provenance
 

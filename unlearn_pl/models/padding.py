@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.forward import causal_model, hidden_states
+from unlearn_pl.models.body import causal_model, hidden_states
 
 # Positions that stand for all. They differ by dropout alone, which one of them would make a coarse draw.
 STANDING_FOR_ALL = 15

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from unlearn_pl.models.forward import body_of, text_config
+from unlearn_pl.models.body import body_of, text_config
 
 # Kinds of scaling whose angles depend on how long the text is.
 CHANGING = ("dynamic", "longrope")

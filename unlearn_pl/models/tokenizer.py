@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.body import causal_model
 from unlearn_pl.models.load import load_from, load_tokenizer
 
 # Any of these in a folder says that a tokenizer was saved there.

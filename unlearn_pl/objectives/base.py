@@ -10,7 +10,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from unlearn_pl.objectives.passes import Ask, Passes, Split
+from unlearn_pl.data.records import Split
+from unlearn_pl.objectives.passes import Ask, Passes
 
 Reduction = Literal["sequence_sum", "sequence_mean", "batch_mean"]
 

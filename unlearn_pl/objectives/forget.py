@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
 from unlearn_pl.objectives.base import Objective, Reduction, reduce_nll
-from unlearn_pl.objectives.passes import Ask, Passes, Split
+from unlearn_pl.objectives.passes import Ask, Passes
 
 
 @dataclass(frozen=True)

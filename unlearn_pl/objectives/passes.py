@@ -10,10 +10,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
-from unlearn_pl.objectives.head import IGNORED, Head
-
-Split = Literal["forget", "retain"]
+from unlearn_pl.models.head import IGNORED, Head
 
 # Positions at which a pass is scored: those that predict an answer token, or every token that is not padding.
 Positions = Literal["answer", "attended"]

@@ -6,8 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from unlearn_pl.data.records import Split
 from unlearn_pl.objectives.base import Objective, Reduction, reduce_nll
-from unlearn_pl.objectives.passes import Ask, Passes, Positions, Split
+from unlearn_pl.objectives.passes import Ask, Passes, Positions
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.cli import UnlearnCLI
 from unlearn_pl.data.readers import read_documents
-from unlearn_pl.data.synthetic import benchmark
 from unlearn_pl.errors import InputError, one_line, refusal_behind
 from unlearn_pl.evaluation.choice import read_subjects
 from unlearn_pl.evaluation.inputs import EvaluationOptions, read_inputs
@@ -18,6 +17,7 @@ from unlearn_pl.models.load import load_skeleton
 from unlearn_pl.models.lora import attach_lora
 from unlearn_pl.recipe.prepare import Prepare
 from unlearn_pl.recipe.recipe import Recipe
+from unlearn_pl.tasks.synthetic import benchmark
 from unlearn_pl.training.memorise import check_options
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from unlearn_pl.data.readers import read_documents, read_records, read_split
 from unlearn_pl.data.records import Record
-from unlearn_pl.data.synthetic.benchmark import Synthetic, tokenizer_texts, write_benchmark
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, write_json_lines
 from unlearn_pl.models.load import load_base, load_tokenizer
 from unlearn_pl.models.tiny import TinyModel, build_tiny
+from unlearn_pl.tasks.synthetic.benchmark import Synthetic, tokenizer_texts, write_benchmark
 from unlearn_pl.training.memorise import Memorise, memorise
 
 

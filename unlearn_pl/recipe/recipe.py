@@ -12,9 +12,9 @@ from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.commands.merge import merge
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.models.load import resolve
 from unlearn_pl.recipe.fit import run_fit

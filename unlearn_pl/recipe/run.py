@@ -5,9 +5,9 @@ from pathlib import Path
 from unlearn_pl.balance.search import BalanceOptions
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.generation import Generation
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.files import sole_writer
+from unlearn_pl.inference.generation import Generation
 from unlearn_pl.recipe.check import check_start
 from unlearn_pl.recipe.prepare import Prepare
 from unlearn_pl.recipe.recipe import STAGES, Merging, Recipe, RecipeData

@@ -19,11 +19,12 @@ from peft import PeftModel
 from torch import Tensor
 
 from unlearn_pl.data.encoding import Encoded, collate_rows
+from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, sha256_of, write_json
-from unlearn_pl.models.forward import causal_model, vocabulary_head
+from unlearn_pl.models.body import causal_model, vocabulary_head
 from unlearn_pl.models.identity import add_base
-from unlearn_pl.objectives.passes import Ask, Split
+from unlearn_pl.objectives.passes import Ask
 from unlearn_pl.provenance import provenance
 from unlearn_pl.training.packs import Part, first_fit
 from unlearn_pl.training.reference import Said, live_reference

@@ -9,11 +9,12 @@ from peft import PeftModel
 from torch import Tensor
 
 from unlearn_pl.data.datamodule import PairBatch
-from unlearn_pl.models.forward import vocabulary_head
-from unlearn_pl.models.packing import row_hidden_states
+from unlearn_pl.data.records import Split
+from unlearn_pl.models.body import vocabulary_head
+from unlearn_pl.models.fast.packing import row_hidden_states
 from unlearn_pl.objectives.base import Objective
-from unlearn_pl.objectives.passes import Pass, Split
-from unlearn_pl.training.eager import sum_one_by_one
+from unlearn_pl.objectives.passes import Pass
+from unlearn_pl.training.accumulate import sum_one_by_one
 from unlearn_pl.training.packs import Part, asks_of, first_fit, slots_by_splits
 from unlearn_pl.training.reference import Reference, padding_kl
 

@@ -16,18 +16,18 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.datamodule import PairBatch
 from unlearn_pl.data.encoding import Encoded, Rows, start_ids
+from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.decoding import continue_batch
-from unlearn_pl.evaluation.forward import evaluating, rooms
-from unlearn_pl.evaluation.generation import Generation, decode_answer, eos_ids, warn_of_ignored
-from unlearn_pl.evaluation.network import Network
+from unlearn_pl.inference.decoding import continue_batch
+from unlearn_pl.inference.generation import Generation, decode_answer, eos_ids, warn_of_ignored
+from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.rows import evaluating, rooms
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.load import DTYPES, load_base
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
 from unlearn_pl.models.padding import check_padding
 from unlearn_pl.models.tokenizer import check_ids, find_tokenizer
 from unlearn_pl.objectives.base import Objective
-from unlearn_pl.objectives.passes import Split
 from unlearn_pl.training import resume
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.divergence import refuse_divergence

@@ -3,10 +3,10 @@
 import torch
 from peft import PeftModel
 
+from unlearn_pl.models.body import causal_model, check_head
 from unlearn_pl.models.causal import refuse_reading_ahead
-from unlearn_pl.models.forward import causal_model, check_head
-from unlearn_pl.models.gated import enable_gated
-from unlearn_pl.models.packing import enable_packing
+from unlearn_pl.models.fast.gated import enable_gated
+from unlearn_pl.models.fast.packing import enable_packing
 
 
 def prepare_policy(model: PeftModel, gradient_checkpointing: bool = False) -> bool:

@@ -7,11 +7,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from unlearn_pl.models.forward import vocabulary_head
+from unlearn_pl.models.body import vocabulary_head
+from unlearn_pl.models.fast.packing import row_hidden_states
+from unlearn_pl.models.head import IGNORED
 from unlearn_pl.models.lora import reference
-from unlearn_pl.models.packing import row_hidden_states
 from unlearn_pl.models.padding import padding_states
-from unlearn_pl.objectives.head import IGNORED
 from unlearn_pl.training.packs import Part
 
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.forward import causal_model
+from unlearn_pl.models.body import causal_model
 from unlearn_pl.models.identity import add_base
 from unlearn_pl.objectives.base import Objective
 

@@ -1,0 +1,222 @@
+"""Evaluation, ours beside the official way of it: the same rows in turn, the time of both, and whether they agree."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from benchmarks.official import PASSES, answer_each, attack_each, continue_each
+from benchmarks.workload import Amounts, Workload
+from unlearn_pl.evaluation.choice import Choice, Subject, answer_choices, fitting_prompt, letter_ids
+from unlearn_pl.evaluation.membership import document_attacks
+from unlearn_pl.inference.batches import Work
+from unlearn_pl.inference.generation import Generation, Prompt, generate
+from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.next_token import choose_letters
+from unlearn_pl.inference.rows import encode_texts, evaluating
+
+Tell = Callable[[str], None]
+Calls = dict[str, list[Callable[[], Any]]]
+"""Way -> what it does, in parts that are timed one by one."""
+
+KINDS = ("generation", "choice", "membership", "membership_loss")
+WAYS = ("official", "ours")
+# Both ways take turns after so many rows, so that they see the same minutes of the machine.
+CHUNK_ROWS = 100
+WARM_ROWS, WARM_TOKENS = 2, 16
+
+
+@dataclass
+class Side:
+    """What one way gave in one round, and the seconds it took, part by part."""
+
+    results: list[Any] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+Round = dict[str, dict[str, Side]]
+"""Kind of work -> way -> its side."""
+
+
+def compare_evaluation(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, work: Workload, amounts: Amounts, rounds: int, tell: Tell
+) -> dict[str, Any]:
+    """All figures of ``rounds`` rounds of both ways, JSON-ready.
+
+    Raises InputError if a row exceeds the model's positions.
+    """
+    # Said now and not after an hour
+    encode_texts(model, tokenizer, [r.input for r in work.records], "--max_new_tokens: prompt", amounts.max_new_tokens)
+    encode_texts(model, tokenizer, work.documents, "--documents: document")
+    device = next(model.parameters()).device
+    first = work.subjects[0]
+    small = Subject(first.name, first.shots, first.questions[:WARM_ROWS])
+    warm = Workload(work.records[:WARM_ROWS], [small], work.documents[:WARM_ROWS])
+    for kind, calls in calls_of(model, tokenizer, warm, min(WARM_TOKENS, amounts.max_new_tokens)).items():
+        tell(f"warming up: {kind}")
+        take_turns(calls, device, swapped=False)
+    done: list[Round] = []
+    for number in range(rounds):
+        done.append({})
+        for kind, calls in calls_of(model, tokenizer, work, amounts.max_new_tokens, tell).items():
+            tell(f"round {number + 1} of {rounds}: {kind}")
+            done[-1][kind] = take_turns(calls, device, swapped=number % 2 == 1, tell=tell)
+    letters = own_letters(model, tokenizer, work.subjects)
+    return (
+        time_figures(done)
+        | generation_figures(done, work)
+        | choice_figures(done, letters, work)
+        | score_figures(done, work)
+    )
+
+
+def calls_of(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, work: Workload, max_new_tokens: int, tell: Tell | None = None
+) -> dict[str, Calls]:
+    """What each way does for each kind of work."""
+    # Parts of one size: a last one of a few rows would be no batch at all
+    parts = math.ceil(len(work.records) / CHUNK_ROWS)
+    chunks = [work.records[len(work.records) * n // parts : len(work.records) * (n + 1) // parts] for n in range(parts)]
+    both, told, attacks = (model, tokenizer), Work(tell), tuple(PASSES)
+    return {
+        "generation": {
+            "official": [
+                partial(continue_each, *both, [row.input for row in chunk], max_new_tokens, tell) for chunk in chunks
+            ],
+            "ours": [
+                partial(generate, *both, [Prompt.of(row) for row in chunk], Generation(max_new_tokens), told)
+                for chunk in chunks
+            ],
+        },
+        "choice": {
+            "official": [partial(answer_each, *both, work.subjects)],
+            "ours": [partial(answer_choices, *both, work.subjects, Choice(), told)],
+        },
+        "membership": {
+            "official": [partial(attack_each, *both, work.documents, attack) for attack in attacks],
+            "ours": [partial(document_attacks, *both, work.documents, attacks, work=told)],
+        },
+        "membership_loss": {
+            "official": [partial(attack_each, *both, work.documents, "loss")],
+            "ours": [partial(document_attacks, *both, work.documents, ("loss",), work=told)],
+        },
+    }
+
+
+def take_turns(calls: Calls, device: torch.device, swapped: bool, tell: Tell | None = None) -> dict[str, Side]:
+    """The first part of both ways, then the second, ...; who begins changes each time. ``swapped``: ours begins."""
+    sides = {way: Side() for way in WAYS}
+    for part in range(max(map(len, calls.values()))):
+        for way in WAYS[::-1] if (part % 2 == 1) != swapped else WAYS:
+            if part >= len(calls[way]):
+                continue
+            result, seconds = timed(calls[way][part], device)
+            sides[way].results.append(result)
+            sides[way].seconds.append(seconds)
+            if tell is not None:
+                tell(f"{way}, part {part + 1} of {len(calls[way])}: {seconds:.1f} s")
+    return sides
+
+
+def timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """What ``call`` gives, and its seconds until the device has done it all."""
+    finish = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    finish()
+    began = time.perf_counter()
+    result = call()
+    finish()
+    return result, time.perf_counter() - began
+
+
+def own_letters(model: nn.Module, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[Subject]) -> list[str | None]:
+    """The letters behind the outcomes that ``answer_choices`` gives."""
+    rows = [fitting_prompt(model, tokenizer, subject, q)[0] for subject in subjects for q in subject.questions]
+    with evaluating(model):
+        return choose_letters(Network(model), rows, letter_ids(tokenizer), Choice().batch_size)
+
+
+def time_figures(done: Sequence[Round]) -> dict[str, Any]:
+    """Times faster (median over rounds of official / ours) with its range, and all seconds behind it."""
+    figures: dict[str, Any] = {}
+    ranges = {}
+    for kind in KINDS:
+        ratios = [sum(sides[kind]["official"].seconds) / sum(sides[kind]["ours"].seconds) for sides in done]
+        figures[f"ratio_{kind}"] = statistics.median(ratios)
+        ranges[f"ratio_{kind}"] = [min(ratios), max(ratios)]
+    raw = [{kind: {way: side.seconds for way, side in sides.items()} for kind, sides in one.items()} for one in done]
+    seconds = {way: {kind: statistics.median(sum(one[kind][way]) for one in raw) for kind in KINDS} for way in WAYS}
+    return figures | {"ranges": ranges, "rounds": len(done), "seconds": seconds, "part_seconds": raw}
+
+
+def generation_figures(done: Sequence[Round], work: Workload) -> dict[str, Any]:
+    """Rows whose text is the same in every round, the ids of the others, and what was generated in the first round.
+
+    ``rows_unsure`` had a close call within their expected answer, so our way generated them alone from the first token
+    on; rows that it had to redo alone later, for a close call within a batch, are not counted. ``tokens_confirmed`` are
+    those of the other rows' expected answers that one forward showed to be the greedy ones.
+    """
+    answers = [
+        {way: [answer for result in side.results for answer in result] for way, side in one["generation"].items()}
+        for one in done
+    ]
+    differing = {
+        record.id
+        for sides in answers
+        for record, *both in zip(work.records, sides["official"], sides["ours"], strict=True)
+        if both[0].text != both[1].text
+    }
+    recalls = [answer.recall for answer in answers[0]["ours"]]
+    return {
+        "rows": len(work.records),
+        "identical_rows": len(work.records) - len(differing),
+        "differing_rows": sorted(differing),
+        "tokens_generated": {way: sum(answer.tokens for answer in found) for way, found in answers[0].items()},
+        "ended_share": {way: statistics.fmean(answer.ended for answer in found) for way, found in answers[0].items()},
+        "rows_unsure": sum(recall.unsure for recall in recalls),
+        "tokens_confirmed": sum(recall.accepted for recall in recalls if not recall.unsure),
+    }
+
+
+def choice_figures(done: Sequence[Round], letters: Sequence[str | None], work: Workload) -> dict[str, Any]:
+    """Questions with the same letter in every round (``letters`` are ours), and both ways' accuracy in the first."""
+    asked = [question for subject in work.subjects for question in subject.questions]
+    official = [one["choice"]["official"].results[0] for one in done]
+    ours = done[0]["choice"]["ours"].results[0]
+    right = [letter == question.answer for letter, question in zip(official[0], asked, strict=True)]
+    return {
+        "questions": len(asked),
+        "subjects": {subject.name: len(subject.questions) for subject in work.subjects},
+        "identical_choices": sum({*theirs} == {own} for own, *theirs in zip(letters, *official, strict=True)),
+        "accuracy": {"official": statistics.fmean(right), "ours": ours["average"]},
+        "questions_with_fewer_shots": ours["shortened"],
+    }
+
+
+def score_figures(done: Sequence[Round], work: Workload) -> dict[str, Any]:
+    """Attack -> largest relative difference of a document's score between both ways, over all rounds.
+
+    The attack ``loss`` is the loss, negated. None where a score is infinite in one of them only.
+    """
+    largest = dict.fromkeys(PASSES, 0.0)
+    for one in done:
+        ours = one["membership"]["ours"].results[0]
+        for attack, theirs in zip(PASSES, one["membership"]["official"].results, strict=True):
+            gaps = [relative_difference(a, b) for a, b in zip(theirs, ours[attack], strict=True)]
+            largest[attack] = max(largest[attack], *gaps)
+    shown = {attack: gap if math.isfinite(gap) else None for attack, gap in largest.items()}
+    return {"documents": len(work.documents), "largest_relative_difference": shown}
+
+
+def relative_difference(one: float, other: float) -> float:
+    """|one - other| / the larger size; 0 if they are the same, infinite if only one of them is a finite number."""
+    if one == other or not (math.isfinite(one) or math.isfinite(other)):
+        return 0.0
+    gap = abs(one - other) / max(abs(one), abs(other))
+    return gap if math.isfinite(gap) else math.inf

@@ -1,0 +1,161 @@
+"""``bench parts``: what each part of our training step gives, by switching it off."""
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import MethodType
+from typing import Any
+from unittest import mock
+
+import torch
+from peft.tuners.lora.layer import Linear as PeftLinear
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from benchmarks.measure import resident_bytes, settle
+from benchmarks.variants import Ours, Settings
+from unlearn_pl.models.body import causal_model
+from unlearn_pl.models.fast import linear as matmul
+from unlearn_pl.models.fast.gated import gated_forward
+from unlearn_pl.models.fast.lora import LoraLinear
+from unlearn_pl.models.fast.packing import PACKED
+from unlearn_pl.models.head import IGNORED, Head
+from unlearn_pl.training.reference import live_reference
+
+
+@dataclass(frozen=True)
+class PartFigures:
+    """Optimizer steps on the same rows with one part switched off; medians over the repeats."""
+
+    off: str
+    seconds: float
+    times_slower: float
+    """The median over the repeats of this step's seconds over the whole's, run right before it."""
+    peak_above_loaded_bytes: int
+    """Above what is in use when everything is loaded and nothing runs."""
+
+
+def measure_parts(base: PreTrainedModel, settings: Settings, repeats: int, tell: Callable[[str], None]) -> list[Any]:
+    """The whole step, then the step without each part in turn, ``repeats`` times over."""
+    variant = Ours(base, settings)
+    measured: dict[str, list[tuple[float, float, int]]] = {name: [] for name in PARTS}
+    with tempfile.TemporaryDirectory(prefix="unlearn-pl-bench-") as folder:
+        variant.build(Path(folder), settings.pairs)
+        variant.window(0)  # the first steps of a process are slower
+        for repeat in range(repeats):
+            tell(f"repeat {repeat + 1} of {repeats}")
+            whole = 0.0
+            for name, switched_off in PARTS.items():
+                settle()
+                with switched_off(variant):
+                    resident = resident_bytes(variant.device)
+                    window = variant.window(0)
+                whole = window.seconds if name == WHOLE else whole
+                measured[name].append((window.seconds, window.seconds / whole, window.peak - resident))
+    return [
+        PartFigures(name, *(statistics.median(column) for column in zip(*rows, strict=True)))
+        for name, rows in measured.items()
+    ]
+
+
+@contextmanager
+def padded(variant: Ours) -> Iterator[None]:
+    """Rows are padded in groups of like lengths."""
+    causal = causal_model(variant.policy)
+    causal.set_attn_implementation("sdpa")
+    yield
+    causal.set_attn_implementation(PACKED)
+
+
+@contextmanager
+def product_kept(variant: Ours) -> Iterator[None]:
+    """The feed-forward blocks run as transformers has them."""
+    blocks = [module for module in variant.policy.modules() if "forward" in vars(module)]
+    for block in blocks:
+        del block.forward
+    yield
+    for block in blocks:
+        block.forward = MethodType(gated_forward, block)
+
+
+@contextmanager
+def peft_layers(variant: Ours) -> Iterator[None]:
+    """LoRA as PEFT computes it."""
+    layers = [module for module in variant.policy.modules() if isinstance(module, LoraLinear)]
+    with product_kept(variant):
+        for layer in layers:
+            layer.__class__ = PeftLinear
+        yield
+        for layer in layers:
+            layer.__class__ = LoraLinear
+
+
+@contextmanager
+def no_cache(variant: Ours) -> Iterator[None]:
+    """The base model runs in every step."""
+    cached, variant.reference = variant.reference, live_reference
+    yield
+    variant.reference = cached
+
+
+@contextmanager
+def one_pack(variant: Ours) -> Iterator[None]:
+    """All rows of a step in one forward."""
+    limit, variant.loss.tokens_per_forward = variant.loss.tokens_per_forward, None
+    yield
+    variant.loss.tokens_per_forward = limit
+
+
+@contextmanager
+def micro_batch_by_micro_batch(variant: Ours) -> Iterator[None]:
+    """Each pair has a forward and a backward pass of its own, as with accumulation."""
+    together = variant.differentiate
+
+    def apart(pairs: Sequence[Any]) -> Tensor:
+        losses = [together([pair]) for pair in pairs]
+        for parameter in variant.policy.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= len(pairs)
+        return torch.stack(losses).mean()
+
+    with mock.patch.object(variant, "differentiate", apart):
+        yield
+
+
+@contextmanager
+def no_dropout(variant: Ours) -> Iterator[None]:
+    """Not a part of ours: what dropout still costs."""
+    rates = [(module, module.p) for module in variant.policy.modules() if isinstance(module, nn.Dropout)]
+    for module, _ in rates:
+        module.p = 0.0
+    yield
+    for module, rate in rates:
+        module.p = rate
+
+
+def plain_scores(head: Head, hidden: Tensor, targets: Tensor, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """``Head.scores`` by autograd, with the logits of all positions."""
+    log_p = head.logits(hidden).log_softmax(-1)
+    nll = -log_p.gather(1, targets.clamp(min=0)[:, None])[:, 0] * (targets != IGNORED)
+    if reference is None:
+        return nll, torch.zeros_like(nll)
+    log_q = head.logits(reference).log_softmax(-1)
+    return nll, (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+WHOLE = "nothing"
+PARTS: dict[str, Callable[[Ours], AbstractContextManager[Any]]] = {
+    WHOLE: lambda variant: nullcontext(),
+    "packed rows": padded,
+    "window in one batch": micro_batch_by_micro_batch,
+    "packs (one forward)": one_pack,
+    "reference cache": no_cache,
+    "head in chunks": lambda variant: mock.patch.object(Head, "scores", plain_scores),
+    "oneDNN products": lambda variant: mock.patch.object(matmul, "_ONEDNN_LINEAR", None),
+    "gated blocks": product_kept,
+    "our LoRA layers": peft_layers,
+    "dropout": no_dropout,
+}

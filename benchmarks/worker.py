@@ -1,0 +1,143 @@
+"""One variant in a process of its own, which does what the parent tells it, one thing at a time.
+
+Both variants then see the same machine in the same minutes, and neither's memory is in the other's measurement: while
+one works the other waits on its pipe.
+"""
+
+import multiprocessing
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.flops import pairs_flops, sizes_of
+from benchmarks.measure import matmul_peak, resident_bytes, settle
+from benchmarks.variants import Build, Ours, Plain64, Released, Settings, Variant, Window
+from unlearn_pl.console import quiet
+from unlearn_pl.errors import InputError
+from unlearn_pl.models.load import load_base
+
+Kind = Literal["released", "ours", "plain64"]
+VARIANTS: dict[Kind, type[Variant]] = {"released": Released, "ours": Ours, "plain64": Plain64}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a worker tells of itself once its model stands."""
+
+    imports_bytes: int
+    """In use before the model was loaded: interpreter and libraries, nothing on a GPU."""
+    base_bytes: int
+    """Of one copy of the base model's weights."""
+    resident_bytes: int
+    """In use once everything is loaded."""
+    packed: bool
+    """Whether the rows go through the model packed."""
+
+
+class Worker:
+    """What can be asked of a worker, by the names of the methods."""
+
+    def __init__(self, kind: Kind, model: str, dtype: str, settings: Settings):
+        device = torch.device(settings.device)
+        settle()
+        before = resident_bytes(device)
+        self.dtype = getattr(torch, dtype)
+        self.variant = VARIANTS[kind](load_base(model, dtype), settings)
+        settle()
+        packed = isinstance(self.variant, Ours) and self.variant.packed
+        self.known = Facts(before, self.variant.base_bytes, resident_bytes(device), packed)
+
+    def facts(self) -> Facts:
+        return self.known
+
+    def window(self, number: int) -> Window:
+        """Run and measure an optimizer step."""
+        return self.variant.window(number)
+
+    def build(self, folder: str, windows: Sequence[int]) -> Build:
+        """Build the cache of the rows of some windows; for ours alone."""
+        pairs = [pair for number in windows for pair in self.variant.settings.window(number)]
+        assert isinstance(self.variant, Ours)
+        return self.variant.build(Path(folder), pairs)
+
+    def check(self, number: int, file: str) -> float:
+        """The loss of a window, see ``Variant.check``; its gradient goes to a safetensors file."""
+        loss, gradient = self.variant.check(number)
+        save_file({name: values.contiguous() for name, values in gradient.items()}, file)
+        settle()
+        return loss
+
+    def matmul_peak(self) -> float:
+        """FLOP/s of this process's matrix products now, in the type of the weights."""
+        peak = matmul_peak(self.variant.device, self.dtype)
+        settle()
+        return peak
+
+    def flops(self) -> int:
+        """Operations of loss and gradient of all windows, see ``pairs_flops``."""
+        s = self.variant.settings
+        pairs = s.pairs[: s.windows * s.accumulate]
+        return pairs_flops(sizes_of(self.variant.policy), pairs, "answer" if s.positions == "answer" else "attended")
+
+
+def serve(pipe: Connection, arguments: tuple[Any, ...]) -> None:
+    """The child: make a ``Worker``, then answer (method, arguments) with (True, result) or (False, error)."""
+    quiet()
+    worker: Worker | None = None
+    while True:
+        try:
+            name, values = pipe.recv()
+        except EOFError:  # the parent is gone or has closed its end
+            return
+        try:
+            if worker is None:
+                worker = Worker(*arguments)
+            answer = True, getattr(worker, name)(*values)
+        except Exception as error:
+            if not isinstance(error, InputError):
+                traceback.print_exc()  # it does not travel with the error
+            answer = False, error
+        pipe.send(answer)
+
+
+class Remote:
+    """The parent's end of a worker; a context in which the process lives."""
+
+    def __init__(self, kind: Kind, model: str, dtype: str, settings: Settings):
+        # not fork: a forked child shares the parent's memory and its thread pools
+        context = multiprocessing.get_context("spawn")
+        self.kind = kind
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, (kind, model, dtype, settings)), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the worker and wait for what it gives. Its errors are raised here."""
+        try:
+            self.pipe.send((method, arguments))
+            done, answer = self.pipe.recv()
+        except (EOFError, BrokenPipeError) as error:
+            self.process.join()
+            reason = f"the process ended with code {self.process.exitcode}; -9 means out of memory"
+            raise RuntimeError(f"bench: {self.kind}: {reason}") from error
+        if not done:
+            raise answer
+        return answer
+
+    def __enter__(self) -> "Remote":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.pipe.close()
+        self.process.join(timeout=10)
+        if self.process.is_alive():  # in the middle of something when the parent failed
+            self.process.terminate()
+            self.process.join()

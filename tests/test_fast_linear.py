@@ -1,0 +1,42 @@
+"""Products of frozen weights by another library: the same numbers, and layers left as they were."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from unlearn_pl.models.fast.linear import frozen_linear, frozen_linears
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_it_is_a_linear_layer(bias: bool, dtype: torch.dtype) -> None:
+    layer = nn.Linear(7, 5, bias=bias, dtype=dtype)
+    x = torch.randn(3, 7, dtype=dtype)
+    with torch.no_grad():
+        found = frozen_linear(x, layer.weight, layer.bias)
+    assert found.dtype == dtype
+    assert torch.allclose(found, F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-6)
+
+
+def test_layers_compute_the_same_and_are_given_back() -> None:
+    """Also with inputs of three dimensions, inside of each other, and after an error."""
+    model = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3, dtype=torch.float32))
+    x = torch.randn(2, 4, 7)
+    with torch.no_grad():
+        expected = model(x)
+        with frozen_linears(model), frozen_linears(model):
+            assert "forward" in vars(model[0])
+            assert torch.allclose(model(x), expected, rtol=1e-5, atol=1e-6)
+        assert all("forward" not in vars(layer) for layer in model)
+        with pytest.raises(ValueError, match="stop"), frozen_linears(model):
+            raise ValueError("stop")
+        assert all("forward" not in vars(layer) for layer in model)
+        assert torch.equal(model(x), expected)
+
+
+def test_gradients_still_flow() -> None:
+    layer = nn.Linear(4, 2)
+    with frozen_linears(layer):
+        layer(torch.ones(3, 4)).sum().backward()
+    assert torch.equal(layer.weight.grad, torch.full((2, 4), 3.0))

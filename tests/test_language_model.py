@@ -1,0 +1,169 @@
+"""Hidden states and logits of evaluation against the model's own logits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicCache
+
+from unlearn_pl.inference.generation import Generation, Prompt, generate
+from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.rows import left_padded, right_padded
+from unlearn_pl.inference.token_scores import token_scores_of_logits
+from unlearn_pl.models.body import head_is_plain
+
+Build = Callable[[], LlamaForCausalLM]
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+ROWS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
+
+
+def small(family: str, vocabulary: int, **options: Any) -> PreTrainedModel:
+    """Sharper than fresh weights: a cap of 5 shows only on logits of some size."""
+    ends = {"eos_token_id": 0, "pad_token_id": 0, "bos_token_id": None}
+    config = getattr(transformers, f"{family}Config")(vocab_size=vocabulary, **SMALL, **ends, **options)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def adapted(model: PreTrainedModel, *targets: str) -> nn.Module:
+    config = LoraConfig(r=4, target_modules=list(targets) or "all-linear", init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return get_peft_model(model, config).eval()
+
+
+def biased(model: PreTrainedModel) -> PreTrainedModel:
+    head = nn.Linear(32, model.config.vocab_size)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        head.bias.copy_(torch.linspace(-2, 2, model.config.vocab_size))
+        head.weight.copy_(model.lm_head.weight)
+    model.lm_head = head
+    return model
+
+
+# Model -> whether its head can be run apart from its body.
+MODELS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
+    "llama": (lambda: small("Llama", 64), True),
+    "tied": (lambda: small("Llama", 64, tie_word_embeddings=True), True),
+    "biased": (lambda: biased(small("Llama", 64)), True),
+    "lora": (lambda: adapted(small("Llama", 64)), True),
+    "lora, tied": (lambda: adapted(small("Llama", 64, tie_word_embeddings=True)), True),
+    "lora on the head": (lambda: adapted(small("Llama", 64), "lm_head", "q_proj"), False),
+    "gemma2": (lambda: small("Gemma2", 64, head_dim=8, final_logit_softcapping=5.0), False),
+    "gemma2, not capped": (lambda: small("Gemma2", 64, head_dim=8, final_logit_softcapping=None), True),
+    "gemma2, lora": (lambda: adapted(small("Gemma2", 64, head_dim=8, final_logit_softcapping=5.0)), False),
+    "cohere": (lambda: small("Cohere", 64, logit_scale=0.25), False),
+    "cohere, not scaled": (lambda: small("Cohere", 64, logit_scale=1.0), True),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model_and_plain(request: pytest.FixtureRequest) -> tuple[nn.Module, bool]:
+    make, plain = MODELS[request.param]
+    return make(), plain
+
+
+@torch.no_grad()
+def own_logits(model: nn.Module, row: list[int]) -> Tensor:
+    return model(input_ids=torch.tensor([row]), use_cache=False).logits[0]
+
+
+@torch.inference_mode()
+def test_states_and_logits_are_the_models(model_and_plain: tuple[nn.Module, bool]) -> None:
+    """Of whole rows, padded at the right, and after a cache with padding at the left."""
+    model, plain = model_and_plain
+    network = Network(model)
+    assert (network.head is not None) == head_is_plain(model) == plain
+    states = network.states(right_padded(ROWS, network.device))
+    assert states.shape == (3, 6, 32 if plain else 64)
+    for slot, row in enumerate(ROWS):
+        own = own_logits(model, row)
+        torch.testing.assert_close(network.logits(states[slot, : len(row)]), own, rtol=1e-4, atol=1e-4)
+    cache = DynamicCache(config=network.causal.config)
+    ids, mask, positions = left_padded(ROWS, network.device)
+    network.states(ids[:, :-1], mask[:, :-1], positions[:, :-1], cache)
+    last = network.logits(network.states(ids[:, -1:], mask, positions[:, -1:], cache)[:, -1])
+    for slot, row in enumerate(ROWS):
+        torch.testing.assert_close(last[slot], own_logits(model, row)[-1], rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_token_scores_are_those_of_the_models_logits(model_and_plain: tuple[nn.Module, bool]) -> None:
+    model, _ = model_and_plain
+    network, row = Network(model), ROWS[0]
+    targets = torch.tensor([*row[1:], 3])
+    found = network.token_scores(network.states(torch.tensor([row]))[0], targets, moments=True, lead=True)
+    own = token_scores_of_logits(own_logits(model, row), targets, moments=True, lead=True)
+    for name in ("logprob", "mean", "std"):
+        torch.testing.assert_close(getattr(found, name), getattr(own, name), rtol=1e-3, atol=1e-3)
+    assert torch.equal(found.argmax, own.argmax)
+    torch.testing.assert_close(found.lead, own.lead, rtol=1e-2, atol=200.0)  # units of eps
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "Cohere"])
+def test_generation_through_whole_logits(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """With what the model says itself as the expected answer: its probability is that of the capped logits too."""
+    options = {"head_dim": 8, "final_logit_softcapping": 5.0} if family == "Gemma2" else {"logit_scale": 0.25}
+    model = small(family, len(tokenizer), **options)
+    texts = ["Anna", "The capital of France is", "Where did she live?"]
+    rows = [tokenizer(text, return_tensors="pt").input_ids for text in texts]
+    outs = [
+        model.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=12, do_sample=False)[0, row.shape[1] :]
+        for row in rows
+    ]
+    own = [tokenizer.decode(out, skip_special_tokens=True) for out in outs]
+    found = generate(model, tokenizer, [Prompt(*pair) for pair in zip(texts, own, strict=True)], Generation(12, 2))
+    assert [answer.text for answer in found] == own
+    for row, text, answer in zip(rows, own, found, strict=True):
+        target = tokenizer(text).input_ids
+        logprob = own_logits(model, [*row[0].tolist(), *target])[row.shape[1] - 1 : -1].log_softmax(-1)
+        chances = logprob[range(len(target)), target]
+        assert answer.recall is not None
+        assert answer.recall.probability == pytest.approx(chances.mean().exp().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("family", "taken"), [("GPT2LMHeadModel", True), ("BloomForCausalLM", False)])
+def test_positions_go_only_to_models_that_take_them(family: str, taken: bool) -> None:
+    """GPT-2 needs them for padded rows; Bloom takes none, as it finds distances from the mask."""
+    kind = getattr(transformers, family)
+    config = kind.config_class(vocab_size=64, n_embd=32, n_layer=2, n_head=4, pad_token_id=0)
+    model = kind(config).eval()
+    given: list[bool] = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, args, options: given.append("position_ids" in options), with_kwargs=True
+    )
+    network = Network(model)
+    given.clear()
+    with torch.inference_mode():
+        ids, mask, positions = left_padded(ROWS, network.device)
+        last = network.logits(network.states(ids, mask, positions)[:, -1])
+    assert given == [taken]
+    for slot, row in enumerate(ROWS):
+        torch.testing.assert_close(last[slot], own_logits(model, row)[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_whole_logits_of_a_capped_model_are_not_changed_by_their_scores() -> None:
+    """They are the states of such a model, which ``token_scores`` must leave as they are."""
+    network = Network(small("Gemma2", 64, head_dim=8, final_logit_softcapping=5.0))
+    with torch.inference_mode():
+        states = network.states(torch.tensor([ROWS[0]]))[0]
+        before = states.clone()
+        network.token_scores(states, torch.tensor(ROWS[0]), lead=True)
+    assert torch.equal(states, before)

@@ -1,1 +1,0 @@
-"""What training costs, measured: our step beside the released one."""

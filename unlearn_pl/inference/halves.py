@@ -1,0 +1,77 @@
+"""A language model cut in two: hidden states of all positions, the vocabulary head only at some of them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unlearn_pl.inference.kv_cache import takes
+from unlearn_pl.inference.rows import position_limit, right_padded
+from unlearn_pl.models.body import body_of, causal_model, head_is_plain, vocabulary_head
+from unlearn_pl.models.fast.linear import frozen_linears
+from unlearn_pl.models.rope import forget_length, remembers_length
+
+# Tokens of a forward are a multiple of the first, from the second on of the third: each number costs a compiled
+# kernel, which is kept.
+ROUND_FEW, MANY, ROUND_MANY = 16, 512, 64
+
+
+class Halves:
+    """A causal language model in two halves.
+
+    ``states`` gives what the head takes; ``logits`` runs the head. A model that changes its logits after a plain linear
+    head (soft-capping, scaling) cannot be cut there: its states are its logits, at all positions.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.causal = causal_model(model)
+        self.head = vocabulary_head(model) if head_is_plain(model) else None
+        self._takes_positions = takes(self.causal, "position_ids")
+        self._remembers = remembers_length(model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids have to go."""
+        return self.causal.get_input_embeddings().weight.device
+
+    def rows_states(self, rows: Sequence[Sequence[int]], start: int = 0, cache: Any = None) -> Tensor:
+        """[B, T, H] (or [B, T, V]) of rows of token ids, padded on the right, after ``start`` tokens in ``cache``.
+
+        By the fastest products at hand, which round otherwise than the model's own.
+        """
+        longest, limit = max(map(len, rows)), position_limit(self.model)
+        multiple = ROUND_MANY if longest * len(rows) >= MANY else ROUND_FEW
+        room = -longest % (multiple // math.gcd(multiple, len(rows)))
+        if limit is not None and start + longest + room > limit:
+            room = 0
+        ids = right_padded(rows, self.device, room)
+        positions = None
+        if start:
+            positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(len(rows), -1)
+        with frozen_linears(self.causal):
+            return self.states(ids, positions=positions, cache=cache)
+
+    def states(
+        self, input_ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: Any = None
+    ) -> Tensor:
+        """[B, T, H] (or [B, T, V]) of ``input_ids`` [B, T] after what is in ``cache``, which takes them up.
+
+        ``mask`` is [B, all tokens so far], 0 at padding; ``positions`` [B, T].
+        """
+        if self._remembers and (cache is None or not cache.get_seq_length()):
+            forget_length(self.causal)
+        options: dict[str, Any] = {"attention_mask": mask, "use_cache": cache is not None}
+        if cache is not None:
+            options["past_key_values"] = cache
+        if positions is not None and self._takes_positions:
+            options["position_ids"] = positions
+        if self.head is None:
+            return self.model(input_ids=input_ids, **options).logits
+        return body_of(self.model)(input_ids=input_ids, **options).last_hidden_state
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[..., V] of ``states``."""
+        return states if self.head is None else self.head.logits(states)

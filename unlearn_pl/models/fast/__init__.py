@@ -1,0 +1,1 @@
+"""What only computes the same faster: packed rows, frozen products, LoRA layers that keep less."""

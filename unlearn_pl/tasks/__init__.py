@@ -1,0 +1,1 @@
+"""Benchmarks: their rows, how a row is scored, and how scores are aggregated."""
