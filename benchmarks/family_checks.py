@@ -21,9 +21,9 @@ from unlearn_pl.data.datamodule import PairBatch
 from unlearn_pl.data.encoding import Encoded, collate_rows
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.generation import Generation, Prompt, generate
-from unlearn_pl.merging.adapters import merge_parents, save_merged
-from unlearn_pl.merging.methods import merge_settings
-from unlearn_pl.merging.parents import read_parents
+from unlearn_pl.merging.adapters import read_adapters
+from unlearn_pl.merging.merge import MergedAdapter
+from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
 from unlearn_pl.objectives.forget import NPO
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
@@ -193,9 +193,10 @@ def _merge(build: Build, vocabulary: int, lora: Lora) -> dict[str, Any]:
         folders = [home / "one", home / "two"]
         apart: dict[str, Any] = {}
         for method, options in (("ties", {"density": 0.8}), ("cat", {})):
-            settings = merge_settings(2, method, **options)
+            settings = MergeOptions(method=method, **options).settings(2)
             base = AutoModelForCausalLM.from_pretrained(home / "base").eval()
-            save_merged(merge_parents(base, read_parents(folders, settings), settings), None, home / method, base)
+            adapter = MergedAdapter.of(base, read_adapters(folders, settings), settings)
+            adapter.save(save_model=home / method, base=base)
             merged = AutoModelForCausalLM.from_pretrained(home / method).eval()
             whole = AutoModelForCausalLM.from_pretrained(home / "base").eval()
             peft = PeftModel.from_pretrained(whole, str(folders[0]), adapter_name="one")

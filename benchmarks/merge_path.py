@@ -12,8 +12,8 @@ from benchmarks.merge import Call, measured
 from benchmarks.random_adapters import random_parents
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.merging.folding import FoldedWeights
-from unlearn_pl.merging.merge import merge_deltas
-from unlearn_pl.merging.methods import merge_settings
+from unlearn_pl.merging.merge import merge_modules
+from unlearn_pl.merging.options import MergeOptions
 
 DOCUMENT_TOKENS = 300
 
@@ -31,8 +31,8 @@ def compare_path_step(
     losses = partial(document_losses, model, tokenizer, texts)
 
     def step(weight: float) -> list[float]:
-        settings = merge_settings(len(parents), "cat", (weight, 1 - weight))
-        folded.fold(merge_deltas(parents, settings))
+        settings = MergeOptions(method="cat", weights=[weight, 1 - weight]).settings(len(parents))
+        folded.fold(merge_modules(parents, settings))
         return losses()
 
     found: dict[str, list[Call]] = {"step": [], "bare": []}

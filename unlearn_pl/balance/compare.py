@@ -13,8 +13,10 @@ from unlearn_pl.balance.opening import Opened
 from unlearn_pl.balance.path import Point
 from unlearn_pl.balance.scorer import Scores
 from unlearn_pl.inference.batches import Progress
-from unlearn_pl.merging.merge import merge_deltas, norm
-from unlearn_pl.merging.methods import METHODS, find_method, merge_settings
+from unlearn_pl.merging.factors import norm
+from unlearn_pl.merging.merge import merge_modules
+from unlearn_pl.merging.methods import METHODS, find_method
+from unlearn_pl.merging.options import MergeOptions
 
 HALF = 0.5
 
@@ -54,8 +56,8 @@ class Comparison:
     def row(self, method: str, density: float | None) -> dict[str, Any]:
         """One method: ``defined`` with weights 1 and 1, ``normalised`` at the norm of the exact mean of the deltas."""
         path = self.opened.path
-        settings = merge_settings(2, method, density=density, seed=self.seed)
-        deltas = merge_deltas(path.parents, settings, path.order)
+        settings = MergeOptions(method=method, density=density, seed=self.seed).settings(2)
+        deltas = merge_modules(path.parents, settings, path.order)
         conflict = measure_conflict(path.parents, settings, path.order)
         levelled, _ = path.merge(Point(HALF, method=method, density=density))
         scorer = self.opened.scorer

@@ -12,9 +12,9 @@ from unlearn_pl.balance.scorer import MergeScorer
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.inference.batches import Progress
-from unlearn_pl.merging.adapters import check_base
-from unlearn_pl.merging.methods import merge_settings
-from unlearn_pl.merging.parents import PREFIX, read_parents
+from unlearn_pl.merging.adapters import check_base, read_adapters
+from unlearn_pl.merging.options import MergeOptions
+from unlearn_pl.models.adapter_folder import PREFIX
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.load import refuse_quantised
 
@@ -36,12 +36,12 @@ class Opened:
 def open_path(base: PreTrainedModel, adapters: Sequence[str | Path], seed: int = 42) -> MergePath:
     """The merges of the over- and the under-forgetting adapter.
 
-    Raises InputError unless there are two adapters, and as `read_parents` and `check_base` do.
+    Raises InputError unless there are two adapters, and as `read_adapters` and `check_base` do.
     """
     if len(adapters) != 2:
         raise InputError(f"--adapters: two are needed, the over- and the under-forgetting one, got {len(adapters)}")
     # what any method needs; each method asks for more when it is used
-    over, under = read_parents(adapters, merge_settings(2, "cat"))
+    over, under = read_adapters(adapters, MergeOptions(method="cat").settings(2))
     check_base(base, [over, under])
     order = [PREFIX + name for name, _ in base.named_modules() if PREFIX + name in over.factors]
     return MergePath(over, under, tuple(order), seed)

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from unlearn_pl.merging.adapters import MergedAdapter
-from unlearn_pl.merging.merge import Delta, merge_deltas, norm, scaled
-from unlearn_pl.merging.methods import MergeSettings, find_method, merge_settings
-from unlearn_pl.merging.parents import Parent, check_shared_start, check_sizes
+from unlearn_pl.merging.adapters import Adapter, check_shared_start, check_sizes
+from unlearn_pl.merging.factors import Delta, norm, scaled
+from unlearn_pl.merging.merge import MergedAdapter, merge_modules
+from unlearn_pl.merging.methods import find_method
+from unlearn_pl.merging.options import MergeOptions, MergeSettings
 
 EXACT = "cat"
 LEAST_MIX = 0.02
@@ -54,15 +55,15 @@ class Point:
 class MergePath:
     """All merges of two adapters that have been read and checked."""
 
-    over: Parent
-    under: Parent
+    over: Adapter
+    under: Adapter
     order: tuple[str, ...]
     """The adapted modules in the order of the base's."""
     seed: int = 42
     """Of the random pruning of the methods that have it."""
 
     @property
-    def parents(self) -> tuple[Parent, Parent]:
+    def parents(self) -> tuple[Adapter, Adapter]:
         return self.over, self.under
 
     def check(self, method: str, density: float | None) -> None:
@@ -74,10 +75,9 @@ class MergePath:
 
     def settings(self, point: Point, mix: float) -> MergeSettings:
         """Those of the merge at one mix, before it is brought to its norm."""
-        return merge_settings(
-            2, point.method, [1 - mix, mix] if find_method(point.method).kernel.takes_weights else None,
-            point.density, seed=self.seed,
-        )  # fmt: skip
+        weights = [1 - mix, mix] if find_method(point.method).kernel.takes_weights else None
+        options = MergeOptions(method=point.method, weights=weights, density=point.density, seed=self.seed)
+        return options.settings(2)
 
     def merge(self, point: Point) -> tuple[dict[str, Delta], list[float]]:
         """The deltas at a point, and the scale that each group's merge was given."""
@@ -105,7 +105,9 @@ class MergePath:
             for modules, one in zip(self.groups(len(settings)), settings, strict=True)
         ]
         facts = {"balance": point.facts()} | ({"groups": groups} if len(groups) > 1 else {})
-        return MergedAdapter(base, self.parents, settings[0], deltas, facts)
+        return MergedAdapter(
+            base=base, adapters=self.parents, settings=settings[0], deltas=deltas, more_facts=facts
+        )  # fmt: skip
 
     def groups(self, count: int) -> list[list[str]]:
         """The modules in ``count`` groups of neighbouring layers, of nearly equal size; at most one a layer."""
@@ -132,4 +134,4 @@ class MergePath:
         parts = [
             replace(parent, factors={name: parent.factors[name] for name in modules}) for parent in self.parents
         ]  # fmt: skip
-        return merge_deltas(parts, settings, modules)
+        return merge_modules(parts, settings, modules)

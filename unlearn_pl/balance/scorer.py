@@ -14,8 +14,8 @@ from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.evaluation.run import evaluate_model, fitting_inputs
 from unlearn_pl.inference.batches import Progress, Work
+from unlearn_pl.merging.factors import Delta
 from unlearn_pl.merging.folding import FoldedWeights
-from unlearn_pl.merging.merge import Delta
 from unlearn_pl.metrics.intervals import auc_interval
 from unlearn_pl.metrics.roc import area_under_curve, halves, membership_score
 from unlearn_pl.metrics.scores import unscored_terms

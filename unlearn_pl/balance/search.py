@@ -11,8 +11,9 @@ from unlearn_pl.balance.path import LEAST_MIX, MergePath, Point
 from unlearn_pl.balance.scorer import MergeScorer, Scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.batches import Progress
-from unlearn_pl.merging.merge import merge_deltas
-from unlearn_pl.merging.methods import find_method, merge_settings
+from unlearn_pl.merging.merge import merge_modules
+from unlearn_pl.merging.methods import find_method
+from unlearn_pl.merging.options import MergeOptions
 
 LEVEL = 0.5
 SHIFT = 0.2
@@ -53,7 +54,7 @@ class BalanceOptions:
         if not 0 < self.tolerance < 0.5:
             raise InputError(f"--search.tolerance: must be in (0, 0.5), got {self.tolerance}")
         for method in self.methods:
-            if find_method(method, argument="--search.methods").form == "dense":
+            if find_method(method, parameter="search.methods").form == "dense":
                 raise InputError(f"--search.methods: {method} gives no adapter; its _svd form does")
 
     def rays(self) -> list[Point]:
@@ -95,8 +96,7 @@ class BalanceSearch:
         try:
             self.path.check(ray.method, ray.density)
         except InputError as error:
-            reason = str(error).removeprefix("--adapters: ").removeprefix("--density: ")
-            raise InputError(f"--search.methods: {ray.method} cannot be searched: {reason}") from error
+            raise InputError(f"{ray.method} cannot be searched: {error.reason}", "search.methods") from error
 
     def run(self) -> dict[str, Any]:
         """Search, choose, verify; the result as it is written to `balance.json`.
@@ -268,7 +268,7 @@ class BalanceSearch:
             self.path.check("ties", None)
         except InputError:
             return {}
-        deltas = merge_deltas(self.path.parents, merge_settings(2, "ties"), self.path.order)
+        deltas = merge_modules(self.path.parents, MergeOptions().settings(2), self.path.order)
         return {"ties": self.compared(self.scorer.scores(deltas))}
 
     def splits(self, chosen: Point) -> list[dict[str, Any]]:

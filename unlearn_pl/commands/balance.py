@@ -8,14 +8,12 @@ from unlearn_pl.balance.opening import open_merges
 from unlearn_pl.balance.result import chosen_point, conclusion, write_balance
 from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
 from unlearn_pl.commands.evaluate import data_hashes
-from unlearn_pl.commands.merge import check_outputs
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.files import new_folder
+from unlearn_pl.files import check_outputs, new_folder
 from unlearn_pl.inference.batches import launched, rank_and_count
 from unlearn_pl.inference.generation import Generation
-from unlearn_pl.merging.adapters import save_merged
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.load import load_base
 from unlearn_pl.models.tokenizer import find_tokenizer
@@ -70,7 +68,7 @@ def balance(
     """
     options = EvaluationOptions(membership, choice, generation)
     place = find_device(device)
-    check_outputs(output, save_model, [base, *adapters], overwrite)
+    check_outputs({"output": output, "save_model": save_model}, [base, *adapters], overwrite)
     inputs = read_inputs(data, options)
     cutter = find_tokenizer(base, adapters, tokenizer, trust_remote_code)
     with launched(place):
@@ -91,8 +89,9 @@ def balance(
             write_balance(folder, found, {"config": config, "sha256": hashes})
             opened.scorer.weights.restore()
             merged = opened.path.merged(point, opened.base.name_or_path)
-            save_merged(
-                merged, folder / "adapter", save_model, opened.base, cutter, overwrite, tokenizer is not None
+            merged.save(
+                folder / "adapter", save_model=save_model, base=opened.base, tokenizer=cutter,
+                beside_adapter=tokenizer is not None, overwrite=overwrite,
             )  # fmt: skip
         print(f"\n{compared_table(found['compared'])}\n\n{conclusion(found)}")
         if dtype != "float32":

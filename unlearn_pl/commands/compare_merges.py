@@ -8,12 +8,11 @@ from unlearn_pl.balance.compare import Comparison, default_methods
 from unlearn_pl.balance.opening import open_merges
 from unlearn_pl.commands.balance import tell
 from unlearn_pl.commands.evaluate import data_hashes
-from unlearn_pl.commands.merge import check_outputs
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.files import new_folder, write_json, write_text
+from unlearn_pl.files import check_outputs, new_folder, write_json, write_text
 from unlearn_pl.inference.batches import launched, rank_and_count
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.methods import find_method
@@ -71,10 +70,10 @@ def compare_merges(
     place = find_device(device)
     names = default_methods() if methods is None else methods
     for name in names:
-        find_method(name, argument="--methods")
+        find_method(name, parameter="methods")
     if not names or densities == []:
         raise InputError("--methods and --densities: at least one of each is needed, got none")
-    check_outputs(output, None, [base, *adapters], overwrite)
+    check_outputs({"output": output}, [base, *adapters], overwrite)
     inputs = read_inputs(data, options)
     cutter = find_tokenizer(base, adapters, tokenizer, trust_remote_code)
     with launched(place):

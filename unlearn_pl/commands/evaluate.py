@@ -31,6 +31,7 @@ from unlearn_pl.inference.batches import Work, launched, rank_and_count
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.resume import Parts, content_hash
 from unlearn_pl.inference.sampling import Sampling
+from unlearn_pl.models.adapter_folder import is_adapter_folder
 from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.identity import model_hash, tokenizer_hash
@@ -236,7 +237,7 @@ def _checked_arguments(
     if reference is not None:
         with named("--reference"):
             resolve(reference)
-    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+    if adapter is not None and not is_adapter_folder(adapter):
         raise InputError(f"--adapter: {adapter} has no adapter_config.json; a PEFT adapter folder is needed")
     return find_device(device)
 

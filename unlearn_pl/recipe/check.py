@@ -11,7 +11,7 @@ from unlearn_pl.data.readers import read_documents
 from unlearn_pl.errors import InputError, one_line, refusal_behind
 from unlearn_pl.evaluation.choice import read_subjects
 from unlearn_pl.evaluation.inputs import EvaluationOptions, read_inputs
-from unlearn_pl.merging.parents import check_config
+from unlearn_pl.merging.adapters import check_config
 from unlearn_pl.models import tiny
 from unlearn_pl.models.load import load_skeleton
 from unlearn_pl.models.lora import attach_lora
@@ -73,11 +73,10 @@ def check_fit(recipe: Recipe, name: str, config: str) -> None:
     check_ending(recipe, name, built)
     if recipe.base is None:
         return
-    where = f"--{name}: the adapter that {config} describes"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the fit itself shows PEFT's
         model = attach_lora(load_skeleton(recipe.base, built.model.trust_remote_code), built.model.lora, seed=0)
-    check_config(model.peft_config[model.active_adapter].to_dict(), where)
+    check_config(model.peft_config[model.active_adapter].to_dict(), f"the adapter that {config} describes", name)
 
 
 def check_ending(recipe: Recipe, name: str, built: Built) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.checkpoints.merge import CheckpointOptions
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.commands.merge import merge
@@ -15,7 +16,7 @@ from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.inference.generation import Generation
-from unlearn_pl.merging.methods import merge_settings
+from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.models.load import resolve
 from unlearn_pl.recipe.fit import run_fit
 from unlearn_pl.recipe.prepare import Prepare, prepare_base, prepare_data
@@ -88,7 +89,8 @@ class Recipe:
                 if not source.startswith("hf:") and not Path(source).expanduser().exists():
                     raise InputError(f"--data.{name}: {source} does not exist; give the file with --data.{name}")
         self._refuse_unused()
-        merge_settings(2, self.merging.method, self.merging.weights, self.merging.density)
+        merging = MergeOptions(method=self.merging.method, weights=self.merging.weights, density=self.merging.density)
+        merging.settings(2)
         if self.balance is not None and self._attack().nonmember is None:
             raise InputError("--membership.nonmember: needed, the attack on them steers the balance search")
 
@@ -198,8 +200,11 @@ class Recipe:
         output, model = self.folder / "merged/adapter", self.folder / "merged/model"
         merging = self.merging
         merge(
-            self.model, adapters, str(output), method=merging.method, weights=merging.weights,
-            density=merging.density, save_model=str(model), overwrite=True, trust_remote_code=self.trust_remote_code,
+            self.model, adapters, str(output), save_model=str(model), overwrite=True,
+            options=CheckpointOptions(
+                method=merging.method, weights=merging.weights, density=merging.density,
+                trust_remote_code=self.trust_remote_code,
+            ),
         )  # fmt: skip
 
     def _balance_stage(self, search: BalanceOptions) -> Stage:
