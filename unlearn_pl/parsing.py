@@ -20,6 +20,10 @@ from unlearn_pl.errors import InputError, check_seed, refusal_behind
 set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
 
 
+OPTIONS = "options"
+"""The parameter of a command whose fields are flags of the command itself."""
+
+
 class ShortErrors(ArgumentParser):
     """A parser whose errors come without usage, with what was allowed and the nearest known name.
 
@@ -59,7 +63,10 @@ def parse_function(
         config = parser.instantiate_classes(parsed)
         if "seed" in config:
             check_seed(config["seed"])
-        function(**{key: value for key, value in config.items() if key != "config"})
+        given = {key: value for key, value in config.items() if key != "config"}
+        if kind := options_kind(function):
+            given[OPTIONS] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        function(**given)
     except ValueError as error:
         refusal = refusal_behind(error)
         if refusal is None:
@@ -89,18 +96,30 @@ def renamed(message: str, flags: Mapping[str, str]) -> str:
 
 
 def function_parser(function: Callable[..., None], verb: str) -> ShortErrors:
-    """The parser of a command that is a plain function."""
+    """The parser of a command that is a plain function; the fields of its ``options`` are flags of their own."""
     parser = ShortErrors(prog=f"unlearn-pl {verb}", description=inspect.getdoc(function))
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
-    parser.add_function_arguments(function, as_group=False, sub_configs=True)
+    kind = options_kind(function)
+    parser.add_function_arguments(function, as_group=False, sub_configs=True, skip={OPTIONS} if kind else None)
+    if kind:
+        parser.add_class_arguments(kind, None, as_group=False, sub_configs=True)
     return parser
+
+
+def options_kind(function: Callable[..., None]) -> Any:
+    """The dataclass that a command takes as ``options``: `--method`, not `--options.method`. None if there is none."""
+    parameter = inspect.signature(function).parameters.get(OPTIONS)
+    return parameter.annotation if parameter is not None and is_dataclass(parameter.annotation) else None
 
 
 def list_arguments(function: Callable[..., None]) -> list[str]:
     """The arguments of ``function`` that are lists, those inside of its options with a dot (``search.methods``)."""
+    kinds = {name: parameter.annotation for name, parameter in inspect.signature(function).parameters.items()}
+    if options := options_kind(function):
+        kinds |= {field.name: field.type for field in fields(options)}
     names = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if is_dataclass(kind := parameter.annotation):
+    for name, kind in kinds.items():
+        if is_dataclass(kind):
             names += [f"{name}.{field.name}" for field in fields(kind) if "list[" in str(field.type)]
         elif "list[" in str(kind):
             names.append(name)
