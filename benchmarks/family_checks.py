@@ -192,8 +192,8 @@ def _merge(build: Build, vocabulary: int, lora: Lora) -> dict[str, Any]:
             save_adapter(as_trained(adapted(build(), 7 * number, lora), ids), home / name)
         folders = [home / "one", home / "two"]
         apart: dict[str, Any] = {}
-        for method, options in (("ties", {"density": 0.8}), ("cat", {})):
-            settings = MergeOptions(method=method, **options).settings(2)
+        for method, density in (("ties", 0.8), ("cat", None)):
+            settings = MergeOptions(method=method, density=density).settings(2)
             base = AutoModelForCausalLM.from_pretrained(home / "base").eval()
             adapter = MergedAdapter.of(base, read_adapters(folders, settings), settings)
             adapter.save(save_model=home / method, base=base)
@@ -201,7 +201,7 @@ def _merge(build: Build, vocabulary: int, lora: Lora) -> dict[str, Any]:
             whole = AutoModelForCausalLM.from_pretrained(home / "base").eval()
             peft = PeftModel.from_pretrained(whole, str(folders[0]), adapter_name="one")
             peft.load_adapter(str(folders[1]), adapter_name="two")
-            peft.add_weighted_adapter(["one", "two"], [1.0, 1.0], "m", combination_type=method, **options)
+            peft.add_weighted_adapter(["one", "two"], [1.0, 1.0], "m", combination_type=method, density=density)
             peft.set_adapter("m")
             with torch.no_grad():
                 wanted = peft.eval()(input_ids=ids, use_cache=False).logits

@@ -47,8 +47,8 @@ def _untied(checkpoint: Checkpoint, tied: Mapping[str, str], name: str) -> Check
         stored = tensors.pop(copy)
         if weight in tensors and not _equal(stored, tensors[weight]):
             raise InputError(
-                f"{checkpoint.folder} holds different numbers in {copy} and {weight}, which are one weight by the base's "
-                "config.json (tie_word_embeddings); save the base with a head of its own, or the others without",
+                f"{checkpoint.folder} holds different numbers in {copy} and {weight}, which are one weight by the "
+                "base's config.json (tie_word_embeddings); save the base with a head of its own, or the others without",
                 name,
             )
         tensors.setdefault(weight, stored)
@@ -67,8 +67,8 @@ def _check_alike(base: Checkpoint, other: Checkpoint, name: str) -> None:
     odd = sorted(base.tensors.keys() ^ other.tensors.keys())
     if odd:
         raise InputError(
-            f"must have the tensors of the base; {len(odd)} are in only one of {base.folder} and {other.folder}, such as "
-            f"{odd[0]}",
+            f"must have the tensors of the base; {len(odd)} are in only one of {base.folder} and {other.folder}, such "
+            f"as {odd[0]}",
             name,
         )
     for tensor, stored in base.tensors.items():
@@ -81,8 +81,8 @@ def _check_alike(base: Checkpoint, other: Checkpoint, name: str) -> None:
             )
         if not (stored.floating and twin.floating) and not _equal(stored, twin):
             raise InputError(
-                f"{tensor} is {stored.dtype} in {base.folder} and {twin.dtype} in {other.folder}, and differs; tensors of "
-                "integers must be equal, as they are not merged",
+                f"{tensor} is {stored.dtype} in {base.folder} and {twin.dtype} in {other.folder}, and differs; tensors "
+                "of integers must be equal, as they are not merged",
                 name,
             )
 

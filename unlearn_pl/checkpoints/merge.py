@@ -200,7 +200,7 @@ def _merge_one(merge: _Merge, name: str, buffers: Sequence[Tensor]) -> None:
 
 
 def _read_deltas(merge: _Merge, name: str, deltas: Sequence[Tensor]) -> None:
-    """Fill ``deltas``, N of the tensor's shape, with checkpoint - base. Raises InputError for NaN or infinite numbers."""
+    """Fill ``deltas``, N of the tensor's shape, with checkpoint - base. Raises InputError unless all is finite."""
     tensors = [checkpoint.tensors[name] for checkpoint in (merge.base, *merge.checkpoints)]
     entries = block_entries(tensors)
     start = 0

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import sha256_of
 from unlearn_pl.merging.factors import Factors, embeddings_of, factors_of, shared_start
+from unlearn_pl.merging.folding import is_transposed
 from unlearn_pl.merging.options import MergeSettings
 from unlearn_pl.models.adapter_folder import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from unlearn_pl.models.lora import FACTS_FILE

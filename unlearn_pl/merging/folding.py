@@ -92,8 +92,8 @@ def check_plain(weights: Mapping[str, Tensor]) -> None:
     for module, weight in weights.items():
         if weight.dtype not in PLAIN or weight.dim() != 2:
             raise InputError(
-                f"{module.removeprefix(PREFIX)} is stored quantised ({weight.dtype}), so a delta cannot be added to it; "
-                "give a base with plain weights",
+                f"{module.removeprefix(PREFIX)} is stored quantised ({weight.dtype}), so a delta cannot be added to "
+                "it; give a base with plain weights",
                 "base",
             )
 

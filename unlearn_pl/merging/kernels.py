@@ -112,8 +112,9 @@ def bernoulli(like: Tensor, chance: float | Tensor, generator: torch.Generator |
 def drop_by_rank_(tensors: list[Tensor], options: KernelOptions, generator: torch.Generator | None) -> None:
     """Drop small entries oftener than large ones (DELLA's MagPrune, arXiv 2406.11617, section 3.1).
 
-    In each row [n] of a tensor [..., n] the i-th largest of n magnitudes (i from 0) is dropped with probability 1 - density - epsilon / 2 +
-    epsilon (i + 1/2) / n, which is 1 - density on average, and divided by its chance to stay.
+    In each row [n] of a tensor [..., n] the i-th largest of n magnitudes (i from 0) is dropped with probability
+    1 - density - epsilon / 2 + epsilon (i + 1/2) / n, which is 1 - density on average, and divided by its chance to
+    stay.
     """
     assert options.density is not None
     assert options.epsilon is not None
