@@ -10,8 +10,7 @@ from peft import PeftModel
 from unlearn_pl.balance.opening import open_path
 from unlearn_pl.balance.path import LEAST_MIX, Point
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.factors import Factors, factors_of
-from unlearn_pl.merging.merge import norm
+from unlearn_pl.merging.factors import Factors, factors_of, norm
 from unlearn_pl.merging.methods import METHODS
 
 SCALING = 2.0  # alpha 8 / rank 4

@@ -18,7 +18,6 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.inference.generation import Generation
-from unlearn_pl.merging.adapters import open_merged
 from unlearn_pl.merging.factors import Factors, inner
 from unlearn_pl.metrics.roc import area_under_curve, halves
 
@@ -305,7 +304,7 @@ def test_losses_are_those_of_the_merged_model(opened, tiny_model, tokenizer):
     texts = [*opened.scorer.documents.members, *opened.scorer.documents.nonmembers]
     before = document_losses(opened.base, tokenizer, texts)
     got = opened.scorer.losses(opened.path.merge(point)[0])
-    other = open_merged(sharpened(tiny_model()), opened.path.merged(point, ""))
+    other = opened.path.merged(point, "").open(sharpened(tiny_model()))
     assert got == pytest.approx(document_losses(other, tokenizer, texts), rel=1e-4)
     assert got != pytest.approx(before, rel=1e-3)
     opened.scorer.weights.restore()

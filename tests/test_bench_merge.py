@@ -26,8 +26,7 @@ from benchmarks.merge_checkpoints import (
 from benchmarks.merge_path import compare_path_step, random_documents
 from benchmarks.random_adapters import one_layer, random_parents, with_peft
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.factors import Factors, shared_start
-from unlearn_pl.merging.merge import Delta
+from unlearn_pl.merging.factors import Delta, Factors, shared_start
 
 TRUNCATING = ("ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd")
 TINY = Sizes(layers=1, hidden=8, intermediate=12, vocabulary=20)

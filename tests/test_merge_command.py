@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_folders import edit_tensors, tensors, write_adapter
+from merge_choice import merge
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from unlearn_pl.commands.merge import merge
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.factors import factors_of
 from unlearn_pl.merging.kernels import KERNELS

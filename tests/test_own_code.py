@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import transformers.dynamic_module_utils as dynamic
 from adapter_folders import write_adapter
+from merge_choice import merge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unlearn_pl.balance.search import BalanceOptions
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.compare_merges import compare_merges
 from unlearn_pl.commands.extract import extract
-from unlearn_pl.commands.merge import merge
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership
