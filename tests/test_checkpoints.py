@@ -98,7 +98,7 @@ def test_ties_is_ties_of_every_tensor(make: Any, threads: int, monkeypatch: pyte
     base, others = make(0), [make(1), make(2), make(3)]
     torch.set_num_threads(threads)
     try:
-        output = merged(base, others, weights=[1.0, 0.5, 2.0], scale=0.7)
+        output = merged(base, others, weights=[1.0, 0.5, 2.0], scale=0.7, **TIES)
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(1)
@@ -160,7 +160,7 @@ def test_narrow_output_is_the_wide_one_rounded(make: Any, dtype: str) -> None:
 def test_mixed_types_are_computed_in_float32(make: Any) -> None:
     """A bfloat16 base with a float32 checkpoint gives bfloat16, rounded once."""
     base, others = make(0, torch.bfloat16), [make(1), make(2, torch.float16)]
-    expected, got = dense_ties(base, others, [1.0, 1.0], 0.6, 1.0), state_of(merged(base, others))
+    expected, got = dense_ties(base, others, [1.0, 1.0], 0.6, 1.0), state_of(merged(base, others, **TIES))
     for name, value in expected.items():
         assert got[name].dtype == torch.bfloat16
         torch.testing.assert_close(got[name].float(), value, atol=1e-6, rtol=1 / 128)

@@ -115,5 +115,5 @@ def test_an_adapters_own_tokenizer_is_asked_for_and_kept(base_folder, adapters, 
         assert "<|q|>" in AutoTokenizer.from_pretrained(tmp_path / place).get_vocab()
     merge(base_folder, adapters, str(tmp_path / "n"), tokenizer=base_folder)
     assert "<|q|>" not in AutoTokenizer.from_pretrained(tmp_path / "n").get_vocab()
-    with pytest.raises(InputError, match="--tokenizer: is for --adapters"):
+    with pytest.raises(InputError, match="^tokenizer: is for adapters"):
         merge(base_folder, None, str(tmp_path / "x"), [base_folder, base_folder], tokenizer=base_folder)
