@@ -51,11 +51,12 @@ class ShortErrors(ArgumentParser):
 
 
 def parse_function(
-    function: Callable[..., None], args: list[str], verb: str, flags: Mapping[str, str] | None = None
+    function: Callable[..., None], args: list[str], program: str, flags: Mapping[str, str] | None = None
 ) -> None:
     """Parse ``args`` against the signature of ``function`` and call it. ``--config FILE`` gives arguments from a YAML
-    file; a first argument without dashes is such a file. ``flags``: what messages call a flag -> its name here."""
-    parser = function_parser(function, verb)
+    file; a first argument without dashes is such a file. ``program`` is the name in --help. ``flags``: what messages
+    call a flag -> its name here."""
+    parser = function_parser(function, program)
     if args and not args[0].startswith("-"):
         args = ["--config", *args]
     parsed = parser.parse_args(join_lists(args, list_arguments(function)))
@@ -95,9 +96,9 @@ def renamed(message: str, flags: Mapping[str, str]) -> str:
     return re.sub(r"(?<![\w-])--\w+(?![\w-])", lambda found: flags.get(found[0], found[0]), message)
 
 
-def function_parser(function: Callable[..., None], verb: str) -> ShortErrors:
+def function_parser(function: Callable[..., None], program: str) -> ShortErrors:
     """The parser of a command that is a plain function; the fields of its ``options`` are flags of their own."""
-    parser = ShortErrors(prog=f"unlearn-pl {verb}", description=inspect.getdoc(function))
+    parser = ShortErrors(prog=program, description=inspect.getdoc(function))
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
     kind = options_kind(function)
     parser.add_function_arguments(function, as_group=False, sub_configs=True, skip={OPTIONS} if kind else None)
