@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -17,24 +17,29 @@ from unlearn_pl.evaluation.fitting import Fitting, row_notes, row_obstacles, sha
 from unlearn_pl.evaluation.fluency import perplexities
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import document_attacks, document_losses
+from unlearn_pl.evaluation.official import OFFICIAL
 from unlearn_pl.evaluation.retrained import Retrained
-from unlearn_pl.evaluation.summary import Measured, summary
+from unlearn_pl.evaluation.summary import results_of
 from unlearn_pl.evaluation.truth import answer_logprobs
 from unlearn_pl.files import write_json, write_json_lines
 from unlearn_pl.inference.batches import Work
 from unlearn_pl.inference.generation import Answer, Generation, Prompt, generate
 from unlearn_pl.inference.likelihood import Recall
 from unlearn_pl.inference.sampling import Sampling, sample_answers
-from unlearn_pl.metrics.leak_at_k import leak_at_k
-from unlearn_pl.metrics.leakage import document_frequencies
-from unlearn_pl.metrics.sample import Sample
+from unlearn_pl.metrics.leakage import Corpus
+from unlearn_pl.metrics.measured import Measured
+from unlearn_pl.metrics.metric import Metric, row_scores
+from unlearn_pl.metrics.sample import Role, Sample
 from unlearn_pl.metrics.scores import row_score
-from unlearn_pl.metrics.table import row_scores
+from unlearn_pl.metrics.statistics import leak_at_k
+from unlearn_pl.metrics.table import KS, ROW_METRICS, WHOLE_METRICS, chosen
+from unlearn_pl.tasks.lume_metrics import PERSONAL_DATA
 
 Base = Callable[[], AbstractContextManager[nn.Module]]
 """Lends the model as it was before unlearning."""
 
-KS = (1, 4, 16)
+EVERYTHING = (*OFFICIAL, *ROW_METRICS, PERSONAL_DATA, *WHOLE_METRICS)
+"""Every metric, in the order of the results."""
 UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
 """What says nothing of a row whose probability is NaN."""
 
@@ -89,11 +94,21 @@ def evaluate_model(
             split: answer_logprobs(model, tokenizer, rows, options.truth.batch_size, work)
             for split, rows in inputs.truth.items()
         }
-    samples = with_row_scores(samples, options)
-    measured = Measured(samples, attacks, inputs.members, inputs.nonmembers, choice, truth)
-    results = summary(measured, inputs, options, retrained)
+    metrics = chosen(EVERYTHING, options.metrics)
+    measured = Measured(
+        samples=with_row_scores(samples, metrics),
+        attacks=attacks,
+        members=inputs.members,
+        nonmembers=inputs.nonmembers,
+        choice=choice,
+        truth=truth,
+        definition=options.truth.definition,
+        retrained=retrained,
+        resamples=options.resamples,
+    )
+    results = results_of(measured, metrics, options)
     results["notes"] = [*left_out, *results["notes"]]
-    return Evaluation(results, samples)
+    return Evaluation(results, list(measured.samples))
 
 
 def fitting_inputs(
@@ -129,6 +144,8 @@ def _sample(split: str, record: Record, answer: Answer | None) -> Sample:
         id=record.id,
         document=record.document_id,
         split=split,
+        role=cast(Role, split),
+        completion=record.kind == "sc",
         task=record.task,
         kind=record.kind,
         prompt=record.input,
@@ -199,7 +216,7 @@ def with_perplexities(
     with base() as original:
         found = perplexities(original, tokenizer, prompts, texts, batch_size, work)
     changed = {
-        place: replace(one, scores={**one.scores, "perplexity": value})
+        place: replace(one, found={**one.found, "perplexity": value})
         for (place, (one, _)), value in zip(spoken.items(), found, strict=True)
     }
     return _replaced(samples, changed)
@@ -220,18 +237,17 @@ def with_leak_at_k(
         found = [row_score(one.kind, one.expected, text) for text in texts]
         scores = [score for score in found if score is not None]  # all of a row, or none
         leaks = {f"leak_at_{k}": leak_at_k(scores, k) if scores else None for k in KS if k <= len(texts)}
-        changed[place] = replace(one, sampled=tuple(texts), scores={**one.scores, **leaks})
+        changed[place] = replace(one, sampled=tuple(texts), found={**one.found, **leaks})
     return _replaced(samples, changed)
 
 
-def with_row_scores(samples: Sequence[Sample], options: EvaluationOptions) -> list[Sample]:
-    """``samples`` with the scores of ``metrics.row_scores``."""
-    frequencies = document_frequencies(sample.expected for sample in samples)
-    changed = {
-        place: replace(one, scores={**one.scores, **row_scores(one, options.families, frequencies, len(samples))})
-        for place, (one, _) in _with_text(samples).items()
-    }
-    return _replaced(samples, changed)
+def with_row_scores(samples: Sequence[Sample], metrics: Sequence[Metric]) -> list[Sample]:
+    """``samples`` with the scores of those ``metrics`` that are of single rows."""
+    corpus = Corpus.of(sample.expected for sample in samples)
+    return [
+        sample if sample.generated is None else replace(sample, scores=row_scores(sample, metrics, corpus))
+        for sample in samples
+    ]
 
 
 def write_results(
