@@ -20,14 +20,15 @@ from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.retrained import Retrained
-from unlearn_pl.evaluation.run import EVERYTHING, Evaluation, evaluate_model
+from unlearn_pl.evaluation.run import Evaluation, evaluate_model
+from unlearn_pl.evaluation.table import FAMILIES, METRICS
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.attacks import ATTACKS
 from unlearn_pl.metrics.leakage import Corpus
 from unlearn_pl.metrics.metric import ALWAYS, OPPOSITE, Metric, row_scores
-from unlearn_pl.metrics.table import FAMILIES, METRICS, chosen, shared_needs
+from unlearn_pl.metrics.table import chosen, shared_needs
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
 
 Build = Callable[[], LlamaForCausalLM]
@@ -120,7 +121,7 @@ def evaluation(measure: Measure) -> Evaluation:
     return measure(None)
 
 
-BY_NAME = {metric.name: metric for metric in EVERYTHING}
+BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 def metric_of(score: str) -> Metric:
@@ -130,9 +131,9 @@ def metric_of(score: str) -> Metric:
 
 
 def test_the_table_is_sound() -> None:
-    assert len(BY_NAME) == len(EVERYTHING)
-    assert {metric.family for metric in EVERYTHING} == {ALWAYS, *FAMILIES}
-    for metric in EVERYTHING:
+    assert len(BY_NAME) == len(METRICS)
+    assert {metric.family for metric in METRICS} == {ALWAYS, *FAMILIES}
+    for metric in METRICS:
         assert metric.formula
         assert metric.source
         assert metric.range in ("[0, 1]", "(0, 1]", "> 0", ">= 1")
@@ -215,8 +216,11 @@ def test_scores_of_a_row_by_hand() -> None:
     assert of_family["leakage"] == pytest.approx(leakage)
     assert row_scores(row, METRICS, corpus) == pytest.approx(memorization | leakage | collapse)
     assert of_family["fluency"] == of_family["sampling"] == of_family["truth"] == {}
-    found = replace(row, found={"perplexity": 2.0, "leak_at_4": None})
-    assert row_scores(found, chosen(METRICS, ["fluency", "sampling"]), corpus) == {"perplexity": 2.0, "leak_at_4": None}
+    found = replace(row, found={"perplexity": 2.0}, sampled=("a", "b"), sampled_scores=(0.0, 0.5))
+    assert row_scores(found, chosen(METRICS, ["fluency", "sampling"]), corpus) == {"perplexity": 2.0, "leak_at_1": 0.25}
+    assert row_scores(replace(found, sampled_scores=(None, None)), chosen(METRICS, ["sampling"]), corpus) == {
+        "leak_at_1": None
+    }
 
 
 def test_what_is_not_defined_for_a_row_is_none() -> None:

@@ -19,8 +19,9 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.retrained import Retrained, read_retrained, refuse_others
-from unlearn_pl.evaluation.run import EVERYTHING, write_results
+from unlearn_pl.evaluation.run import write_results
 from unlearn_pl.evaluation.summary import results_of
+from unlearn_pl.evaluation.table import METRICS
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.membership import verdicts
@@ -101,7 +102,7 @@ def summary(
 ) -> dict[str, Any]:
     """The results of these measurements."""
     measured = replace(measured, retrained=retrained)
-    return results_of(measured, chosen(EVERYTHING, options.metrics), options)
+    return results_of(measured, chosen(METRICS, options.metrics), options)
 
 
 def rows_with(*ratios: float) -> list[AnswerLogprobs]:

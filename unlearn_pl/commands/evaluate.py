@@ -24,14 +24,15 @@ from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, Evalu
 from unlearn_pl.evaluation.lm_eval import Harness, run_harness, task_manager
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.retrained import read_retrained, refuse_others
-from unlearn_pl.evaluation.run import EVERYTHING, Base, evaluate_model, write_results
+from unlearn_pl.evaluation.run import Base, evaluate_model, write_results
+from unlearn_pl.evaluation.table import METRICS
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
 from unlearn_pl.inference.batches import Work, launched, rank_and_count
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.resume import Parts, content_hash
 from unlearn_pl.inference.sampling import Sampling
-from unlearn_pl.metrics.table import METRICS, shared_needs
+from unlearn_pl.metrics.table import shared_needs
 from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.identity import model_hash, tokenizer_hash
@@ -52,7 +53,7 @@ NO_HARNESS = Harness()
 
 def listing() -> None:
     """``unlearn-pl evaluate --list``."""
-    print_metrics(EVERYTHING)
+    print_metrics(METRICS)
 
 
 def evaluate(

@@ -59,4 +59,4 @@ def print_metrics(metrics: Sequence[Metric]) -> None:
     table = Table("Metric", "--metrics", "Formula", "Better", "Range", "Source", "Needs")
     for one in metrics:
         table.add_row(one.name, one.family, one.formula, one.better, one.range, one.source, ", ".join(one.needs))
-    Console(width=200).print(table)
+    Console(width=240).print(table)

@@ -8,13 +8,14 @@ from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice, Subject, read_subjects
 from unlearn_pl.evaluation.membership import Membership, rebuilt_members
+from unlearn_pl.evaluation.table import FAMILIES, METRICS
 from unlearn_pl.evaluation.truth import Truth, TruthRow, read_truth_rows
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.attacks import ATTACKS
 from unlearn_pl.metrics.metric import Need
 from unlearn_pl.metrics.scores import rouge_notes
-from unlearn_pl.metrics.table import FAMILIES, METRICS, shared_needs
+from unlearn_pl.metrics.table import shared_needs
 
 
 @dataclass(frozen=True)

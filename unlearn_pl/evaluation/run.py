@@ -2,8 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,32 +13,24 @@ from transformers import PreTrainedTokenizerBase
 from unlearn_pl.data.records import Record
 from unlearn_pl.evaluation.choice import answer_choices
 from unlearn_pl.evaluation.fitting import Fitting, row_notes, row_obstacles, shared_limit
-from unlearn_pl.evaluation.fluency import perplexities
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import document_attacks, document_losses
-from unlearn_pl.evaluation.official import OFFICIAL
+from unlearn_pl.evaluation.request import Base, Request, answered
 from unlearn_pl.evaluation.retrained import Retrained
 from unlearn_pl.evaluation.summary import results_of
+from unlearn_pl.evaluation.table import METRICS
 from unlearn_pl.evaluation.truth import answer_logprobs
 from unlearn_pl.files import write_json, write_json_lines
 from unlearn_pl.inference.batches import Work
 from unlearn_pl.inference.generation import Answer, Generation, Prompt, generate
 from unlearn_pl.inference.likelihood import Recall
 from unlearn_pl.inference.sampling import Sampling, sample_answers
-from unlearn_pl.metrics.leakage import Corpus
 from unlearn_pl.metrics.measured import Measured
-from unlearn_pl.metrics.metric import Metric, row_scores
+from unlearn_pl.metrics.metric import with_scores
 from unlearn_pl.metrics.sample import Role, Sample
 from unlearn_pl.metrics.scores import row_score
-from unlearn_pl.metrics.statistics import leak_at_k
-from unlearn_pl.metrics.table import KS, ROW_METRICS, WHOLE_METRICS, chosen
-from unlearn_pl.tasks.lume_metrics import PERSONAL_DATA
+from unlearn_pl.metrics.table import chosen
 
-Base = Callable[[], AbstractContextManager[nn.Module]]
-"""Lends the model as it was before unlearning."""
-
-EVERYTHING = (*OFFICIAL, *ROW_METRICS, PERSONAL_DATA, *WHOLE_METRICS)
-"""Every metric, in the order of the results."""
 UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
 """What says nothing of a row whose probability is NaN."""
 
@@ -84,19 +75,22 @@ def evaluate_model(
     samples = generate_samples(model, tokenizer, inputs, options.generation, work, obstacles)
     attacks = run_attacks(model, tokenizer, inputs, options, work, base)
     choice = answer_choices(model, tokenizer, inputs.subjects, options.choice, work) if inputs.subjects else None
-    if "fluency" in options.families and base is not None:
-        samples = with_perplexities(samples, tokenizer, base, options.generation.batch_size, work)
     if "sampling" in options.families and options.sampling.samples:
-        samples = with_leak_at_k(samples, model, tokenizer, options.sampling, work)
+        samples = with_sampled(samples, model, tokenizer, options.sampling, work)
+    metrics = chosen(METRICS, options.metrics)
+    spoken = [sample for sample in samples if sample.generated is not None]
+    request = Request(
+        model=model, tokenizer=tokenizer, samples=spoken, base=base, batch_size=options.generation.batch_size, work=work
+    )
+    samples, found = answered(metrics, samples, request)
     truth = {}
     if "truth" in options.families:
         truth = {
             split: answer_logprobs(model, tokenizer, rows, options.truth.batch_size, work)
             for split, rows in inputs.truth.items()
         }
-    metrics = chosen(EVERYTHING, options.metrics)
     measured = Measured(
-        samples=with_row_scores(samples, metrics),
+        samples=with_scores(samples, metrics),
         attacks=attacks,
         members=inputs.members,
         nonmembers=inputs.nonmembers,
@@ -104,6 +98,7 @@ def evaluate_model(
         truth=truth,
         definition=options.truth.definition,
         retrained=retrained,
+        found=found,
         resamples=options.resamples,
     )
     results = results_of(measured, metrics, options)
@@ -164,15 +159,6 @@ def _sample(split: str, record: Record, answer: Answer | None) -> Sample:
     )
 
 
-def _with_text(samples: Sequence[Sample]) -> dict[int, tuple[Sample, str]]:
-    """Place among the samples -> sample and its text, of those that have one."""
-    return {place: (one, one.generated) for place, one in enumerate(samples) if one.generated is not None}
-
-
-def _replaced(samples: Sequence[Sample], changed: Mapping[int, Sample]) -> list[Sample]:
-    return [changed.get(place, sample) for place, sample in enumerate(samples)]
-
-
 def _plain(recall: Recall | None) -> dict[str, Any] | None:
     """``recall`` as JSON can hold it, which has no NaN; what a broken model has no probability of says nothing."""
     if recall is None:
@@ -203,51 +189,22 @@ def run_attacks(
     )
 
 
-def with_perplexities(
-    samples: Sequence[Sample],
-    tokenizer: PreTrainedTokenizerBase,
-    base: Base,
-    batch_size: int,
-    work: Work | None = None,
-) -> list[Sample]:
-    """``samples`` with the ``perplexity`` of their texts under the base model."""
-    spoken = _with_text(samples)
-    prompts, texts = [one.prompt for one, _ in spoken.values()], [text for _, text in spoken.values()]
-    with base() as original:
-        found = perplexities(original, tokenizer, prompts, texts, batch_size, work)
-    changed = {
-        place: replace(one, found={**one.found, "perplexity": value})
-        for (place, (one, _)), value in zip(spoken.items(), found, strict=True)
-    }
-    return _replaced(samples, changed)
-
-
-def with_leak_at_k(
+def with_sampled(
     samples: Sequence[Sample],
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     options: Sampling,
     work: Work | None = None,
 ) -> list[Sample]:
-    """``samples`` with texts drawn at random and, for the k that they reach, ``leak_at_<k>`` of their row scores."""
-    spoken = _with_text(samples)
-    drawn = sample_answers(model, tokenizer, [one.prompt for one, _ in spoken.values()], options, work)
-    changed = {}
-    for (place, (one, _)), texts in zip(spoken.items(), drawn, strict=True):
-        found = [row_score(one.kind, one.expected, text) for text in texts]
-        scores = [score for score in found if score is not None]  # all of a row, or none
-        leaks = {f"leak_at_{k}": leak_at_k(scores, k) if scores else None for k in KS if k <= len(texts)}
-        changed[place] = replace(one, sampled=tuple(texts), found={**one.found, **leaks})
-    return _replaced(samples, changed)
+    """``samples`` with texts drawn at random, and what these are scored by."""
+    spoken = [sample for sample in samples if sample.generated is not None]
+    drawn = iter(sample_answers(model, tokenizer, [sample.prompt for sample in spoken], options, work))
 
+    def with_texts(sample: Sample, texts: Sequence[str]) -> Sample:
+        scores = tuple(row_score(sample.kind, sample.expected, text) for text in texts)
+        return replace(sample, sampled=tuple(texts), sampled_scores=scores)
 
-def with_row_scores(samples: Sequence[Sample], metrics: Sequence[Metric]) -> list[Sample]:
-    """``samples`` with the scores of those ``metrics`` that are of single rows."""
-    corpus = Corpus.of(sample.expected for sample in samples)
-    return [
-        sample if sample.generated is None else replace(sample, scores=row_scores(sample, metrics, corpus))
-        for sample in samples
-    ]
+    return [sample if sample.generated is None else with_texts(sample, next(drawn)) for sample in samples]
 
 
 def write_results(

@@ -1,7 +1,7 @@
 """What a metric is: its name, what it needs, how it is computed, and which of its values are better."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from statistics import fmean
 from typing import Any, Literal
@@ -23,8 +23,8 @@ THERE: Mapping[Need, Callable[[Measured], bool]] = {
     "choice": lambda measured: measured.choice is not None,
     "retrained": lambda measured: measured.retrained is not None,
 }
-"""Need -> whether a measurement has it. The others (a likelihood of the true answer, texts drawn at random, a text's
-perplexity under the base model) are those of single rows: see ``Metric.applies``."""
+"""Need -> whether a measurement has it. The others (a likelihood of the true answer, texts drawn at random, the
+base model for a request) are those of single rows: see ``Metric.applies``."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Metric:
     notes: Callable[[Measured], Sequence[str]] = lambda _: ()
     """Why scores say nothing; equal notes of several metrics are told once."""
     request: Callable[[Any], Any] | None = None
-    """What it asks of the model beside the requests of every evaluation; takes an ``evaluation.run.Request``. What it
-    gives is ``Measured.found[name]``, or for a metric of rows, one number for each, ``Sample.found[name]``."""
+    """What it asks of the model beside the requests of every evaluation; takes an ``evaluation.request.Request``. What
+    it gives is ``Measured.found[name]``, or for a metric of rows, one number for each, ``Sample.found[name]``."""
 
     def better_on(self, role: str | None) -> str:
         """``lower`` or ``higher`` on the sets with that role."""
@@ -92,6 +92,11 @@ class Metric:
         values, units = [value for value, _ in known], [unit for _, unit in known]
         score = mean_score(values, units, measured.resamples, self.range.endswith("1]"), measured.role(split))
         return {f"{split}/{self.name}": score} if rows else {}
+
+
+def was_found(name: str) -> Callable[[Sample], bool]:
+    """Whether a row has what the request of the metric ``name`` gives."""
+    return lambda sample: name in sample.found
 
 
 def mean_score(
@@ -126,3 +131,12 @@ def _statistic(metric: Metric, measured: Measured) -> Mapping[str, Estimate]:
 def row_scores(sample: Sample, metrics: Sequence[Metric], corpus: Corpus) -> dict[str, float | None]:
     """Scores of one row with a text, by name of the row metrics that apply to it."""
     return {one.name: one.value(sample, corpus) for one in metrics if one.value is not None and one.applies(sample)}
+
+
+def with_scores(samples: Sequence[Sample], metrics: Sequence[Metric]) -> list[Sample]:
+    """``samples`` with the scores of their texts; words are as rare as they are among all expected answers."""
+    corpus = Corpus.of(sample.expected for sample in samples)
+    return [
+        sample if sample.generated is None else replace(sample, scores=row_scores(sample, metrics, corpus))
+        for sample in samples
+    ]

@@ -8,7 +8,7 @@ Role = Literal["forget", "retain", "utility", "member", "nonmember"]
 """What a set is for: rows to be forgotten, rows like them to be kept, rows of anything else that must be kept, and the
 two sides of a membership attack."""
 
-UNWRITTEN = ("role", "completion", "found")
+UNWRITTEN = ("role", "completion", "sampled_scores", "found")
 """Fields that are not written: the benchmark gives them again, or the scores hold them."""
 
 
@@ -51,6 +51,8 @@ class Sample:
     sampled: tuple[str, ...] | None = None
     """Texts drawn at random for the prompt; None if none were asked for."""
 
+    sampled_scores: tuple[float | None, ...] = ()
+    """What the benchmark scores each of these by."""
     found: Mapping[str, float | None] = field(default_factory=dict)
     """What further requests gave for the row, by name of the metric."""
 

@@ -20,6 +20,7 @@ from unlearn_pl.metrics.membership import mia_to_retrained, own_metrics, to_retr
 from unlearn_pl.metrics.metric import ALWAYS, OPPOSITE, Metric, Need
 from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.metrics.scores import unicode_regurgitation
+from unlearn_pl.metrics.statistics import leak_at_k
 from unlearn_pl.metrics.truth import forget_quality, forget_quality_notes, truth_notes, truth_ratio, truth_utility
 
 LI = "Li et al. 2016 (arXiv 1510.03055)"
@@ -41,9 +42,15 @@ def of_recall(name: str) -> Callable[[Sample, Corpus], float | None]:
     return lambda sample, _: (sample.recall or {})[name]
 
 
-def requested(name: str) -> Callable[[Sample, Corpus], float | None]:
-    """What a request of its own gave for the row."""
-    return lambda sample, _: sample.found[name]
+def leak(k: int, sample: Sample, _: Corpus) -> float | None:
+    """leak@k of a row."""
+    scores = [score for score in sample.sampled_scores if score is not None]  # all of a row, or none
+    return leak_at_k(scores, k) if scores else None
+
+
+def was_drawn(k: int, sample: Sample) -> bool:
+    """Whether a row has ``k`` texts drawn at random."""
+    return len(sample.sampled or ()) >= k
 
 
 def rare_words(sample: Sample, corpus: Corpus) -> float | None:
@@ -61,17 +68,11 @@ def has_recall(sample: Sample) -> bool:
     return sample.recall is not None
 
 
-FLUENCY = (
-    Metric(name="perplexity", family="fluency", formula="exp(NLL of the text after its prompt, base model)",
-           better="lower", range=">= 1", source="own", needs=("base",), value=requested("perplexity"),
-           applies=lambda sample: "perplexity" in sample.found),
-)  # fmt: skip
-
 SAMPLING = tuple(
-    Metric(name=name, family="sampling", formula=f"expected worst row score of {k} samples", better=OPPOSITE,
-           range="[0, 1]", source="leak@k (arXiv 2511.04934)", needs=("sampling",), value=requested(name),
-           applies=partial(lambda name, sample: name in sample.found, name))
-    for k in KS for name in [f"leak_at_{k}"]
+    Metric(name=f"leak_at_{k}", family="sampling", formula=f"expected worst row score of {k} samples", better=OPPOSITE,
+           range="[0, 1]", source="leak@k (arXiv 2511.04934)", needs=("sampling",), value=partial(leak, k),
+           applies=partial(was_drawn, k))
+    for k in KS
 )  # fmt: skip
 
 MEMORIZATION = (
@@ -148,18 +149,11 @@ COMPOSITES = (
               formula="HM(retain_utility, 1 - degenerate on forget)", source="own, after open-unlearning"),
 )  # fmt: skip
 
-ROW_METRICS: tuple[Metric, ...] = (*FLUENCY, *SAMPLING, *MEMORIZATION, *LEAKAGE, *COLLAPSE)
+ROW_METRICS: tuple[Metric, ...] = (*SAMPLING, *MEMORIZATION, *LEAKAGE, *COLLAPSE)
 """Metrics of single rows, in the order of the results."""
 
 WHOLE_METRICS: tuple[Metric, ...] = (*MEMBERSHIP, *TRUTH, *COMPOSITES)
 """Metrics of a whole measurement."""
-
-METRICS = (*ROW_METRICS, *WHOLE_METRICS)
-"""Every metric that is no benchmark's own and can be asked for by its family."""
-
-
-FAMILIES = tuple(dict.fromkeys(metric.family for metric in METRICS))
-"""What can be asked for by name."""
 
 
 def chosen(metrics: Sequence[Metric], wanted: Sequence[str] | None) -> tuple[Metric, ...]:
