@@ -6,31 +6,31 @@ from unlearn_pl.metrics.metric import ALWAYS, UNDEFINED, Estimate, Metric, mean_
 MMLU = "Hendrycks et al. 2021 (arXiv 2009.03300)"
 
 
-def right_answers(measured: Measured) -> list[float]:
-    """Whether each question was answered right, 0 or 1, of those with an outcome."""
-    return [float(value) for value in (measured.choice or {})["right"] if value is not None]
+def outcomes(measured: Measured) -> list[bool | None]:
+    """Whether each question was answered right; None from a broken model."""
+    assert measured.choice is not None
+    return list(measured.choice["right"])
 
 
 def choice_micro(measured: Measured) -> dict[str, Estimate]:
     """Accuracy over all questions."""
-    right = right_answers(measured)
-    told = UNDEFINED if choice_notes(measured) else mean_score(right, range(len(right)), measured.resamples)
-    return {"choice/micro": told}
+    right = [float(outcome) for outcome in outcomes(measured) if outcome is not None]
+    broken = len(right) < len(outcomes(measured))
+    return {"choice/micro": UNDEFINED if broken else mean_score(right, range(len(right)), measured.resamples)}
 
 
 def choice_macro(measured: Measured) -> dict[str, Estimate]:
     """Mean over subjects of the accuracy."""
-    value = (measured.choice or {})["macro"]
-    told = UNDEFINED if choice_notes(measured) else Estimate(value, len(right_answers(measured)))
-    return {"choice/macro": told}
+    assert measured.choice is not None
+    all_known = None not in outcomes(measured)
+    return {"choice/macro": Estimate(measured.choice["macro"], len(outcomes(measured))) if all_known else UNDEFINED}
 
 
 def choice_notes(measured: Measured) -> list[str]:
     """A broken model has no finite logits to choose by."""
-    outcomes = (measured.choice or {})["right"]
-    if not (broken := sum(outcome is None for outcome in outcomes)):
+    if not (broken := outcomes(measured).count(None)):
         return []
-    what = f"{broken} of {len(outcomes)} questions have no finite logits"
+    what = f"{broken} of {len(outcomes(measured))} questions have no finite logits"
     return [f"broken model: {what}, so there is no multiple choice and no Aggregate"]
 
 
