@@ -3,8 +3,8 @@
 import math
 
 import pytest
-
 from samples import sample
+
 from unlearn_pl.metrics.composites import memorization_of
 from unlearn_pl.metrics.measured import Measured, RetrainedScores
 from unlearn_pl.metrics.truth import forget_quality, truth_ratio, truth_utility
