@@ -10,7 +10,7 @@ import yaml
 from lightning_runs import write_rows
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.membership import Membership

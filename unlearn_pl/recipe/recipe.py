@@ -6,10 +6,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.commands.merge import merge
+from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData
@@ -212,8 +213,11 @@ class Recipe:
             reads=self._local(self.model, *adapters, *rows),
             outputs=(output,),
             work=lambda _: balance(
-                self.model, adapters, output=str(output), search=search, overwrite=True,
-                trust_remote_code=self.trust_remote_code, **measured,
+                self.model, adapters, self.inputs, str(output), search,
+                options=ScoringOptions(
+                    membership=self._attack(), choice=self._questions(), generation=self.generation,
+                    trust_remote_code=self.trust_remote_code, overwrite=True,
+                ),
             ),
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.membership import Membership
