@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from small_models import small_model, small_tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from benchmarks.small_models import small_model, small_tokenizer
 from unlearn_pl.data.batch import collate_pairs
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
@@ -175,8 +175,8 @@ def with_any_adapter(build: Build, measure: Callable[[Lora], dict[str, Any]]) ->
         return measure(LORA)
     except InputError as error:
         names = {name for name, layer in build().named_modules() if type(layer) is nn.Linear}
-        attention = {name.rsplit(".", 1)[-1] for name in names if "attn" in name or "attention" in name}
-        attention = sorted(attention - {"gate_proj", "up_proj", "down_proj"})  # experts have these names too
+        ends = {name.rsplit(".", 1)[-1] for name in names if "attn" in name or "attention" in name}
+        attention = sorted(ends - {"gate_proj", "up_proj", "down_proj"})  # experts have these names too
         if not attention:
             raise
         return measure(replace(LORA, target_modules=attention)) | {"all_linear": one_line(error)}

@@ -17,10 +17,11 @@ from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.evaluation.run import evaluate_model, write_results
-from unlearn_pl.evaluation.summary import Measured, official
+from unlearn_pl.evaluation.summary import official
 from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
 from unlearn_pl.inference.generation import Answer, Generation, generate_greedy
 from unlearn_pl.inference.sampling import Sampling
+from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.scores import knowledge_score, regurgitation_score
 
 Build = Callable[[], LlamaForCausalLM]
@@ -118,8 +119,9 @@ def test_a_model_that_knows_everything(
 )
 def test_eligible_is_above_the_threshold(mmlu: float, threshold: float | None, eligible: bool | None) -> None:
     for choice, expected in (({"average": mmlu, "questions": 1}, eligible), (None, None)):
-        measured = Measured([], {"loss": [2.0, 1.0]}, ["a"], ["b"], choice, {})
-        assert official(measured, {"retain/Task1/knowledge": [sample(score=1.0)]}, threshold)["eligible"] is expected
+        attacks, rows = {"loss": [2.0, 1.0]}, [sample(split="retain", kind="qa", score=1.0)]
+        measured = Measured(samples=rows, attacks=attacks, members=["a"], nonmembers=["b"], choice=choice)
+        assert official(measured, threshold)["eligible"] is expected
 
 
 def test_the_limit_reaches_the_reader(data: EvaluationData, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
 def new_folder(
     path: str | Path,
     overwrite: bool = False,
-    name: str = "output",
+    argument: str = "output",
     keep: Callable[[Path], bool] | None = None,
 ) -> Iterator[Path]:
     """Yield an empty sibling folder that becomes ``path`` when the block ends well, and vanishes when it does not.
@@ -63,25 +63,27 @@ def new_folder(
     """
     path = Path(path)
     clear_leftovers(path)
-    refuse_existing(path, overwrite, name)
+    refuse_existing(path, overwrite, argument)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with _claimed(temporary):
         try:
             yield temporary
-            _put_in_place(temporary, path, overwrite, name, keep)
+            _put_in_place(temporary, path, overwrite, argument, keep)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _put_in_place(temporary: Path, path: Path, overwrite: bool, name: str, keep: Callable[[Path], bool] | None) -> None:
+def _put_in_place(
+    temporary: Path, path: Path, overwrite: bool, argument: str, keep: Callable[[Path], bool] | None
+) -> None:
     while not _renamed(temporary, path):
         if keep is not None and keep(path):
             return
         if not overwrite:
             apart = path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}")
             os.rename(temporary, apart)
-            raise InputError(f"another process has written {path} in the meantime; this result is {apart}", name)
+            raise InputError(f"another process has written {path} in the meantime; this result is {apart}", argument)
         old = path.with_name(f".{path.name}.{uuid.uuid4().hex}{ASIDE}")
         with suppress(FileNotFoundError):  # another process has just moved it
             os.rename(path, old)
@@ -159,25 +161,25 @@ def locked(folder: str | Path) -> Iterator[bool]:
 
 
 @contextmanager
-def sole_writer(folder: str | Path, name: str) -> Iterator[None]:
+def sole_writer(folder: str | Path, argument: str) -> Iterator[None]:
     """Inside the block no other process that asks for it writes into ``folder``. Raises InputError if one does."""
-    check_writable(folder, name)
+    check_writable(folder, argument)
     Path(folder).mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder))
         except BlockingIOError:
-            raise InputError(f"another process is writing into {folder}; give another folder", name) from None
+            raise InputError(f"another process is writing into {folder}; give another folder", argument) from None
         yield
 
 
-def refuse_existing(path: str | Path, overwrite: bool, name: str = "output") -> None:
+def refuse_existing(path: str | Path, overwrite: bool, argument: str = "output") -> None:
     """Raise InputError if ``path`` holds something that may not be replaced, or cannot be written: ask before the long
     work, not after."""
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
-        raise InputError(f"{path} exists already; give another folder, or overwrite to replace a folder", name)
-    check_writable(path.parent, name)
+        raise InputError(f"{path} exists already; give another folder, or overwrite to replace a folder", argument)
+    check_writable(path.parent, argument)
 
 
 def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path], overwrite: bool) -> None:
@@ -194,25 +196,25 @@ def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Iterable[str
             raise InputError(f"must be apart from {first}, got {other} and {one}", second)
 
 
-def check_writable(folder: str | Path, name: str) -> None:
+def check_writable(folder: str | Path, argument: str) -> None:
     """Raise InputError unless ``folder`` is one that this process can write into, or can make. Makes nothing."""
     nearest = Path(folder).absolute()
     while not nearest.exists():
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise InputError(f"{folder} cannot be a folder, since {nearest} is a file", name)
+        raise InputError(f"{folder} cannot be a folder, since {nearest} is a file", argument)
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{folder} cannot be written, since {nearest} allows no writing", name)
+        raise InputError(f"{folder} cannot be written, since {nearest} allows no writing", argument)
 
 
-def check_room(folder: str | Path, needed: int, name: str) -> None:
+def check_room(folder: str | Path, needed: int, argument: str) -> None:
     """Raise InputError if the disk of ``folder`` has less than ``needed`` bytes free."""
     nearest = Path(folder).absolute()
     while not nearest.exists():
         nearest = nearest.parent
     free = shutil.disk_usage(nearest).free
     if needed > free:
-        raise InputError(f"{folder} needs {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free", name)
+        raise InputError(f"{folder} needs {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free", argument)
 
 
 def sha256_of(*paths: str | Path) -> str:

@@ -8,9 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from unlearn_pl.balance.opening import open_merges
-from unlearn_pl.balance.result import chosen_point, conclusion, write_balance
-from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
+from unlearn_pl.balance.options import BalanceOptions
+from unlearn_pl.balance.search import find_balance
 from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.errors import InputError, within
 from unlearn_pl.evaluation.choice import Choice
@@ -22,7 +21,7 @@ from unlearn_pl.merging.adapters import read_adapter, read_adapters
 from unlearn_pl.merging.merge import MergedAdapter, refuse_dense
 from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.models.adapter_folder import is_adapter_folder
-from unlearn_pl.models.load import load_base
+from unlearn_pl.models.load import load_base, refuse_quantised
 from unlearn_pl.models.lora import save_adapter
 
 
@@ -75,6 +74,7 @@ class MergeAfterFit(Callback):
             raise InputError(f"MergeAfterFit with_adapter: {self.with_adapter} is no PEFT adapter folder")
         start = read_adapter(self.with_adapter, "with_adapter").facts.get("lora_init_sha256", pl_module.initial_factors)
         if self.balance is not None:
+            refuse_quantised(pl_module.model, "MergeAfterFit balance")
             self._read_inputs(trainer)
         elif self.settings.method.space == "factors" and start != pl_module.initial_factors:
             raise InputError(
@@ -137,14 +137,12 @@ class MergeAfterFit(Callback):
         """Every rank searches, as each computes a part of the losses and all decide alike."""
         assert self.balance is not None
         adapters = [str(adapter_folder(trainer)), self.with_adapter]
-        opened = open_merges(
-            base, pl_module.tokenizer, adapters if self.over else adapters[::-1], self.inputs, self.options,
-            pl_module.device,
+        found = find_balance(
+            base.to(pl_module.device), pl_module.tokenizer, adapters if self.over else adapters[::-1], self.inputs,
+            self.balance, evaluation=self.options, log=rank_zero_info,
         )  # fmt: skip
-        found = BalanceSearch(opened.path, opened.scorer, self.balance, rank_zero_info).run()
         if trainer.is_global_zero:
-            facts = {"config": {"search": asdict(self.balance)}, "sha256": {"adapters": opened.facts}}
-            write_balance(Path(trainer.default_root_dir) / "merged", found, facts)
-            rank_zero_info(conclusion(found))
-        opened.scorer.weights.restore()
-        return opened.path.merged(chosen_point(found), base.name_or_path)
+            facts = {"config": {"search": asdict(self.balance)}, "sha256": {"adapters": found.hashes}}
+            found.write(Path(trainer.default_root_dir) / "merged", **facts)
+            rank_zero_info(found.sentence())
+        return found.merged

@@ -2,11 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -14,27 +13,24 @@ from transformers import PreTrainedTokenizerBase
 from unlearn_pl.data.records import Record
 from unlearn_pl.evaluation.choice import answer_choices
 from unlearn_pl.evaluation.fitting import Fitting, row_notes, row_obstacles, shared_limit
-from unlearn_pl.evaluation.fluency import perplexities
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import document_attacks, document_losses
+from unlearn_pl.evaluation.request import Base, Request, answered
 from unlearn_pl.evaluation.retrained import Retrained
-from unlearn_pl.evaluation.summary import Measured, summary
+from unlearn_pl.evaluation.summary import results_of
+from unlearn_pl.evaluation.table import METRICS
 from unlearn_pl.evaluation.truth import answer_logprobs
 from unlearn_pl.files import write_json, write_json_lines
 from unlearn_pl.inference.batches import Work
 from unlearn_pl.inference.generation import Answer, Generation, Prompt, generate
 from unlearn_pl.inference.likelihood import Recall
 from unlearn_pl.inference.sampling import Sampling, sample_answers
-from unlearn_pl.metrics.leak_at_k import leak_at_k
-from unlearn_pl.metrics.leakage import document_frequencies
-from unlearn_pl.metrics.sample import Sample
+from unlearn_pl.metrics.measured import Measured
+from unlearn_pl.metrics.metric import with_scores
+from unlearn_pl.metrics.sample import Role, Sample
 from unlearn_pl.metrics.scores import row_score
-from unlearn_pl.metrics.table import row_scores
+from unlearn_pl.metrics.table import chosen
 
-Base = Callable[[], AbstractContextManager[nn.Module]]
-"""Lends the model as it was before unlearning."""
-
-KS = (1, 4, 16)
 UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
 """What says nothing of a row whose probability is NaN."""
 
@@ -79,21 +75,35 @@ def evaluate_model(
     samples = generate_samples(model, tokenizer, inputs, options.generation, work, obstacles)
     attacks = run_attacks(model, tokenizer, inputs, options, work, base)
     choice = answer_choices(model, tokenizer, inputs.subjects, options.choice, work) if inputs.subjects else None
-    if "fluency" in options.families and base is not None:
-        samples = with_perplexities(samples, tokenizer, base, options.generation.batch_size, work)
     if "sampling" in options.families and options.sampling.samples:
-        samples = with_leak_at_k(samples, model, tokenizer, options.sampling, work)
+        samples = with_sampled(samples, model, tokenizer, options.sampling, work)
+    metrics = chosen(METRICS, options.metrics)
+    spoken = [sample for sample in samples if sample.generated is not None]
+    request = Request(
+        model=model, tokenizer=tokenizer, samples=spoken, base=base, batch_size=options.generation.batch_size, work=work
+    )
+    samples, found = answered(metrics, samples, request)
     truth = {}
     if "truth" in options.families:
         truth = {
             split: answer_logprobs(model, tokenizer, rows, options.truth.batch_size, work)
             for split, rows in inputs.truth.items()
         }
-    samples = with_row_scores(samples, options)
-    measured = Measured(samples, attacks, inputs.members, inputs.nonmembers, choice, truth)
-    results = summary(measured, inputs, options, retrained)
+    measured = Measured(
+        samples=with_scores(samples, metrics),
+        attacks=attacks,
+        members=inputs.members,
+        nonmembers=inputs.nonmembers,
+        choice=choice,
+        truth=truth,
+        definition=options.truth.definition,
+        retrained=retrained,
+        found=found,
+        resamples=options.resamples,
+    )
+    results = results_of(measured, metrics, options)
     results["notes"] = [*left_out, *results["notes"]]
-    return Evaluation(results, samples)
+    return Evaluation(results, list(measured.samples))
 
 
 def fitting_inputs(
@@ -129,6 +139,8 @@ def _sample(split: str, record: Record, answer: Answer | None) -> Sample:
         id=record.id,
         document=record.document_id,
         split=split,
+        role=cast(Role, split),
+        completion=record.kind == "sc",
         task=record.task,
         kind=record.kind,
         prompt=record.input,
@@ -145,15 +157,6 @@ def _sample(split: str, record: Record, answer: Answer | None) -> Sample:
         cut=answer.cut,
         recall=_plain(answer.recall),
     )
-
-
-def _with_text(samples: Sequence[Sample]) -> dict[int, tuple[Sample, str]]:
-    """Place among the samples -> sample and its text, of those that have one."""
-    return {place: (one, one.generated) for place, one in enumerate(samples) if one.generated is not None}
-
-
-def _replaced(samples: Sequence[Sample], changed: Mapping[int, Sample]) -> list[Sample]:
-    return [changed.get(place, sample) for place, sample in enumerate(samples)]
 
 
 def _plain(recall: Recall | None) -> dict[str, Any] | None:
@@ -186,52 +189,22 @@ def run_attacks(
     )
 
 
-def with_perplexities(
-    samples: Sequence[Sample],
-    tokenizer: PreTrainedTokenizerBase,
-    base: Base,
-    batch_size: int,
-    work: Work | None = None,
-) -> list[Sample]:
-    """``samples`` with the ``perplexity`` of their texts under the base model."""
-    spoken = _with_text(samples)
-    prompts, texts = [one.prompt for one, _ in spoken.values()], [text for _, text in spoken.values()]
-    with base() as original:
-        found = perplexities(original, tokenizer, prompts, texts, batch_size, work)
-    changed = {
-        place: replace(one, scores={**one.scores, "perplexity": value})
-        for (place, (one, _)), value in zip(spoken.items(), found, strict=True)
-    }
-    return _replaced(samples, changed)
-
-
-def with_leak_at_k(
+def with_sampled(
     samples: Sequence[Sample],
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     options: Sampling,
     work: Work | None = None,
 ) -> list[Sample]:
-    """``samples`` with texts drawn at random and, for the k that they reach, ``leak_at_<k>`` of their row scores."""
-    spoken = _with_text(samples)
-    drawn = sample_answers(model, tokenizer, [one.prompt for one, _ in spoken.values()], options, work)
-    changed = {}
-    for (place, (one, _)), texts in zip(spoken.items(), drawn, strict=True):
-        found = [row_score(one.kind, one.expected, text) for text in texts]
-        scores = [score for score in found if score is not None]  # all of a row, or none
-        leaks = {f"leak_at_{k}": leak_at_k(scores, k) if scores else None for k in KS if k <= len(texts)}
-        changed[place] = replace(one, sampled=tuple(texts), scores={**one.scores, **leaks})
-    return _replaced(samples, changed)
+    """``samples`` with texts drawn at random, and what these are scored by."""
+    spoken = [sample for sample in samples if sample.generated is not None]
+    drawn = iter(sample_answers(model, tokenizer, [sample.prompt for sample in spoken], options, work))
 
+    def with_texts(sample: Sample, texts: Sequence[str]) -> Sample:
+        scores = tuple(row_score(sample.kind, sample.expected, text) for text in texts)
+        return replace(sample, sampled=tuple(texts), sampled_scores=scores)
 
-def with_row_scores(samples: Sequence[Sample], options: EvaluationOptions) -> list[Sample]:
-    """``samples`` with the scores of ``metrics.row_scores``."""
-    frequencies = document_frequencies(sample.expected for sample in samples)
-    changed = {
-        place: replace(one, scores={**one.scores, **row_scores(one, options.families, frequencies, len(samples))})
-        for place, (one, _) in _with_text(samples).items()
-    }
-    return _replaced(samples, changed)
+    return [sample if sample.generated is None else with_texts(sample, next(drawn)) for sample in samples]
 
 
 def write_results(

@@ -19,7 +19,7 @@ class FoldedWeights:
 
     After ``fold`` the model computes as fast as without an adapter, since nothing is beside its weights; the numbers
     are those of the merged model that is saved. It keeps a copy of the weights that change, so they can be put back
-    exactly: no rounding piles up along a path. At the end of a ``with`` block the weights are as they were.
+    exactly, as the end of a ``with`` block does: no rounding piles up along a path.
 
     Raises InputError if a module shares its weights with another part of the model (a tied vocabulary head), or if its
     weights are not plain floating-point numbers: a delta added to the codes of quantised weights would be rounded away.
@@ -35,6 +35,12 @@ class FoldedWeights:
         check_plain(self._weights)
         check_untied(model, self._weights)
         self._originals = {name: weight.detach().clone() for name, weight in self._weights.items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.restore()
 
     @torch.no_grad()
     def fold(self, deltas: Mapping[str, Delta]) -> None:
@@ -68,12 +74,6 @@ class FoldedWeights:
             missed += (dense - (added.T if name in self._transposed else added)).square().sum().item()
             whole += dense.square().sum().item()
         return (missed / (whole or 1.0)) ** 0.5
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.restore()
 
     @torch.no_grad()
     def restore(self) -> None:

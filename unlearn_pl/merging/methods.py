@@ -76,10 +76,10 @@ CHECKPOINT_METHODS = {
 """How full checkpoints can be merged."""
 
 
-def find_method(name: str, methods: Mapping[str, Method] = METHODS, parameter: str = "method") -> Method:
-    """The row of that name. Raises InputError, about the ``parameter``, with the nearest name."""
+def find_method(name: str, methods: Mapping[str, Method] = METHODS, argument: str = "method") -> Method:
+    """The row of that name. Raises InputError, about the parameter ``argument``, with the nearest name."""
     if name in methods:
         return methods[name]
     near = difflib.get_close_matches(str(name), methods, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise InputError(f"must be one of {', '.join(methods)}, got {name}{hint}", parameter)
+    raise InputError(f"must be one of {', '.join(methods)}, got {name}{hint}", argument)
