@@ -177,7 +177,7 @@ def refuse_existing(path: str | Path, overwrite: bool, argument: str = "output")
     """Raise InputError if ``path`` holds something that may not be replaced, or cannot be written: ask before the long
     work, not after."""
     path = Path(path)
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
+    if path.is_file() or (not overwrite and _is_filled(path)):
         raise InputError(f"{path} exists already; give another folder, or overwrite to replace a folder", argument)
     check_writable(path.parent, argument)
 
@@ -194,6 +194,14 @@ def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Iterable[str
     for (first, one), (second, other) in itertools.combinations(named.items(), 2):
         if one.resolve().is_relative_to(other.resolve()) or other.resolve().is_relative_to(one.resolve()):
             raise InputError(f"must be apart from {first}, got {other} and {one}", second)
+
+
+def _is_filled(folder: Path) -> bool:
+    """Whether something is in a folder; another process may move it away at any moment."""
+    try:
+        return any(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def check_writable(folder: str | Path, argument: str) -> None:
