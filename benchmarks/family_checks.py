@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from small_models import small_model, small_tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from unlearn_pl.data.datamodule import PairBatch
-from unlearn_pl.data.encoding import Encoded, collate_rows
+from benchmarks.small_models import small_model, small_tokenizer
+from unlearn_pl.data.batch import collate_pairs
+from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.generation import Generation, Prompt, generate
 from unlearn_pl.merging.adapters import merge_parents, save_merged
@@ -145,7 +145,7 @@ def _train(
         "gd": RetainNLL(0.3, reduction="sequence_mean"),
         "gk": RetainKL(0.2),
     }
-    batch = PairBatch(collate_rows(forget, 0), collate_rows(retain, 0), len(forget))
+    batch = collate_pairs([{"forget": f, "retain": r} for f, r in zip(forget, retain, strict=True)], 0)
     loss, _ = PackedLoss(terms, 32, None)(ours, batch, live_reference)
     loss.backward()
     wanted = plain_loss(plain.train(), forget, retain)
@@ -175,8 +175,8 @@ def with_any_adapter(build: Build, measure: Callable[[Lora], dict[str, Any]]) ->
         return measure(LORA)
     except InputError as error:
         names = {name for name, layer in build().named_modules() if type(layer) is nn.Linear}
-        attention = {name.rsplit(".", 1)[-1] for name in names if "attn" in name or "attention" in name}
-        attention = sorted(attention - {"gate_proj", "up_proj", "down_proj"})  # experts have these names too
+        ends = {name.rsplit(".", 1)[-1] for name in names if "attn" in name or "attention" in name}
+        attention = sorted(ends - {"gate_proj", "up_proj", "down_proj"})  # experts have these names too
         if not attention:
             raise
         return measure(replace(LORA, target_modules=attention)) | {"all_linear": one_line(error)}
@@ -192,15 +192,15 @@ def _merge(build: Build, vocabulary: int, lora: Lora) -> dict[str, Any]:
             save_adapter(as_trained(adapted(build(), 7 * number, lora), ids), home / name)
         folders = [home / "one", home / "two"]
         apart: dict[str, Any] = {}
-        for method, options in (("ties", {"density": 0.8}), ("cat", {})):
-            settings = merge_settings(2, method, **options)
+        for method, density in (("ties", 0.8), ("cat", None)):
+            settings = merge_settings(2, method, density=density)
             base = AutoModelForCausalLM.from_pretrained(home / "base").eval()
             save_merged(merge_parents(base, read_parents(folders, settings), settings), None, home / method, base)
             merged = AutoModelForCausalLM.from_pretrained(home / method).eval()
             whole = AutoModelForCausalLM.from_pretrained(home / "base").eval()
             peft = PeftModel.from_pretrained(whole, str(folders[0]), adapter_name="one")
             peft.load_adapter(str(folders[1]), adapter_name="two")
-            peft.add_weighted_adapter(["one", "two"], [1.0, 1.0], "m", combination_type=method, **options)
+            peft.add_weighted_adapter(["one", "two"], [1.0, 1.0], "m", combination_type=method, density=density)
             peft.set_adapter("m")
             with torch.no_grad():
                 wanted = peft.eval()(input_ids=ids, use_cache=False).logits

@@ -17,7 +17,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.callbacks.adapter import SaveAdapter
 from unlearn_pl.callbacks.angles import AngleAnalysis
 from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
@@ -223,7 +223,7 @@ def test_throughput_counts_tokens_not_padding(
     runner.fit(module(base_folder), data)
     data.setup()
     batch = next(iter(data.val_dataloader()))
-    forget = int(batch.forget.lengths.sum())
+    forget = int(batch.rows["forget"].lengths.sum())
     rate = runner.callback_metrics["tokens_per_second"].item()
     assert rate > forget
     assert rate == int(rate)

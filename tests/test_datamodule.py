@@ -14,7 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from tokenizer_kinds import word_level
 
-from unlearn_pl.data.datamodule import ForgetRetainData, PairBatch
+from unlearn_pl.data.batch import PairBatch
+from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.data.pairing import PairSampler
 from unlearn_pl.errors import InputError
 
@@ -57,11 +58,11 @@ class Recorder(LightningModule):
         self.validated: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> torch.Tensor:
-        self.seen.append((batch.forget.record_ids, batch.retain.record_ids))
-        return self.weight * batch.forget.input_ids.float().mean()
+        self.seen.append((batch.rows["forget"].record_ids, batch.rows["retain"].record_ids))
+        return self.weight * batch.rows["forget"].input_ids.float().mean()
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        self.validated.append((batch.forget.record_ids, batch.retain.record_ids))
+        self.validated.append((batch.rows["forget"].record_ids, batch.rows["retain"].record_ids))
 
     test_step = validation_step
 
@@ -264,21 +265,21 @@ def a_batch(base_folder, files) -> tuple[ForgetRetainData, PairBatch]:
 
 def test_works_without_a_trainer_and_moves_between_devices(base_folder, files):
     data, batch = a_batch(base_folder, files)
-    assert batch.forget.input_ids.shape == (3, int(batch.forget.lengths.max()))
+    assert batch.rows["forget"].input_ids.shape == (3, int(batch.rows["forget"].lengths.max()))
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert isinstance(moved, PairBatch)
-    sides = moved.forget, moved.retain
+    sides = moved.rows.values()
     assert {t.device.type for rows in sides for t in (rows.input_ids, rows.lengths, rows.answer_starts)} == {"meta"}
     assert moved.batch_size == 3
-    assert moved.retain.record_ids == batch.retain.record_ids
+    assert moved.rows["retain"].record_ids == batch.rows["retain"].record_ids
 
 
 def test_mixed_precision_passes_a_batch_through(base_folder, files):
     """Lightning rebuilds each batch field by field here, which it refuses to do for a frozen dataclass."""
     _, batch = a_batch(base_folder, files)
     converted = MixedPrecision("bf16-mixed", "cpu").convert_input(batch)
-    assert torch.equal(converted.forget.input_ids, batch.forget.input_ids)
-    assert converted.forget.record_ids == batch.forget.record_ids
+    assert torch.equal(converted.rows["forget"].input_ids, batch.rows["forget"].input_ids)
+    assert converted.rows["forget"].record_ids == batch.rows["forget"].record_ids
     assert converted.batch_size == batch.batch_size == 3
 
 
@@ -290,13 +291,13 @@ def test_a_batch_falls_into_micro_batches(base_folder, files):
         data.setup()
         for loader in (data.train_dataloader(), data.val_dataloader()):
             batches = list(loader)
-            assert [[len(part.forget.lengths) for part in batch.micro_batches()] for batch in batches] == sizes
+            assert [[len(part) for part in batch.micro_batches()] for batch in batches] == sizes
             for batch in batches:
                 assert batch.batch_size == batch_size
                 for side in ("forget", "retain"):
-                    parts = [getattr(part, side) for part in batch.micro_batches()]
-                    assert sum((part.record_ids for part in parts), ()) == getattr(batch, side).record_ids
-                    assert torch.equal(torch.cat([part.input_ids for part in parts]), getattr(batch, side).input_ids)
+                    parts = [part.rows[side] for part in batch.micro_batches()]
+                    assert sum((part.record_ids for part in parts), ()) == batch.rows[side].record_ids
+                    assert torch.equal(torch.cat([part.input_ids for part in parts]), batch.rows[side].input_ids)
 
 
 def test_micro_batches_see_the_pairs_that_single_batches_see(tokenizer, files, tmp_path):

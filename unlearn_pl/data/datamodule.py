@@ -1,74 +1,22 @@
 """The Lightning data module: pairs of forget and retain rows, in an order that survives an interruption."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_record, holds_unknown, is_unknown
+from unlearn_pl.data.batch import EncodedPair, EveryRow, Pairs, collate_pairs
+from unlearn_pl.data.encoding import Encoded, Encoding, holds_unknown, is_unknown
 from unlearn_pl.data.pairing import PAIRINGS, Pair, PairSampler
 from unlearn_pl.data.readers import check_columns, check_documents_per_task, read_split
 from unlearn_pl.data.records import Record, Split
+from unlearn_pl.data.splits import SIDES, encode_splits
 from unlearn_pl.errors import InputError, one_line
-
-EncodedPair = tuple[Encoded, Encoded]
-
-
-class PairBatch(NamedTuple):
-    """B forget rows and the B retain rows that go with them; each side is padded to its own longest row.
-
-    They form micro-batches of ``batch_size`` pairs, the last of which may be smaller.
-    """
-
-    forget: Rows
-    retain: Rows
-    batch_size: int
-
-    def micro_batches(self) -> list["PairBatch"]:
-        """The micro-batches, one batch each."""
-        starts = range(0, len(self.forget.lengths), self.batch_size)
-        cuts = [(start, start + self.batch_size) for start in starts]
-        return [PairBatch(self.forget.part(*cut), self.retain.part(*cut), self.batch_size) for cut in cuts]
-
-    def to(self, device: torch.device | str) -> "PairBatch":
-        """The same batch on another device; Lightning's transfer calls it."""
-        return PairBatch(self.forget.to(device), self.retain.to(device), self.batch_size)
-
-
-class Pairs(Dataset[EncodedPair]):
-    """Encoded pairs, by (forget index, retain index); a single index i stands for (i, i % n_retain)."""
-
-    def __init__(self, forget: Sequence[Encoded], retain: Sequence[Encoded]) -> None:
-        self.forget = forget
-        self.retain = retain
-
-    def __len__(self) -> int:
-        return len(self.forget)
-
-    # The single index serves Lightning's overfit_batches, which puts a sequential sampler in.
-    def __getitem__(self, index: int | Pair) -> EncodedPair:
-        forget, retain = (index, index % len(self.retain)) if isinstance(index, int) else index
-        return self.forget[forget], self.retain[retain]
-
-
-class EveryRow(Pairs):
-    """Pair i is (i % n_forget, i % n_retain), as many as the larger set has rows; rows of the smaller one come again.
-
-    For validation, test and prediction, which are to visit every row.
-    """
-
-    def __len__(self) -> int:
-        return max(len(self.forget), len(self.retain))
-
-    def __getitem__(self, index: int | Pair) -> EncodedPair:
-        assert isinstance(index, int)
-        return self.forget[index % len(self.forget)], self.retain[index % len(self.retain)]
 
 
 class PairLoader(DataLoader[EncodedPair]):
@@ -86,12 +34,6 @@ class PairLoader(DataLoader[EncodedPair]):
         """Nothing."""
 
 
-def collate_pairs(pairs: Sequence[EncodedPair], pad_token_id: int, batch_size: int | None = None) -> PairBatch:
-    """Pad the two sides of some pairs, in micro-batches of ``batch_size`` pairs (None: one of all)."""
-    forget, retain = zip(*pairs, strict=True)
-    return PairBatch(collate_rows(forget, pad_token_id), collate_rows(retain, pad_token_id), batch_size or len(pairs))
-
-
 def check_layout(state: dict[str, Any], layout: dict[str, Any]) -> None:
     """Raise InputError if a checkpoint's place within an epoch is not one of this layout; between epochs, warn."""
     old = state["layout"]
@@ -102,18 +44,23 @@ def check_layout(state: dict[str, Any], layout: dict[str, Any]) -> None:
         rank_zero_warn(f"--ckpt_path: {change} from here on; what follows is not the run that was interrupted")
 
 
-def rows_hash(sets: Sequence[Sequence[Encoded]]) -> str:
+def rows_hash(splits: Mapping[Split, Sequence[Encoded]]) -> str:
     """Hash of encoded rows, in order."""
     digest = hashlib.sha256()
-    for rows in sets:
+    for split in sorted(splits, key=lambda name: (name not in SIDES, name)):
+        rows = splits[split]
         digest.update(f"{len(rows)} rows".encode())
         for row in rows:
-            digest.update(repr((row.record_id, list(row.input_ids), row.answer_start)).encode())
+            weights = () if row.token_weights is None else (row.token_weights,)
+            digest.update(repr((row.record_id, list(row.input_ids), row.answer_start, *weights)).encode())
     return digest.hexdigest()[:16]
 
 
 class ForgetRetainData(LightningDataModule):
     """Reads a forget and a retain set and yields them in pairs, as ``PairBatch``.
+
+    Its splits are `forget` and `retain`, and, for terms that read other answers, `alternate` (`retain_alternate`): the
+    same inputs with the field `alternate` as answer, if every row of the set has it.
 
     Training visits every forget row once an epoch; validation, test and prediction take forget row ``i % n_forget``
     with retain row ``i % n_retain``, in order, until every row of both sets was visited. A run that resumes, in the
@@ -134,8 +81,8 @@ class ForgetRetainData(LightningDataModule):
         pairing: shuffled (each retain row is seen equally often) or paired (forget row i with retain row i % n_retain
             in every epoch, as the ZJUKLAB system did).
         documents_per_task: Use the first so many documents of each task in each set, with all their rows; null for all.
-        columns: Our field (id, input, output, task, kind) -> their column. Where no such column exists, "=TEXT" gives
-            every row that text, and "#" numbers the rows.
+        columns: Our field (id, input, output, task, kind, alternate, answer_weights) -> their column. Where no such
+            column exists, "=TEXT" gives every row that text, and "#" numbers the rows.
         seed: Fixes the order of the pairs, together with epoch and rank.
         num_workers: Processes that assemble batches. Rows are encoded once at the start, so 0 is rarely slower.
         tokenizer: Folder or hub name of a tokenizer; default: the model's.
@@ -194,9 +141,10 @@ class ForgetRetainData(LightningDataModule):
             return
         sets = read_split(self.forget, self.retain, self.columns, self.documents_per_task)
         self.forget_records, self.retain_records = sets
-        forget = [encode_record(record, tokenizer, self.encoding, forget=True) for record in sets[0]]
-        retain = [encode_record(record, tokenizer, self.encoding, forget=False) for record in sets[1]]
-        self._tokenizer, self._pairs, self._rows_hash = tokenizer, Pairs(forget, retain), rows_hash((forget, retain))
+        pairs = Pairs(
+            *(encode_splits(side, rows, tokenizer, self.encoding) for side, rows in zip(SIDES, sets, strict=True))
+        )
+        self._tokenizer, self._pairs, self._rows_hash = tokenizer, pairs, rows_hash(pairs.splits)
         self._warn_of_losses(self._pairs)
 
     def train_dataloader(self) -> PairLoader:
@@ -222,9 +170,9 @@ class ForgetRetainData(LightningDataModule):
 
     @property
     def encoded(self) -> dict[Split, Sequence[Encoded]]:
-        """All rows of both sets, as they are trained on."""
+        """All rows of every split, as they are trained on."""
         assert self._pairs is not None, "setup comes first"
-        return {"forget": self._pairs.forget, "retain": self._pairs.retain}
+        return self._pairs.splits
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next pair of the run stands, and what such a place depends on."""
@@ -267,7 +215,7 @@ class ForgetRetainData(LightningDataModule):
 
     def _new_sampler(self, pairs: Pairs) -> PairSampler:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sizes = len(pairs.forget), len(pairs.retain)
+        sizes = pairs.n_forget, pairs.n_retain
         return PairSampler(*sizes, self.pairing, self.seed, rank, world_size, self._position)
 
     def _layout(self, sampler: PairSampler) -> dict[str, Any]:
@@ -305,11 +253,12 @@ class ForgetRetainData(LightningDataModule):
         return tokenizer
 
     def _warn_of_losses(self, pairs: Pairs) -> None:
-        cut, total = [sum(row.truncated for row in rows) for rows in (pairs.forget, pairs.retain)], len(pairs.retain)
+        sides, total = [pairs.splits[side] for side in SIDES], pairs.n_retain
+        cut = [sum(row.truncated for row in rows) for rows in sides]
         if any(cut):
             counts = f"{cut[0]} of {len(pairs)} forget rows and {cut[1]} of {total} retain rows"
             rank_zero_warn(f"--data.max_length {self.encoding.max_length}: {counts} were longer and have been cut")
-        self._warn_of_unknown([*pairs.forget, *pairs.retain])
+        self._warn_of_unknown([row for rows in sides for row in rows])
         if unseen := self._new_sampler(pairs).n_unseen_retain:
             reason = f"there are {len(pairs)} forget rows; --data.pairing shuffled sees all"
             rank_zero_warn(f"--data.pairing paired: {unseen} of {total} retain rows are never seen, since {reason}")

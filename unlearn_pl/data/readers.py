@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unlearn_pl.data.records import FIELDS, Record, record_from_row, some_of, text_field
+from unlearn_pl.data.records import FIELDS, OPTIONAL_FIELDS, Record, record_from_row, some_of, text_field
 from unlearn_pl.errors import InputError, one_line
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
-MAPPABLE = (*FIELDS, "kind")
+MAPPABLE = (*FIELDS, "kind", *OPTIONAL_FIELDS)
 
 
 def read_records(source: str, columns: dict[str, str] | None = None, argument: str = "--data.forget") -> list[Record]:

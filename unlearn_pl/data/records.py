@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from unlearn_pl.data.spans import Span, read_spans
 from unlearn_pl.errors import InputError
 
 Kind = Literal["sc", "qa"]
-Split = Literal["forget", "retain"]
+# Rows that a loss term reads side by side: forget, retain, and what further ones the data module makes.
+Split = str
 FIELDS = ("id", "input", "output", "task")
+OPTIONAL_FIELDS = ("alternate", "answer_weights")
 BLANK = " "
 """What stands between a prompt and its answer in the text that was memorised."""
 
@@ -30,6 +33,11 @@ class Record:
     output: str
     task: str
     kind: Kind
+    alternate: str | None = None
+    """Another answer to the input: a refusal, or a made-up fact."""
+    answer_weights: tuple[Span, ...] = ()
+    """Weights of parts of the output, for terms that weigh tokens: (start, end, weight) over its characters. What no
+    span covers weighs 0; without any span all weighs 1."""
 
     @property
     def document_id(self) -> str:
@@ -48,7 +56,8 @@ class Record:
 def record_from_row(row: dict[str, Any], where: str) -> Record:
     """Check one row and make it a Record. ``where`` (``--data.forget: forget.jsonl, line 3``) opens every message.
 
-    A field ``kind`` that is present and not None counts before the end of the id. Further fields are ignored.
+    A field ``kind`` that is present and not None counts before the end of the id. ``alternate`` and
+    ``answer_weights`` may be missing or None; further fields are ignored.
     Raises InputError on a missing field, a value that is not text, an empty id, input, answer or task, or a kind that
     is neither given nor readable from the id.
     """
@@ -61,7 +70,10 @@ def record_from_row(row: dict[str, Any], where: str) -> Record:
         )
     if kind not in ("sc", "qa"):
         raise InputError(f"{where}: field 'kind' must be sc or qa, got {kind!r:.60}")
-    return Record(**texts, kind=cast(Kind, kind))
+    given = {field: row[field] for field in OPTIONAL_FIELDS if row.get(field) is not None}
+    alternate = text_field(row, "alternate", where, FIELDS) if "alternate" in given else None
+    weights = read_spans(given["answer_weights"], texts["output"], where) if "answer_weights" in given else ()
+    return Record(**texts, kind=cast(Kind, kind), alternate=alternate, answer_weights=weights)
 
 
 def text_field(row: dict[str, Any], field: str, where: str, needed: tuple[str, ...]) -> str:
