@@ -4,7 +4,6 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
-
 from unlearn_pl.inference.decided import is_decided
 
 # Letters whose case is special (German s, dotted I, Greek sigmas, a ligature), spaces of several sorts, and any other

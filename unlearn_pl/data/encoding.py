@@ -80,8 +80,7 @@ def encode_record(record: Record, tokenizer: PreTrainedTokenizerBase, encoding: 
     if len(ids) == len(kept):
         limits = f"max_length {encoding.max_length}, prompt_share {encoding.prompt_share}"
         raise InputError(
-            f"{row}: nothing of the answer is left after truncation ({limits}); lower the share or allow more "
-            "tokens",
+            f"{row}: nothing of the answer is left after truncation ({limits}); lower the share or allow more tokens",
             data,
         )
     return Encoded(record.id, ids, len(kept), truncated=len(ids) < len(prompt) + len(answer))

@@ -12,7 +12,7 @@ from unlearn_pl.inference.kv_cache import takes
 from unlearn_pl.inference.padding import right_padded
 from unlearn_pl.models.body import body_of, causal_model, head_is_plain, vocabulary_head
 from unlearn_pl.models.fast.linear import frozen_linears
-from unlearn_pl.models.rope import forget_length, remembers_length, position_limit
+from unlearn_pl.models.rope import forget_length, position_limit, remembers_length
 
 # Tokens of a forward are a multiple of the first, from the second on of the third: each number costs a compiled
 # kernel, which is kept.
@@ -35,8 +35,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class Forward:
     """The forward of a causal language model in two steps.
 
-    ``states`` gives what the vocabulary head takes; ``logits`` runs the head. A model that changes its logits after a plain linear
-    head (soft-capping, scaling) cannot be cut there: its states are its logits, at all positions.
+    ``states`` gives what the vocabulary head takes; ``logits`` runs the head. A model that changes its logits after a
+    plain linear head (soft-capping, scaling) cannot be cut there: its states are its logits, at all positions.
     """
 
     def __init__(self, model: nn.Module):

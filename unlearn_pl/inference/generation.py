@@ -156,8 +156,8 @@ class GreedyDecoding:
         begun = [(self.rows[index], started[index]) for index in going]
         identity: list[Any] = [self.options.stop_decided, self.options.own_config, sorted(self.eos)]
         identity += [[list(row.prompt), tokens, row.budget, row.exact] for row, tokens in begun]
-        found = map_batches(batches, compute, "generation, rows", self.engine.work, identity)
-        return dict(zip(sorted(going), found, strict=True))
+        tokens_of = map_batches(batches, compute, "generation, rows", self.engine.work, identity)
+        return dict(zip(sorted(going), tokens_of, strict=True))
 
     def is_over(self, row: Row, tokens: Sequence[int]) -> bool:
         """Whether nothing can be added to the tokens of a row."""

@@ -130,7 +130,7 @@ class LanguageModel:
     def sample(self, prompts: Sequence[str], options: Sampling) -> list[list[str]]:
         """``options.samples`` texts for each prompt, drawn at random. Raises InputError if the model has no position
         left after one."""
-        rows = self._encoded(prompts, "prompts", room=1)
+        rows = self.encode_texts(prompts, "prompts", room=1)
         budgets = self._budgets(rows, options.max_new_tokens, "sampling")
         warn_of_ignored(self.model)
         ends = eos_ids(self.model, self.tokenizer)
@@ -199,7 +199,7 @@ class LanguageModel:
     ) -> list[int | None]:
         """For each prompt the place, in ``candidates`` (token ids), of the likeliest next token; None where a broken
         model has no finite logit. Raises InputError if a prompt has no token or exceeds the model's positions."""
-        rows = self._encoded(prompts, "prompts")
+        rows = self.encode_texts(prompts, "prompts")
         with self._asked() as engine:
             return choose_next(engine, rows, candidates, batch_size=batch_size, what=what)
 
@@ -215,7 +215,7 @@ class LanguageModel:
 
         Raises InputError if a document has fewer than two tokens, or exceeds the model's positions.
         """
-        rows = self._encoded(documents, "documents")
+        rows = self.encode_texts(documents, "documents")
         for number, row in enumerate(rows, start=1):
             if len(row) < 2:
                 text = documents[number - 1]
@@ -223,7 +223,7 @@ class LanguageModel:
         with self._asked() as engine:
             return read_documents(engine, rows, moments=moments, batch_size=batch_size, what=what)
 
-    def _encoded(self, texts: Sequence[str], name: str, room: int = 0) -> list[list[int]]:
+    def encode_texts(self, texts: Sequence[str], name: str, room: int = 0) -> list[list[int]]:
         """Token ids of texts that stand at the beginning, with ``room`` for further tokens; ``name`` is theirs."""
         rows = [start_ids(text, self.tokenizer) for text in texts]
         check_ids(self.model, rows, name)

@@ -1,4 +1,4 @@
-"""One row at a time through transformers' own ``generate``, and what a model's generation config says of greedy text."""
+"""One row at a time through transformers' own ``generate``, and what a model's generation config says of text."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence

@@ -40,7 +40,9 @@ class TokenScores:
     @classmethod
     def from_json(cls, found: dict[str, list[float]]) -> "TokenScores":
         """The inverse of ``to_json``."""
-        return cls(*(torch.tensor(found[name], dtype=torch.long if name == "argmax" else torch.float32) for name in COLUMNS))
+        return cls(
+            *(torch.tensor(found[name], dtype=torch.long if name == "argmax" else torch.float32) for name in COLUMNS)
+        )
 
 
 def token_scores(
