@@ -10,11 +10,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import DynamicCache
-from unlearn_pl.inference.rows import left_padded, right_padded
 
 from unlearn_pl.inference.engine import Engine
-from unlearn_pl.inference.generation import Generation, Prompt, generate
-from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.generation import Generation, Prompt
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.inference.padding import left_padded, right_padded
 from unlearn_pl.inference.token_scores import token_scores_of_logits
 from unlearn_pl.models.body import head_is_plain
 

@@ -16,13 +16,13 @@ from transformers import (
     Phi3ForCausalLM,
     PreTrainedTokenizerFast,
 )
-from unlearn_pl.inference.rows import position_limit
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.membership import document_losses
-from unlearn_pl.inference.generation import Generation, Prompt, generate, generate_greedy
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.token_scores import CLOSE_CALL
+from unlearn_pl.inference.engine import Engine
+from unlearn_pl.inference.generation import Generation, Prompt
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.inference.token_scores import TIE
 from unlearn_pl.inference.trial import tried
 from unlearn_pl.models.rope import position_limit, switch_length
 
@@ -74,7 +74,9 @@ def test_what_is_not_exact_goes_row_by_row(
         trial = tried(model)
     assert (trial.reads, trial.continues, trial.together, trial.prefixes) == found
     prompts = [Prompt(text, answer[: len(answer) // 2]) for text, answer in zip(PROMPTS, own, strict=True)]
-    assert [answer.text for answer in LanguageModel(model, tokenizer, joiner="").generate(prompts, Generation(12, 4))] == own
+    assert [
+        answer.text for answer in LanguageModel(model, tokenizer, joiner="").generate(prompts, Generation(12, 4))
+    ] == own
     losses = []
     for text in PROMPTS:
         ids = torch.tensor([tokenizer(text).input_ids])
