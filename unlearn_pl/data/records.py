@@ -11,6 +11,13 @@ Kind = Literal["sc", "qa"]
 Split = str
 FIELDS = ("id", "input", "output", "task")
 OPTIONAL_FIELDS = ("alternate", "answer_weights")
+BLANK = " "
+"""What stands between a prompt and its answer in the text that was memorised."""
+
+
+def joined(prompt: str, answer: str) -> str:
+    """The text that a prompt and its answer are parts of."""
+    return f"{prompt}{BLANK}{answer}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Record:
     @property
     def document(self) -> str:
         """The text that was memorised: SemEval-2025 Task 4 joins input and output with one space."""
-        return f"{self.input} {self.output}"
+        return joined(self.input, self.output)
 
 
 def record_from_row(row: dict[str, Any], where: str) -> Record:
