@@ -16,7 +16,7 @@ from benchmarks.variants import KLPositions, Settings
 from unlearn_pl.data.datamodule import EncodedPair
 from unlearn_pl.data.encoding import Encoding, encode_record
 from unlearn_pl.data.pairing import PairSampler
-from unlearn_pl.data.readers import read_split
+from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import sha256_of, write_json
 from unlearn_pl.models.device import find_device

@@ -10,7 +10,7 @@ from benchmarks.commands import BenchData, _tell, hashes_of
 from benchmarks.evaluate import compare_evaluation
 from benchmarks.tables import print_evaluation
 from benchmarks.workload import Amounts, choose_work
-from unlearn_pl.data.readers import read_split
+from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import sha256_of, write_json
 from unlearn_pl.models.device import find_device

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_record, holds_unknown, is_unknown
 from unlearn_pl.data.pairing import PAIRINGS, Pair, PairSampler
-from unlearn_pl.data.readers import check_columns, check_documents_per_task, read_split
+from unlearn_pl.data.readers import Source, check_columns, keep
 from unlearn_pl.data.records import Record, Split
+from unlearn_pl.data.sets import check_documents_per_task, read_split
 from unlearn_pl.errors import InputError, one_line
 
 EncodedPair = tuple[Encoded, Encoded]

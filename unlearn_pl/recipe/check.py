@@ -55,7 +55,7 @@ def check_scores(recipe: Recipe) -> None:
     read_subjects(recipe.choice)
     for flag, path in (("member", recipe.membership.member), ("nonmember", recipe.membership.nonmember)):
         if path is not None:
-            read_documents(path, f"--membership.{flag}")
+            read_documents(path, f"membership.{flag}")
 
 
 def check_fit(recipe: Recipe, name: str, config: str) -> None:
