@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.estimate import Load, Shape, estimate_training
 from benchmarks.growth import GrowthSizes, measure_growth
 from benchmarks.parts import measure_parts
+from benchmarks.released import EncodedPair
 from benchmarks.tables import print_estimates, print_figures, print_growth, print_parts
 from benchmarks.train import compare
 from benchmarks.variants import KLPositions, Settings
-from unlearn_pl.data.datamodule import EncodedPair
 from unlearn_pl.data.encoding import Encoding, encode_record
 from unlearn_pl.data.pairing import PairSampler
 from unlearn_pl.data.sets import read_split

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from unlearn_pl.data.datamodule import PairBatch
-from unlearn_pl.data.encoding import Encoded, collate_rows
+from unlearn_pl.data.batch import collate_pairs
+from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.generation import Generation, Prompt, generate
 from unlearn_pl.merging.adapters import merge_parents, save_merged
@@ -145,7 +145,7 @@ def _train(
         "gd": RetainNLL(0.3, reduction="sequence_mean"),
         "gk": RetainKL(0.2),
     }
-    batch = PairBatch(collate_rows(forget, 0), collate_rows(retain, 0), len(forget))
+    batch = collate_pairs([{"forget": f, "retain": r} for f, r in zip(forget, retain, strict=True)], 0)
     loss, _ = PackedLoss(terms, 32, None)(ours, batch, live_reference)
     loss.backward()
     wanted = plain_loss(plain.train(), forget, retain)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from peft import PeftModel
 from torch import nn
 
-from unlearn_pl.data.datamodule import EncodedPair
+from benchmarks.released import EncodedPair
 from unlearn_pl.models.body import causal_model, text_config
 from unlearn_pl.objectives.passes import Positions
 

@@ -10,8 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.measure import resident_bytes, settle
+from benchmarks.released import EncodedPair
 from benchmarks.variants import Ours, Released, Settings, Variant, Window
-from unlearn_pl.data.datamodule import EncodedPair
 from unlearn_pl.data.encoding import Encoded
 
 HEAD_WIDTH = 64

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.models.lora import Lora, attach_lora
 
+EncodedPair = tuple[Encoded, Encoded]
+
 IGNORED = -100
 
 

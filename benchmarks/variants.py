@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from benchmarks.measure import Stopwatch, peak_bytes, reset_peak
-from benchmarks.released import ReleasedStep, Weights
-from unlearn_pl.data.datamodule import EncodedPair, collate_pairs
+from benchmarks.released import EncodedPair, ReleasedStep, Weights
+from unlearn_pl.data.batch import collate_pairs
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
@@ -200,7 +200,8 @@ class Ours(Variant):
         return Build(watch.seconds(0, 1), peak_bytes(self.device))
 
     def differentiate(self, pairs: Sequence[EncodedPair]) -> Tensor:
-        batch = collate_pairs(pairs, self.settings.pad_token_id, batch_size=1).to(self.device)
+        rows = [{"forget": forget, "retain": retain} for forget, retain in pairs]
+        batch = collate_pairs(rows, self.settings.pad_token_id, batch_size=1).to(self.device)
         loss, _ = self.loss(self.policy, batch, self.reference)
         loss.backward()
         return loss.detach()

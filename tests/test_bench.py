@@ -17,10 +17,10 @@ from benchmarks.estimate import Load, Shape, estimate_training
 from benchmarks.flops import Sizes, pair_flops, pairs_flops, row_flops, sizes_of
 from benchmarks.growth import GrowthSizes, measure_growth
 from benchmarks.measure import matmul_peak, peak_bytes, reset_peak, resident_bytes, seconds_of, settle
+from benchmarks.released import EncodedPair
 from benchmarks.train import Round
 from benchmarks.variants import Build, KeepFloat64, Ours, Plain64, Released, Settings, Window
 from unlearn_pl.__main__ import main
-from unlearn_pl.data.datamodule import EncodedPair
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.models.padding import STANDING_FOR_ALL

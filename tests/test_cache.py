@@ -11,7 +11,7 @@ from peft import PeftModel
 from tiny_adapters import PAD, adapted, plain_nll, rows_of, shake
 from transformers import LlamaForCausalLM
 
-from unlearn_pl.data.encoding import collate_rows
+from unlearn_pl.data.batch import collate_rows
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.fast.packing import enable_packing
 from unlearn_pl.objectives.passes import Ask

@@ -223,7 +223,7 @@ def test_throughput_counts_tokens_not_padding(
     runner.fit(module(base_folder), data)
     data.setup()
     batch = next(iter(data.val_dataloader()))
-    forget = int(batch.forget.lengths.sum())
+    forget = int(batch.rows["forget"].lengths.sum())
     rate = runner.callback_metrics["tokens_per_second"].item()
     assert rate > forget
     assert rate == int(rate)

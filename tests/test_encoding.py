@@ -4,17 +4,13 @@ import copy
 import functools
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, TEXTS, WORDS, byte_bpe, sentencepiece, word_level
 from tokenizers import normalizers, processors
 
 from unlearn_pl.data.encoding import (
-    Encoded,
     Encoding,
-    Rows,
-    collate_rows,
     decoded_ids,
     encode_document,
     encode_record,
@@ -243,61 +239,16 @@ def test_a_tokenizer_needs_eos(tokenizer):
         encode_record(RECORD, endless, Encoding(), forget=True)
 
 
-def test_masks_come_from_lengths_where_pad_is_eos(tokenizer):
-    """Row 1 holds the pad token, which is EOS, within its prompt and as its end; both belong to the row."""
-    eos = tokenizer.eos_token_id
-    assert tokenizer.pad_token_id == eos
-    inside = Record("1qa0", "Anna <|end|> Quill?", "yes", "Task2", "qa")
-    rows = [encode_record(r, tokenizer, Encoding(), forget=True) for r in (inside, RECORD)]
-    assert rows[0].input_ids.count(eos) == 2
-    batch = collate_rows(rows, tokenizer.pad_token_id)
-    n = [len(row.input_ids) for row in rows]
-    assert n[0] < n[1]
-    assert batch.attention_mask.tolist() == [[1] * n[0] + [0] * (n[1] - n[0]), [1] * n[1]]
-    assert batch.attention_mask.dtype == torch.long
-
-
-def test_collate_pads_on_the_right_to_the_longest():
-    batch = collate_rows([Encoded("a", (5, 6, 7), 2, False), Encoded("b", (8, 9), 1, False)], pad_token_id=0)
-    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 9, 0]]
-    assert batch.lengths.tolist() == [3, 2]
-    assert batch.answer_starts.tolist() == [2, 1]
-    assert batch.record_ids == ("a", "b")
-    assert {t.dtype for t in (batch.input_ids, batch.lengths, batch.answer_starts)} == {torch.long}
-
-
-def test_rows_move_as_a_whole():
-    batch = collate_rows([Encoded("a", (5, 6, 7), 2, False)], pad_token_id=0)
-    moved = batch.to("meta")
-    assert isinstance(moved, Rows)
-    assert moved.attention_mask.device.type == moved.input_ids.device.type == moved.lengths.device.type == "meta"
-    assert batch.input_ids.device.type == "cpu"
-    assert moved.record_ids == ("a",)
-
-
-@pytest.mark.parametrize(("start", "stop"), [(0, 1), (1, 3), (0, 3), (2, 9)])
-def test_a_part_holds_its_rows_with_the_padding_of_all(start, stop):
-    encoded = [Encoded("a", (5, 6, 7), 2, False), Encoded("b", (8, 9), 1, False), Encoded("c", (1, 2), 1, True)]
-    whole = collate_rows(encoded, pad_token_id=0)
-    part = whole.part(start, stop)
-    assert part.input_ids.tolist() == whole.input_ids.tolist()[start:stop]
-    assert part.lengths.tolist() == [len(row.input_ids) for row in encoded[start:stop]]
-    assert part.answer_starts.tolist() == [row.answer_start for row in encoded[start:stop]]
-    assert part.record_ids == tuple(row.record_id for row in encoded[start:stop])
-    assert part.attention_mask.tolist() == whole.attention_mask.tolist()[start:stop]
-    assert whole.record_ids == ("a", "b", "c")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 1}, "--data.max_length: must be at least 2, got 1"),
-        ({"prompt_share": 0.0}, "--data.prompt_share: must be above 0 and at most 1, got 0.0"),
-        ({"prompt_share": 1.5}, "--data.prompt_share: must be above 0 and at most 1, got 1.5"),
-        ({"prompt_share": float("nan")}, "--data.prompt_share: must be above 0 and at most 1, got nan"),
+        ({"max_length": 1}, "max_length: must be at least 2, got 1"),
+        ({"prompt_share": 0.0}, "prompt_share: must be above 0 and at most 1, got 0.0"),
+        ({"prompt_share": 1.5}, "prompt_share: must be above 0 and at most 1, got 1.5"),
+        ({"prompt_share": float("nan")}, "prompt_share: must be above 0 and at most 1, got nan"),
         # int(.1 * 5) = 0, and the last 0 tokens of a list, [-0:], are all of them
-        ({"prompt_share": 0.1, "max_length": 5}, "--data.prompt_share: must leave the prompt at least one token"),
-        ({"joiner": "\n"}, r"--data.joiner: must be ' ' (one space) or '' (nothing), got '\n'"),
+        ({"prompt_share": 0.1, "max_length": 5}, "prompt_share: must leave the prompt at least one token"),
+        ({"joiner": "\n"}, r"joiner: must be ' ' (one space) or '' (nothing), got '\n'"),
     ],
 )
 def test_options_have_ranges(options, message):

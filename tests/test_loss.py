@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-from unlearn_pl.data.datamodule import PairBatch
+from unlearn_pl.data.batch import PairBatch
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
 from unlearn_pl.models.body import causal_model
@@ -249,8 +249,10 @@ def test_no_gradient_is_computed_where_none_is_wanted(model: PeftModel) -> None:
 @pytest.mark.parametrize("term", [NPO(), GradAscent(), RetainNLL(), *map(RetainKL, [1.0] * 3, POSITIONS)], ids=repr)
 def test_padding_changes_no_loss(model: PeftModel, term: Objective) -> None:
     batch = batch_of(FORGET, RETAIN)
-    wide = [replace(rows, input_ids=F.pad(rows.input_ids, (0, 9), value=77)) for rows in (batch.forget, batch.retain)]
-    assert_same(packed(model, {"only": term}, PairBatch(*wide, 5)), packed(model, {"only": term}, batch))
+    wide = {
+        split: replace(rows, input_ids=F.pad(rows.input_ids, (0, 9), value=77)) for split, rows in batch.rows.items()
+    }
+    assert_same(packed(model, {"only": term}, PairBatch(wide, 5)), packed(model, {"only": term}, batch))
 
 
 def test_padded_forwards_give_what_packed_ones_give(tiny_model, model: PeftModel) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from unlearn_pl.data.encoding import Encoded, collate_rows
+from unlearn_pl.data.batch import collate_rows
+from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.training.memorise import Memorise, encode_texts, epoch_batches, memorise, next_token_nll

@@ -12,7 +12,8 @@ from tiny_adapters import PAD, batch_of, rows_of
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from unlearn_pl.data.encoding import Encoded, collate_rows
+from unlearn_pl.data.batch import collate_rows
+from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.body import causal_model, check_head, head_is_plain, hidden_states, vocabulary_head
@@ -62,8 +63,8 @@ def test_padding_within_a_part_of_a_batch_is_dropped() -> None:
     """A micro-batch keeps the padding of the whole batch."""
     rows = rows_of((2, 3), (4, 9))
     micro = batch_of(rows, rows, 1).micro_batches()[0]
-    assert micro.forget.input_ids.shape == (1, 13)
-    assert tuple(Part("forget", micro.forget, Ask()).input_ids.tolist()) == rows[0].input_ids
+    assert micro.rows["forget"].input_ids.shape == (1, 13)
+    assert tuple(Part("forget", micro.rows["forget"], Ask()).input_ids.tolist()) == rows[0].input_ids
 
 
 @dataclass(frozen=True)

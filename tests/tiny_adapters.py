@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from unlearn_pl.data.datamodule import PairBatch
-from unlearn_pl.data.encoding import Encoded, collate_rows
+from unlearn_pl.data.batch import PairBatch, collate_rows
+from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.models.lora import Lora, attach_lora
 
 PAD = 0
@@ -24,9 +24,13 @@ def rows_of(*lengths: tuple[int, int], seed: int = 0, name: str = "row") -> list
     ]
 
 
-def batch_of(forget: list[Encoded], retain: list[Encoded], batch_size: int | None = None) -> PairBatch:
+def batch_of(
+    forget: list[Encoded], retain: list[Encoded], batch_size: int | None = None, **further: list[Encoded]
+) -> PairBatch:
     """A batch in micro-batches of ``batch_size`` pairs (None: one of all)."""
-    return PairBatch(collate_rows(forget, PAD), collate_rows(retain, PAD), batch_size or len(forget))
+    splits = {"forget": forget, "retain": retain, **further}
+    rows = {split: collate_rows(own, PAD) for split, own in splits.items()}
+    return PairBatch(rows, batch_size or len(forget))
 
 
 def adapted(base: PreTrainedModel, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> PeftModel:

@@ -24,8 +24,6 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._tokens += int(batch.forget.lengths.sum() + batch.retain.lengths.sum())
+        self._tokens += sum(int(rows.lengths.sum()) for rows in batch.rows.values())
         self._seconds += time.perf_counter() - self._began
-        pl_module.log(
-            "tokens_per_second", self._tokens / self._seconds, prog_bar=True, batch_size=len(batch.forget.lengths)
-        )
+        pl_module.log("tokens_per_second", self._tokens / self._seconds, prog_bar=True, batch_size=len(batch))

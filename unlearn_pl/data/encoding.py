@@ -1,10 +1,8 @@
-"""Records as token ids, and token ids as right-padded batches that know their lengths."""
+"""Records as token ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.records import Record
@@ -35,14 +33,14 @@ class Encoding:
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
-            raise InputError(f"--data.max_length: must be at least 2, got {self.max_length}")
+            raise InputError(f"must be at least 2, got {self.max_length}", "max_length")
         if not 0 < self.prompt_share <= 1:
-            raise InputError(f"--data.prompt_share: must be above 0 and at most 1, got {self.prompt_share}")
+            raise InputError(f"must be above 0 and at most 1, got {self.prompt_share}", "prompt_share")
         if self.prompt_limit < 1:
-            product = f"{self.prompt_share} of --data.max_length {self.max_length}"
-            raise InputError(f"--data.prompt_share: must leave the prompt at least one token, got {product}")
+            product = f"{self.prompt_share} of max_length {self.max_length}"
+            raise InputError(f"must leave the prompt at least one token, got {product}", "prompt_share")
         if self.joiner not in JOINERS:
-            raise InputError(f"--data.joiner: must be ' ' (one space) or '' (nothing), got {self.joiner!r}")
+            raise InputError(f"must be ' ' (one space) or '' (nothing), got {self.joiner!r}", "joiner")
 
     @property
     def prompt_limit(self) -> int:
@@ -59,6 +57,8 @@ class Encoded:
     answer_start: int
     truncated: bool
     """Whether the prompt lost its beginning or the whole its end."""
+    token_weights: tuple[float, ...] | None = None
+    """The weight of each answer token; None: 1 each."""
 
 
 def encode_record(record: Record, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, forget: bool) -> Encoded:
@@ -161,46 +161,3 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.eos_token_id is None:
         raise InputError(f"tokenizer {tokenizer.name_or_path!r} has no EOS token, and answers end with one")
     return int(tokenizer.eos_token_id)
-
-
-# Not frozen: under mixed precision Lightning copies a batch field by field and refuses a frozen dataclass.
-@dataclass
-class Rows:
-    """A batch of B rows, padded on the right to its longest, T."""
-
-    input_ids: Tensor
-    """[B, T] long. What stands at and after a row's length has no meaning."""
-
-    lengths: Tensor
-    """[B] long, from 2 to T."""
-
-    answer_starts: Tensor
-    """[B] long: the index of the first answer token, from 1 to length - 1."""
-
-    record_ids: tuple[str, ...]
-
-    @property
-    def attention_mask(self) -> Tensor:
-        """[B, T] long, 1 within the length. Never read off the ids: the pad token may be the EOS that ends each row."""
-        positions = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
-        return (positions < self.lengths[:, None]).long()
-
-    def part(self, start: int, stop: int) -> "Rows":
-        """Rows ``start`` to ``stop`` - 1, with the padding of all."""
-        cut = {name: getattr(self, name)[start:stop] for name in ("input_ids", "lengths", "answer_starts")}
-        return replace(self, **cut, record_ids=self.record_ids[start:stop])
-
-    def to(self, device: torch.device | str) -> "Rows":
-        """The same rows on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("input_ids", "lengths", "answer_starts")}
-        return replace(self, **moved)
-
-
-def collate_rows(rows: Sequence[Encoded], pad_token_id: int) -> Rows:
-    """Pad encoded records to the longest of them."""
-    lengths = torch.tensor([len(row.input_ids) for row in rows])
-    input_ids = torch.full((len(rows), int(lengths.max())), pad_token_id)
-    for line, row in zip(input_ids, rows, strict=True):
-        line[: len(row.input_ids)] = torch.tensor(row.input_ids)
-    answer_starts = torch.tensor([row.answer_start for row in rows])
-    return Rows(input_ids, lengths, answer_starts, tuple(row.record_id for row in rows))

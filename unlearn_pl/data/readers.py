@@ -1,7 +1,7 @@
 """Files, `datasets` sources and rows in memory as records; whatever is wrong with one is said in one line.
 
-Every format yields ``(place, row)`` pairs, ``place`` being ``rows.jsonl, line 3`` or ``row 3`` counted from one, and goes
-through the same checks afterwards. No reader skips a row, so the n-th record comes from the n-th row.
+Every format yields ``(place, row)`` pairs, ``place`` being ``rows.jsonl, line 3`` or ``row 3`` counted from one, and
+goes through the same checks afterwards. No reader skips a row, so the n-th record comes from the n-th row.
 """
 
 import csv

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from unlearn_pl.data.spans import Span, read_spans
 from unlearn_pl.errors import InputError
 
-Split = Literal["forget", "retain"]
+# Rows that a loss term reads side by side: forget, retain, and what further ones the data module makes.
+Split = str
 NEEDED = ("id", "input", "output")
-GROUPS = ("task", "kind")
-FIELDS = (*NEEDED, *GROUPS)
+TEXTS = ("task", "kind", "alternate")
+FIELDS = (*NEEDED, *TEXTS, "answer_weights")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Record:
     output: str
     task: str = ""
     kind: str = ""
+    alternate: str | None = None
+    """Another answer to the input: a refusal, or a made-up fact."""
+    answer_weights: tuple[Span, ...] = ()
+    """Weights of parts of the output, for terms that weigh tokens: (start, end, weight) over its characters. What no
+    span covers weighs 0; without any span all weighs 1."""
 
     def __post_init__(self) -> None:
         if not self.kind:
@@ -47,11 +54,16 @@ class Record:
 def record_from_row(row: Mapping[str, Any], where: str) -> Record:
     """Check one row and make it a Record. ``where`` (``forget.jsonl, line 3``) opens every message.
 
-    Further fields are ignored. Raises InputError if ``id``, ``input`` or ``output`` is missing, or if one of the fields
-    is not text or is blank; ``task`` and ``kind`` may be left out or None.
+    All but ``id``, ``input`` and ``output`` may be missing or None; further fields are ignored. Raises InputError if
+    one of the three is missing, if a text is no text or blank, or if ``answer_weights`` are not spans of the output.
     """
-    given = [*NEEDED, *(field for field in GROUPS if row.get(field) is not None)]
-    return Record(**{field: text_field(row, field, where, NEEDED) for field in given})
+    texts = {
+        field: text_field(row, field, where, NEEDED)
+        for field in (*NEEDED, *TEXTS)
+        if field in NEEDED or row.get(field) is not None
+    }
+    spans = row.get("answer_weights")
+    return Record(**texts, answer_weights=() if spans is None else read_spans(spans, texts["output"], where))
 
 
 def text_field(row: Mapping[str, Any], field: str, where: str, needed: tuple[str, ...]) -> str:

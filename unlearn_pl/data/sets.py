@@ -24,7 +24,8 @@ def read_split(
         if record.id in number_of:
             other = place(forget, number_of[record.id])
             raise InputError(
-                f"{place(retain, number)}: id {record.id!r} is that of forget, {other}; they must not share any", "retain"
+                f"{place(retain, number)}: id {record.id!r} is that of forget, {other}; they must not share any",
+                "retain",
             )
     return first_documents(forget_records, documents_per_task), first_documents(retain_records, documents_per_task)
 

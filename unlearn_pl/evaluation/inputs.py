@@ -4,8 +4,8 @@ import warnings
 from dataclasses import dataclass, field
 
 from unlearn_pl.data.readers import read_documents
-from unlearn_pl.data.sets import read_split
 from unlearn_pl.data.records import Record
+from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice, Subject, read_subjects
 from unlearn_pl.evaluation.membership import Membership, rebuilt_members
@@ -140,7 +140,9 @@ def check_groups(records: list[Record], name: str) -> None:
     """Raise InputError unless every row has a task and a kind that it can be scored by."""
     for number, record in enumerate(records, start=1):
         if not record.task:
-            raise InputError(f"row {number}: no task: give a field 'task', or columns.task; got id {record.id!r:.80}", name)
+            raise InputError(
+                f"row {number}: no task: give a field 'task', or columns.task; got id {record.id!r:.80}", name
+            )
         if record.kind not in ("sc", "qa"):
             raise InputError(
                 f"row {number}: no kind: give a field 'kind' (sc or qa), an id like 12sc1, or columns.kind (=qa stands "

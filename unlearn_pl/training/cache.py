@@ -18,7 +18,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from unlearn_pl.data.encoding import Encoded, collate_rows
+from unlearn_pl.data.batch import collate_rows
+from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, sha256_of, write_json

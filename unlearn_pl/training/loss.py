@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from unlearn_pl.data.datamodule import PairBatch
+from unlearn_pl.data.batch import PairBatch
 from unlearn_pl.data.records import Split
 from unlearn_pl.models.body import vocabulary_head
 from unlearn_pl.models.fast.packing import row_hidden_states
@@ -57,7 +57,9 @@ class PackedLoss:
         packs = [
             [units[i] for i in indices] for indices in first_fit([u.tokens for u in units], self.tokens_per_forward)
         ]
-        terms = {slot: torch.zeros((), device=batch.forget.lengths.device) for slot in self.objectives}
+        terms = {
+            slot: torch.zeros((), device=next(iter(batch.rows.values())).lengths.device) for slot in self.objectives
+        }
 
         losses = [partial(self._pack_loss, model, pack, reference, terms, len(micro_batches)) for pack in packs]
         if len(losses) == 1:
@@ -72,7 +74,7 @@ class PackedLoss:
 
     def _units(self, micro_batch: PairBatch) -> list[Unit]:
         return [
-            Unit(slots, [Part(split, getattr(micro_batch, split), self.asks[split]) for split in splits])
+            Unit(slots, [Part(split, micro_batch.rows[split], self.asks[split]) for split in splits])
             for splits, slots in self.groups.items()
         ]
 

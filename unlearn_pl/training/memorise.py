@@ -17,7 +17,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import Encoded, Encoding, Rows, collate_rows, encode_document, encode_record
+from unlearn_pl.data.batch import Rows, collate_rows
+from unlearn_pl.data.encoding import Encoded, Encoding, encode_document, encode_record
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.models.load import refuse_quantised  # its file flushes denormals, which slow a CPU up to five times

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.data.datamodule import PairBatch
-from unlearn_pl.data.encoding import Encoded, Rows, start_ids
+from unlearn_pl.data.batch import PairBatch, Rows
+from unlearn_pl.data.encoding import Encoded, start_ids
 from unlearn_pl.data.records import Split
+from unlearn_pl.data.splits import SIDES
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.decoding import continue_batch
 from unlearn_pl.inference.generation import Generation, decode_answer, eos_ids, warn_of_ignored
@@ -270,7 +271,7 @@ class UnlearningModule(LightningModule):
         model has no position left after it.
         """
         predicted: list[dict[str, str | None]] = []
-        for split, rows in (("forget", batch.forget), ("retain", batch.retain)):
+        for split, rows in ((side, batch.rows[side]) for side in SIDES):
             prompts = self._prompts(rows)
             budgets = rooms(self.model, prompts, NEW_TOKENS, "predict")
             going = [index for index, budget in enumerate(budgets) if budget]
@@ -300,7 +301,7 @@ class UnlearningModule(LightningModule):
         loss, terms = self.packed_loss(self.model, batch, self.reference)
         shown = {f"{stage}/{slot}": term for slot, term in terms.items()}
         shown |= {f"{stage}/{slot}_weighted": self.objectives[slot].weight * term for slot, term in terms.items()}
-        options: dict[str, Any] = {"batch_size": len(batch.forget.lengths), "sync_dist": stage != "train"}
+        options: dict[str, Any] = {"batch_size": len(batch), "sync_dist": stage != "train"}
         self.log_dict(shown, **options)
         self.log(f"{stage}/loss", loss.detach(), prog_bar=True, **options)
         return loss, terms

@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from unlearn_pl.data.encoding import Encoded, Rows
+from unlearn_pl.data.batch import Rows
+from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.rows import position_limit
