@@ -25,12 +25,14 @@ from unlearn_pl.evaluation.lm_eval import Harness, run_harness, task_manager
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.retrained import read_retrained, refuse_others
 from unlearn_pl.evaluation.run import Base, evaluate_model, write_results
+from unlearn_pl.evaluation.table import METRICS
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
 from unlearn_pl.inference.batches import Work, launched, rank_and_count
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.resume import Parts, content_hash
 from unlearn_pl.inference.sampling import Sampling
+from unlearn_pl.metrics.table import shared_needs
 from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.identity import model_hash, tokenizer_hash
@@ -51,7 +53,7 @@ NO_HARNESS = Harness()
 
 def listing() -> None:
     """``unlearn-pl evaluate --list``."""
-    print_metrics()
+    print_metrics(METRICS)
 
 
 def evaluate(
@@ -94,8 +96,8 @@ def evaluate(
         choice: Multiple-choice questions.
         generation: How answers are generated.
         minimum_mmlu: The model is eligible if its multiple-choice accuracy is above this, in [0, 1]; officially 0.371.
-        metrics: Families of metrics beside the official scores (memorization, leakage, collapse, fluency, membership,
-            sampling, truth); without it all that the other arguments allow.
+        metrics: Families of metrics beside the official scores (see `--list`); without it all that the other arguments
+            allow.
         sampling: Answers drawn at random, for leak@k.
         truth: Paraphrased and wrong answers, for truth ratios.
         reference: Folder or hub name of the model before unlearning, for perplexity and the reference attack; with an
@@ -226,8 +228,9 @@ def _checked_arguments(
     overwrite: bool,
 ) -> torch.device:
     """All that can be told to be wrong before anything is read. Raises InputError."""
-    if metrics is not None and "fluency" in metrics and adapter is None and reference is None:
-        raise InputError("--metrics: fluency needs --adapter or --reference, got neither")
+    for family in metrics or ():
+        if "base" in shared_needs(METRICS, family) and adapter is None and reference is None:
+            raise InputError(f"--metrics: {family} needs --adapter or --reference, got neither")
     if dtype not in DTYPES:
         raise InputError(f"--dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
     if Path(output).is_file() or not all(re.fullmatch(LEFT, path.name) for path in Path(output).glob("*")):

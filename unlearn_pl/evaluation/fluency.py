@@ -8,10 +8,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import decoded_ids, start_ids
+from unlearn_pl.evaluation.request import Request
 from unlearn_pl.inference.batches import Work
 from unlearn_pl.inference.likelihood import recall_answers
 from unlearn_pl.inference.model import Network
 from unlearn_pl.inference.rows import evaluating, position_limit
+from unlearn_pl.metrics.metric import Metric, was_found
 
 
 def perplexities(
@@ -53,3 +55,25 @@ def perplexities(
 def perplexity(logprob: float) -> float | None:
     """exp(-mean log probability), at most e^600; None where a broken model gives no probability (NaN)."""
     return None if math.isnan(logprob) else math.exp(min(-logprob, 600.0))
+
+
+def ask(request: Request) -> list[float | None]:
+    """The perplexity of each text under the base model."""
+    assert request.base is not None
+    prompts, texts = [row.prompt for row in request.samples], [row.text for row in request.samples]
+    with request.base() as original:
+        return perplexities(original, request.tokenizer, prompts, texts, request.batch_size, request.work)
+
+
+PERPLEXITY = Metric(
+    name="perplexity",
+    family="fluency",
+    formula="exp(NLL of the text after its prompt, base model)",
+    better="lower",
+    range=">= 1",
+    source="own",
+    needs=("base",),
+    request=ask,
+    value=lambda sample, _: sample.found["perplexity"],
+    applies=was_found("perplexity"),
+)

@@ -9,12 +9,14 @@ from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice, Subject, read_subjects
 from unlearn_pl.evaluation.membership import Membership, rebuilt_members
+from unlearn_pl.evaluation.table import FAMILIES, METRICS
 from unlearn_pl.evaluation.truth import Truth, TruthRow, read_truth_rows
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.attacks import ATTACKS
+from unlearn_pl.metrics.metric import Need
 from unlearn_pl.metrics.scores import rouge_notes
-from unlearn_pl.metrics.table import FAMILIES
+from unlearn_pl.metrics.table import shared_needs
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,17 @@ class EvaluationOptions:
     def _check_metrics(self) -> None:
         """A family that is asked for by name must be able to be measured. Raises InputError."""
         if unknown := sorted(set(self.metrics or ()) - set(FAMILIES)):
-            raise InputError(f"--metrics: must be among {', '.join(FAMILIES)}, got {', '.join(unknown)}")
-
-        needed = {
-            "membership": ("--membership.nonmember", self.membership.nonmember),
-            "sampling": ("--sampling.samples", self.sampling.samples),
-            "truth": ("--truth.forget or --truth.retain", self.truth.forget or self.truth.retain),
+            raise InputError(f"must be among {', '.join(FAMILIES)}, got {', '.join(unknown)}", "metrics")
+        given: dict[Need, tuple[str, object]] = {
+            "documents": ("membership.nonmember", self.membership.nonmember),
+            "sampling": ("sampling.samples", self.sampling.samples),
+            "truth": ("truth.forget or truth.retain", self.truth.forget or self.truth.retain),
         }
         for family in self.metrics or ():
-            flag, given = needed.get(family, ("", True))
-            if not given:
-                raise InputError(f"--metrics: {family} needs {flag}, got {given}")
+            for need in shared_needs(METRICS, family):
+                name, value = given.get(need, ("", True))
+                if not value:
+                    raise InputError(f"{family} needs {name}, got {value}", "metrics")
 
     @property
     def families(self) -> tuple[str, ...]:

@@ -2,11 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -14,26 +13,24 @@ from transformers import PreTrainedTokenizerBase
 from unlearn_pl.data.records import Record
 from unlearn_pl.evaluation.choice import answer_choices
 from unlearn_pl.evaluation.fitting import Fitting, row_notes, row_obstacles, shared_limit
-from unlearn_pl.evaluation.fluency import perplexities
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import document_attacks, document_losses
+from unlearn_pl.evaluation.request import Base, Request, answered
 from unlearn_pl.evaluation.retrained import Retrained
-from unlearn_pl.evaluation.summary import Measured, summary
+from unlearn_pl.evaluation.summary import results_of
+from unlearn_pl.evaluation.table import METRICS
 from unlearn_pl.evaluation.truth import answer_logprobs
 from unlearn_pl.files import write_json, write_json_lines
 from unlearn_pl.inference.batches import Work
 from unlearn_pl.inference.generation import Answer, Generation, Prompt, generate
 from unlearn_pl.inference.likelihood import Recall
 from unlearn_pl.inference.sampling import Sampling, sample_answers
-from unlearn_pl.metrics.leak_at_k import leak_at_k
-from unlearn_pl.metrics.leakage import document_frequencies
+from unlearn_pl.metrics.measured import Measured
+from unlearn_pl.metrics.metric import with_scores
+from unlearn_pl.metrics.sample import Role, Sample
 from unlearn_pl.metrics.scores import row_score
-from unlearn_pl.metrics.table import row_scores
+from unlearn_pl.metrics.table import chosen
 
-Base = Callable[[], AbstractContextManager[nn.Module]]
-"""Lends the model as it was before unlearning."""
-
-KS = (1, 4, 16)
 UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
 """What says nothing of a row whose probability is NaN."""
 
@@ -43,7 +40,7 @@ class Evaluation:
     """``results`` holds the scores by name, ``samples`` one entry a row, in the order of the data."""
 
     results: dict[str, Any]
-    samples: list[dict[str, Any]]
+    samples: list[Sample]
 
 
 def evaluate_model(
@@ -78,21 +75,35 @@ def evaluate_model(
     samples = generate_samples(model, tokenizer, inputs, options.generation, work, obstacles)
     attacks = run_attacks(model, tokenizer, inputs, options, work, base)
     choice = answer_choices(model, tokenizer, inputs.subjects, options.choice, work) if inputs.subjects else None
-    if "fluency" in options.families and base is not None:
-        add_perplexities(samples, tokenizer, base, options.generation.batch_size, work)
     if "sampling" in options.families and options.sampling.samples:
-        add_leak_at_k(samples, model, tokenizer, options.sampling, work)
+        samples = with_sampled(samples, model, tokenizer, options.sampling, work)
+    metrics = chosen(METRICS, options.metrics)
+    spoken = [sample for sample in samples if sample.generated is not None]
+    request = Request(
+        model=model, tokenizer=tokenizer, samples=spoken, base=base, batch_size=options.generation.batch_size, work=work
+    )
+    samples, found = answered(metrics, samples, request)
     truth = {}
     if "truth" in options.families:
         truth = {
             split: answer_logprobs(model, tokenizer, rows, options.truth.batch_size, work)
             for split, rows in inputs.truth.items()
         }
-    add_row_scores(samples, options)
-    measured = Measured(samples, attacks, inputs.members, inputs.nonmembers, choice, truth)
-    results = summary(measured, inputs, options, retrained)
+    measured = Measured(
+        samples=with_scores(samples, metrics),
+        attacks=attacks,
+        members=inputs.members,
+        nonmembers=inputs.nonmembers,
+        choice=choice,
+        truth=truth,
+        definition=options.truth.definition,
+        retrained=retrained,
+        found=found,
+        resamples=options.resamples,
+    )
+    results = results_of(measured, metrics, options)
     results["notes"] = [*left_out, *results["notes"]]
-    return Evaluation(results, samples)
+    return Evaluation(results, list(measured.samples))
 
 
 def fitting_inputs(
@@ -114,11 +125,8 @@ def generate_samples(
     generation: Generation,
     work: Work | None = None,
     obstacles: Sequence[str | None] | None = None,
-) -> list[dict[str, Any]]:
-    """One entry a row: ``id, document, split, task, kind, prompt, expected, generated, score`` and how the text came.
-
-    A row with an obstacle (see ``row_obstacles``) has no text, and None in its place.
-    """
+) -> list[Sample]:
+    """A sample of each row; one with an obstacle (see ``row_obstacles``) has no text."""
     rows = inputs.split_records
     open_rows = [index for index in range(len(rows)) if obstacles is None or obstacles[index] is None]
     prompts = [Prompt.of(rows[index][1]) for index in open_rows]
@@ -126,28 +134,29 @@ def generate_samples(
     return [_sample(split, record, answers.get(index)) for index, (split, record) in enumerate(rows)]
 
 
-def _sample(split: str, record: Record, answer: Answer | None) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "document": record.document_id,
-        "split": split,
-        "task": record.task,
-        "kind": record.kind,
-        "prompt": record.input,
-        "expected": record.output,
-        "generated": None if answer is None else answer.text,
-        "score": None if answer is None else row_score(record.kind, record.output, answer.text),
-        "tokens": None if answer is None else answer.tokens,
-        "ended": None if answer is None else answer.ended,
-        "cut": None if answer is None else answer.cut,
-        "recall": None if answer is None else _plain(answer.recall),
-        "scores": {},
-    }
-
-
-def _spoken(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The samples that have a text."""
-    return [sample for sample in samples if sample["generated"] is not None]
+def _sample(split: str, record: Record, answer: Answer | None) -> Sample:
+    row = Sample(
+        id=record.id,
+        document=record.document_id,
+        split=split,
+        role=cast(Role, split),
+        completion=record.kind == "sc",
+        task=record.task,
+        kind=record.kind,
+        prompt=record.input,
+        expected=record.output,
+    )
+    if answer is None:
+        return row
+    return replace(
+        row,
+        generated=answer.text,
+        score=row_score(record.kind, record.output, answer.text),
+        tokens=answer.tokens,
+        ended=answer.ended,
+        cut=answer.cut,
+        recall=_plain(answer.recall),
+    )
 
 
 def _plain(recall: Recall | None) -> dict[str, Any] | None:
@@ -180,53 +189,30 @@ def run_attacks(
     )
 
 
-def add_perplexities(
-    samples: list[dict[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
-    base: Base,
-    batch_size: int,
-    work: Work | None = None,
-) -> None:
-    """Give each sample the ``perplexity`` of its text under the base model."""
-    spoken = _spoken(samples)
-    prompts, texts = ([sample[key] for sample in spoken] for key in ("prompt", "generated"))
-    with base() as original:
-        found = perplexities(original, tokenizer, prompts, texts, batch_size, work)
-    for sample, value in zip(spoken, found, strict=True):
-        sample["scores"]["perplexity"] = value
-
-
-def add_leak_at_k(
-    samples: list[dict[str, Any]],
+def with_sampled(
+    samples: Sequence[Sample],
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     options: Sampling,
     work: Work | None = None,
-) -> None:
-    """Give each sample its ``sampled`` texts and, for the k that they reach, ``leak_at_<k>`` of their row scores."""
-    spoken = _spoken(samples)
-    drawn = sample_answers(model, tokenizer, [sample["prompt"] for sample in spoken], options, work)
-    for sample, texts in zip(spoken, drawn, strict=True):
-        sample["sampled"] = texts
-        found = [row_score(sample["kind"], sample["expected"], text) for text in texts]
-        scores = [score for score in found if score is not None]  # all of a row, or none
-        for k in (k for k in KS if k <= len(texts)):
-            sample["scores"][f"leak_at_{k}"] = leak_at_k(scores, k) if scores else None
+) -> list[Sample]:
+    """``samples`` with texts drawn at random, and what these are scored by."""
+    spoken = [sample for sample in samples if sample.generated is not None]
+    drawn = iter(sample_answers(model, tokenizer, [sample.prompt for sample in spoken], options, work))
 
+    def with_texts(sample: Sample, texts: Sequence[str]) -> Sample:
+        scores = tuple(row_score(sample.kind, sample.expected, text) for text in texts)
+        return replace(sample, sampled=tuple(texts), sampled_scores=scores)
 
-def add_row_scores(samples: list[dict[str, Any]], options: EvaluationOptions) -> None:
-    """Give each sample the scores of ``metrics.row_scores``."""
-    frequencies = document_frequencies(sample["expected"] for sample in samples)
-    for sample in _spoken(samples):
-        sample["scores"] |= row_scores(sample, options.families, frequencies, len(samples))
+    return [sample if sample.generated is None else with_texts(sample, next(drawn)) for sample in samples]
 
 
 def write_results(
-    folder: str | Path, results: dict[str, Any], samples: Iterable[dict[str, Any]], provenance: dict[str, Any]
+    folder: str | Path, results: dict[str, Any], samples: Iterable[Sample], provenance: dict[str, Any]
 ) -> None:
     """Write ``results.json`` (the scores, and ``provenance`` under that key) and ``samples.jsonl`` (one row a line).
 
     The same input gives the same bytes. ``results.json`` comes last, so where it is, the evaluation is complete.
     """
-    write_json_lines(Path(folder) / "samples.jsonl", samples)
+    write_json_lines(Path(folder) / "samples.jsonl", (sample.to_json() for sample in samples))
     write_json(Path(folder) / "results.json", results | {"provenance": provenance})
