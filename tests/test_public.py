@@ -65,7 +65,7 @@ def test_a_strict_type_checker_knows_every_public_name(tmp_path: Path) -> None:
     command += ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache" / "strict")]
     said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
     assert len(said) == 2, said
-    assert said[0].startswith(f'{wrong}:1: error: Module "unlearn_pl" has no attribute "NPOO"')
+    assert 'wrong.py:1: error: Module "unlearn_pl" has no attribute "NPOO"' in said[0]
 
 
 def test_the_wheel_holds_the_package_alone() -> None:
