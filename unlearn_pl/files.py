@@ -176,9 +176,17 @@ def refuse_existing(path: str | Path, overwrite: bool, argument: str = "output")
     """Raise InputError if ``path`` holds something that may not be replaced, or cannot be written: ask before the long
     work, not after."""
     path = Path(path)
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
+    if path.is_file() or (not overwrite and _is_filled(path)):
         raise InputError(f"{path} exists already; give another folder, or overwrite to replace a folder", argument)
     check_writable(path.parent, argument)
+
+
+def _is_filled(folder: Path) -> bool:
+    """Whether something is in a folder; another process may move it away at any moment."""
+    try:
+        return any(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def check_writable(folder: str | Path, argument: str) -> None:
