@@ -66,7 +66,7 @@ def test_in_memory_equals_by_path_bit_for_bit_and_comes_back(
     other.lm_head.weight.data += 1
     with pytest.raises(InputError, match="belongs to another base model"):
         UnlearningModule.load_from_checkpoint(tmp_path / "memory.ckpt", base=other, tokenizer=tokenizer)
-    with pytest.raises(InputError, match=r"^checkpoint_path: must be a checkpoint file"):
+    with pytest.raises(InputError, match=r"^checkpoint_path: must be a checkpoint file of"):
         UnlearningModule.load_from_checkpoint(tmp_path / "none.ckpt")
 
 

@@ -28,7 +28,7 @@ def read_checkpoint(path: str | Path, weights_only: bool = True, name: str = "ck
             name,
         )
     if not file.is_file():
-        raise InputError(f"must be a checkpoint file of a fit, got {path}, which is no file", name)
+        raise InputError(f"must be a checkpoint file of `unlearn-pl fit`, got {path}, which is no file", name)
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=weights_only)
     except Exception as error:  # whatever the bytes are that it reads
