@@ -183,7 +183,7 @@ def test_inputs_are_checked(data: EvaluationData, tmp_path: Path) -> None:
     for membership in (Membership(member="m.jsonl"), Membership(tasks=["Task1"])):
         with pytest.raises(InputError, match=r"--membership.nonmember: needed with --membership.member or"):
             read_inputs(data, EvaluationOptions(membership))
-    with pytest.raises(InputError, match=r"--membership.nonmember: .*gone.jsonl does not exist"):
+    with pytest.raises(InputError, match=r"^membership.nonmember: .*gone.jsonl does not exist"):
         read_inputs(data, EvaluationOptions(Membership(nonmember=str(tmp_path / "gone.jsonl"))))
     with pytest.raises(InputError, match=r"--minimum_mmlu: must be in \[0, 1\], got 37.1"):
         EvaluationOptions(minimum_mmlu=37.1)
