@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
 from unlearn_pl.inference.model import Network
@@ -17,21 +16,19 @@ from unlearn_pl.inference.rows import encode_texts, evaluating
 from unlearn_pl.inference.token_scores import TokenScores
 from unlearn_pl.metrics.attacks import ATTACKS, MIN_K_SHARE, Evidence, attack_scores
 
-OFFICIAL_TASK = "Task3"
-
 
 @dataclass(frozen=True)
 class Membership:
     """Documents of the membership attack. Without non-members there is no attack and no aggregate."""
 
     member: str | None = None
-    """JSONL file with a field `document`: texts that the model was trained on and had to forget. Without it they are
-    rebuilt from the completion rows (sc) of the forget set, as input, a space, and output."""
+    """JSONL file with a field `document`: texts that the model was trained on and had to forget. Without it the
+    benchmark gives them: LUME rebuilds them from the completion rows of the forget set."""
     nonmember: str | None = None
     """JSONL file with a field `document`: texts like the members that the model never saw."""
     tasks: list[str] | None = None
-    """Tasks of the forget set whose documents are rebuilt as members. Without it Task3, as in the official member
-    file, or every task if the set has no Task3. Non-members should be of the same sort."""
+    """Tasks of the forget set whose documents are rebuilt as members, where the benchmark does that; without it those
+    of the official file of members. Non-members should be of the same sort."""
     min_k_share: float = MIN_K_SHARE
     """Share of a document's tokens, the least likely ones, that Min-K% and Min-K%++ look at; above 0, at most 1. MUSE
     and open-unlearning use 0.4."""
@@ -41,32 +38,12 @@ class Membership:
     def __post_init__(self) -> None:
         if self.member is not None and self.tasks is not None:
             raise InputError(
-                "--membership.tasks: not with --membership.member; it chooses among the forget set's documents"
+                "not with membership.member; it chooses among the forget set's documents", "membership.tasks"
             )
         if not 0 < self.min_k_share <= 1:
-            raise InputError(f"--membership.min_k_share: must be above 0 and at most 1, got {self.min_k_share}")
+            raise InputError(f"must be above 0 and at most 1, got {self.min_k_share}", "membership.min_k_share")
         if self.batch_size < 1:
-            raise InputError(f"--membership.batch_size: must be at least 1, got {self.batch_size}")
-
-
-def rebuilt_members(forget: Sequence[Record], tasks: Sequence[str] | None = None) -> list[str]:
-    """The whole documents behind the ``sc`` rows of a forget set, for the given tasks (see ``Membership.tasks``).
-
-    Raises InputError if a task has no ``sc`` row, or if there are none at all.
-    """
-    completions = [record for record in forget if record.kind == "sc"]
-    present = sorted({record.task for record in completions})
-    if not present:
-        raise InputError(
-            "--membership.member: needed, as the forget set has no completion rows (sc) to rebuild documents from"
-        )
-    if tasks is None:
-        tasks = [OFFICIAL_TASK] if OFFICIAL_TASK in present else present
-    if not tasks or not set(tasks) <= set(present):
-        raise InputError(
-            f"--membership.tasks: must be among {', '.join(present)} (tasks with completion rows), got {list(tasks)}"
-        )
-    return [record.document for record in completions if record.task in tasks]
+            raise InputError(f"must be at least 1, got {self.batch_size}", "membership.batch_size")
 
 
 def document_attacks(

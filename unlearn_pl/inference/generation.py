@@ -9,7 +9,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import is_unknown, joined_ids
-from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
 from unlearn_pl.inference.decided import is_decided
@@ -72,11 +71,6 @@ class Prompt:
         if is_unknown(answer, tokenizer):
             return f"the tokenizer knows no character of its answer {self.answer.strip()!r:.60}"
         return None
-
-    @classmethod
-    def of(cls, record: Record) -> "Prompt":
-        """A benchmark row as it is evaluated."""
-        return cls(record.input, f" {record.output}", record.output if record.kind == "qa" else None)
 
 
 @dataclass(frozen=True)
