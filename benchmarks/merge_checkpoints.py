@@ -48,7 +48,7 @@ class Sizes:
     def __post_init__(self) -> None:
         """Raise InputError for a type that is not in ``DTYPES``."""
         if self.dtype not in DTYPES:
-            raise InputError(f"--dtype: must be one of {', '.join(DTYPES)}, got {self.dtype}")
+            raise InputError(f"must be one of {', '.join(DTYPES)}, got {self.dtype}", "dtype")
 
     def config(self) -> OlmoConfig:
         """As transformers describes such a model."""
@@ -119,7 +119,7 @@ def check_folder(folder: Path, sizes: Sizes) -> None:
     there already has other tensors."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
-        raise InputError(f"--checkpoints: must be a folder, {nearest} is a file")
+        raise InputError(f"must be a folder, {nearest} is a file", "checkpoints")
     needed = sizes.nbytes  # what one way at a time writes
     for path in (folder / name for name in NAMES):
         if not path.exists():
@@ -127,10 +127,10 @@ def check_folder(folder: Path, sizes: Sizes) -> None:
             continue
         found = read_checkpoint(path, "--checkpoints").tensors
         if {name: (stored.dtype, stored.shape) for name, stored in found.items()} != sizes.plan():
-            raise InputError(f"--checkpoints: {path} is there already and has other tensors; give another folder")
+            raise InputError(f"{path} is there already and has other tensors; give another folder", "checkpoints")
     free = shutil.disk_usage(nearest).free
     if free < needed:
-        raise InputError(f"--checkpoints: {needed / 1e9:.3g} GB are needed, {folder} has {free / 1e9:.3g} GB free")
+        raise InputError(f"{needed / 1e9:.3g} GB are needed, {folder} has {free / 1e9:.3g} GB free", "checkpoints")
 
 
 def make_checkpoint(folder: Path, number: int, sizes: Sizes) -> None:

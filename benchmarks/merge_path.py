@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.merge import Call, measured
+from benchmarks.measure import Call, measured
 from benchmarks.random_adapters import random_parents
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.merging.folding import FoldedWeights

@@ -9,9 +9,10 @@ import pytest
 from adapter_folders import write_adapter
 from peft import PeftModel
 
-from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.compare_merges import compare_merges
+from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData
@@ -71,9 +72,8 @@ def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
     base_folder, adapters, data, membership, questions, tmp_path, capsys
 ):
     output, model = tmp_path / "balanced", tmp_path / "model"
-    balance(
-        base_folder, adapters, data, str(output), membership, questions, SHORT, FEW, save_model=str(model), device="cpu"
-    )
+    options = ScoringOptions(membership=membership, choice=questions, generation=SHORT, device="cpu")
+    balance(base_folder, adapters, data, str(output), FEW, save_model=str(model), options=options)
     shown = capsys.readouterr()
     assert sorted(path.name for path in output.iterdir()) == ["adapter", "balance.json", "balance.md", "balance.png"]
     found = json.loads((output / "balance.json").read_text())
@@ -102,25 +102,25 @@ def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
 
 def test_the_same_search_gives_the_same_bytes(base_folder, adapters, data, membership, tmp_path):
     for name in ("one", "two"):
-        balance(base_folder, adapters, data, str(tmp_path / name), membership, generation=SHORT, search=FEW)
+        options = ScoringOptions(membership=membership, generation=SHORT)
+        balance(base_folder, adapters, data, str(tmp_path / name), FEW, options=options)
     for name in ("balance.json", "balance.md", "balance.png", "adapter/adapter_model.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_refusals_leave_nothing(base_folder, adapters, data, membership, tmp_path):
     for given, message in (
-        ({"membership": Membership()}, "--membership.nonmember: needed"),
-        ({"adapters": adapters[:1]}, "--adapters: two are needed"),
+        ({"membership": Membership()}, "^membership.nonmember: needed"),
+        ({"adapters": adapters[:1]}, "^adapters: two are needed"),
         ({"output": str(tmp_path / "member.jsonl")}, "--output: .* exists already"),
         ({"device": "moon"}, "--device: moon cannot be used here"),
-        ({"search": BalanceOptions(groups=9)}, "--search.groups: must be at most 2"),
+        ({"search": BalanceOptions(groups=9)}, "^groups: must be at most 2"),
     ):
-        options = {
-            "base": base_folder, "adapters": adapters, "data": data, "output": str(tmp_path / "out"),
-            "membership": membership, "generation": SHORT, "search": FEW,
-        } | given  # fmt: skip
+        scored = {"membership": membership, "generation": SHORT, "device": "cpu"}
+        options = ScoringOptions(**{name: given.pop(name, value) for name, value in scored.items()})
+        called = {"adapters": adapters, "output": str(tmp_path / "out"), "search": FEW} | given
         with pytest.raises(InputError, match=message):
-            balance(**options)
+            balance(base_folder, data=data, options=options, **called)
     assert not (tmp_path / "out").exists()
 
 
@@ -128,10 +128,9 @@ def test_compared_methods_have_both_scores_and_one_norm(
     base_folder, adapters, data, membership, questions, tmp_path, capsys
 ):
     output = tmp_path / "compared"
-    compare_merges(
-        base_folder, adapters, data, str(output), ["linear", "ties", "magnitude_prune_svd"], [0.3, 0.8], membership,
-        questions, SHORT,
-    )  # fmt: skip
+    options = ScoringOptions(membership=membership, choice=questions, generation=SHORT)
+    methods = ["linear", "ties", "magnitude_prune_svd"]
+    compare_merges(base_folder, adapters, data, str(output), methods, densities=[0.3, 0.8], options=options)
     assert sorted(path.name for path in output.iterdir()) == ["densities.png", "merges.json", "merges.md"]
     written = json.loads((output / "merges.json").read_text())
     cases = [(row["method"], row["density"]) for row in written["methods"]]
@@ -143,10 +142,12 @@ def test_compared_methods_have_both_scores_and_one_norm(
     assert by_case["linear", None]["trimmed_mass"] == 0
     assert by_case["ties", 0.3]["trimmed_mass"] > by_case["ties", 0.8]["trimmed_mass"] > 0
     assert (output / "merges.md").read_text().strip() in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"--methods: must be one of .*did you mean ties"):
-        compare_merges(base_folder, adapters, data, str(tmp_path / "x"), ["tiez"], None, membership)
-    with pytest.raises(InputError, match=r"--density: must be in"):
-        compare_merges(base_folder, adapters, data, str(tmp_path / "x"), ["ties"], [0.5, 1.5], membership)
+    with pytest.raises(InputError, match=r"^methods: must be one of .*did you mean ties"):
+        compare_merges(base_folder, adapters, data, str(tmp_path / "x"), ["tiez"], options=options)
+    with pytest.raises(InputError, match=r"density: must be in"):
+        compare_merges(
+            base_folder, adapters, data, str(tmp_path / "x"), ["ties"], densities=[0.5, 1.5], options=options
+        )
     assert not (tmp_path / "x").exists()
 
 

@@ -214,9 +214,10 @@ def test_help_of_a_command_explains_its_fields(
             "Documents of the membership attack",
             "A row that has not ended by then, or by the end of the model's positions, is cut",
         ],
-        "run": ["Configuration of the over-forgetting fit", "Stop after this stage"],
+        "run": ["Name of a fit -> its configuration", "Stop after this stage", "Documents of the membership attacks"],
     }
     assert all(phrase in text for phrase in expected[verb])
+    assert "Args:" not in text
 
 
 @pytest.mark.parametrize(

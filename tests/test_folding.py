@@ -8,7 +8,7 @@ from adapter_folders import write_adapter
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from unlearn_pl.balance.opening import open_merges
+from unlearn_pl.balance.search import find_balance
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, open_merged
 from unlearn_pl.merging.factors import Factors
@@ -233,7 +233,7 @@ def test_a_base_that_says_it_is_quantised_is_refused_before_it_is_scored(tiny_mo
     model = tiny_model()
     model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
     with pytest.raises(InputError, match=r"base: .*stored quantised \(gptq 4 bit\): scoring a merge"):
-        open_merges(model, tokenizer, ["a", "b"], None, None)
+        find_balance(model, tokenizer, ["a", "b"], None)
 
 
 def test_a_delta_for_each_module_and_no_other(tiny_model):

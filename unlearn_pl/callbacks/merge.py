@@ -8,9 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from unlearn_pl.balance.opening import open_merges
-from unlearn_pl.balance.result import chosen_point, conclusion, write_balance
-from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
+from unlearn_pl.balance.options import BalanceOptions
+from unlearn_pl.balance.search import find_balance
 from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
@@ -21,7 +20,7 @@ from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, refuse_dense, save_merged
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.merging.parents import read_parent, read_parents
-from unlearn_pl.models.load import load_base
+from unlearn_pl.models.load import load_base, refuse_quantised
 from unlearn_pl.models.lora import save_adapter
 
 
@@ -73,6 +72,7 @@ class MergeAfterFit(Callback):
             raise InputError(f"MergeAfterFit with_adapter: {self.with_adapter} is no PEFT adapter folder")
         start = read_parent(self.with_adapter).facts.get("lora_init_sha256", pl_module.initial_factors)
         if self.balance is not None:
+            refuse_quantised(pl_module.model, "MergeAfterFit balance")
             self._read_inputs(trainer)
         elif self.settings.method.space == "factors" and start != pl_module.initial_factors:
             raise InputError(
@@ -133,14 +133,12 @@ class MergeAfterFit(Callback):
         """Every rank searches, as each computes a part of the losses and all decide alike."""
         assert self.balance is not None
         adapters = [str(adapter_folder(trainer)), self.with_adapter]
-        opened = open_merges(
-            base, pl_module.tokenizer, adapters if self.over else adapters[::-1], self.inputs, self.options,
-            pl_module.device,
+        found = find_balance(
+            base.to(pl_module.device), pl_module.tokenizer, adapters if self.over else adapters[::-1], self.inputs,
+            self.balance, evaluation=self.options, log=rank_zero_info,
         )  # fmt: skip
-        found = BalanceSearch(opened.path, opened.scorer, self.balance, rank_zero_info).run()
         if trainer.is_global_zero:
-            facts = {"config": {"search": asdict(self.balance)}, "sha256": {"adapters": opened.facts}}
-            write_balance(Path(trainer.default_root_dir) / "merged", found, facts)
-            rank_zero_info(conclusion(found))
-        opened.scorer.weights.restore()
-        return opened.path.merged(chosen_point(found), base.name_or_path)
+            facts = {"config": {"search": asdict(self.balance)}, "sha256": {"adapters": found.hashes}}
+            found.write(Path(trainer.default_root_dir) / "merged", **facts)
+            rank_zero_info(found.sentence())
+        return found.merged

@@ -9,6 +9,7 @@ from typing import Any
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.commands.merge import merge
+from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions
 from unlearn_pl.recipe.fit import run_fit
 from unlearn_pl.recipe.options import Balancing, Merging, RecipeOptions
@@ -160,10 +161,12 @@ class Recipe:
             reads=local(self.base, *adapters, *self._scoring_files()),
             outputs=(folder,),
             work=lambda _: balance(
-                self.base, adapters, output=str(folder), search=balancing.search, overwrite=True,
-                trust_remote_code=self.options.trust_remote_code, data=self.inputs,
-                membership=self.evaluation.membership, choice=self.evaluation.choice,
-                generation=self.evaluation.generation,
+                self.base, adapters, self.inputs, str(folder), balancing.search,
+                options=ScoringOptions(
+                    membership=self.evaluation.membership, choice=self.evaluation.choice,
+                    generation=self.evaluation.generation, overwrite=True,
+                    trust_remote_code=self.options.trust_remote_code,
+                ),
             ),
         )  # fmt: skip
 
