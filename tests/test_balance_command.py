@@ -21,6 +21,7 @@ from unlearn_pl.files import sha256_of
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.metrics.roc import area_under_curve
 from unlearn_pl.models.load import load_base, load_tokenizer
+from unlearn_pl.parsing import parse_function
 
 SHORT = Generation(max_new_tokens=4)
 NAMES = ("Anna", "Ida", "Bo", "Cy", "Dora", "Emil")
@@ -121,6 +122,23 @@ def test_refusals_leave_nothing(base_folder, adapters, data, membership, tmp_pat
         called = {"adapters": adapters, "output": str(tmp_path / "out"), "search": FEW} | given
         with pytest.raises(InputError, match=message):
             balance(base_folder, data=data, options=options, **called)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refusal_names_the_flag(base_folder, adapters, data, membership, tmp_path):
+    """Options of the search and of the scoring alike, whether they are wrong in themselves or for these adapters."""
+    given = ["--base", base_folder, "--adapters", *adapters, "--output", str(tmp_path / "out"), "--device=cpu"]
+    given += ["--data.forget", data.forget, "--data.retain", data.retain, "--membership.member", membership.member]
+    for command, more, message in (
+        (balance, [], r"^--membership\.nonmember: needed"),
+        (balance, ["--search.grid=1"], r"^--search\.grid: must be at least 2, got 1"),
+        (balance, ["--search.groups=9"], r"^--search\.groups: must be at most 2"),
+        (compare_merges, ["--adapters", adapters[0]], r"^--adapters: two are needed"),
+        (compare_merges, ["--methods=[]"], r"^--methods: at least one is needed"),
+    ):
+        documents = [] if "nonmember" in message else ["--membership.nonmember", membership.nonmember]
+        with pytest.raises(InputError, match=message):
+            parse_function(command, [*given, *documents, *more], "command")
     assert not (tmp_path / "out").exists()
 
 

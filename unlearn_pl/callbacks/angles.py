@@ -35,7 +35,7 @@ class AngleAnalysis(Callback):
         taken = [step for callback in callbacks if isinstance(callback, WeightSnapshot) for step in callback.steps]
         if self.pivot not in taken:
             raise InputError(
-                f"AngleAnalysis pivot: needs a WeightSnapshot of step {self.pivot} among the callbacks, got {taken}"
+                f"needs a WeightSnapshot of step {self.pivot} among the callbacks, got {taken}", "AngleAnalysis.pivot"
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
