@@ -23,7 +23,8 @@ from benchmarks.official import PASSES, answer_each, attack_each, continue_each
 from benchmarks.workload import Amounts, Workload, choose_work
 from unlearn_pl.data.readers import read_split
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Choice, Subject, answer_choices, fitting_prompt, letter_ids
+from unlearn_pl.evaluation.choice import Choice, answer_choices, fitting_prompt, letter_ids
+from unlearn_pl.tasks.mmlu import Subject
 from unlearn_pl.evaluation.membership import document_attacks
 from unlearn_pl.files import sha256_of, write_json
 from unlearn_pl.inference.batches import Work
@@ -91,6 +92,11 @@ def compare_evaluation(
     )
 
 
+def asked(row: Record) -> Prompt:
+    """A row as `unlearn-pl evaluate` asks it."""
+    return Prompt(row.input, f" {row.output}", row.output if row.kind == "qa" else None)
+
+
 def calls_of(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, work: Workload, max_new_tokens: int, tell: Tell | None = None
 ) -> dict[str, Calls]:
@@ -105,7 +111,7 @@ def calls_of(
                 partial(continue_each, *both, [row.input for row in chunk], max_new_tokens, tell) for chunk in chunks
             ],
             "ours": [
-                partial(generate, *both, [Prompt.of(row) for row in chunk], Generation(max_new_tokens), told)
+                partial(generate, *both, [asked(row) for row in chunk], Generation(max_new_tokens), told)
                 for chunk in chunks
             ],
         },

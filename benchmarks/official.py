@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import start_ids
-from unlearn_pl.evaluation.choice import Subject, fitting_prompt, letter_ids
+from unlearn_pl.evaluation.choice import fitting_prompt, letter_ids
+from unlearn_pl.tasks.mmlu import Subject
 from unlearn_pl.inference.generation import decode_answer, eos_ids
 from unlearn_pl.inference.next_token import LETTERS
 from unlearn_pl.inference.rows import evaluating

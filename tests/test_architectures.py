@@ -9,7 +9,8 @@ import transformers
 from row_by_row import one_by_one, sharpened
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from unlearn_pl.evaluation.choice import Choice, Question, Subject, answer_choices, letter_ids
+from unlearn_pl.evaluation.choice import Choice, answer_choices, letter_ids
+from unlearn_pl.tasks.mmlu import Question, Subject
 from unlearn_pl.inference import next_token as letters
 from unlearn_pl.inference.generation import Generation, Prompt, generate
 from unlearn_pl.inference.kv_cache import attends_fully, generates_together

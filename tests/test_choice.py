@@ -10,7 +10,8 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Choice, Question, Subject, answer_choices, letter_ids, read_subjects
+from unlearn_pl.evaluation.choice import Choice, answer_choices, letter_ids
+from unlearn_pl.tasks.mmlu import Question, Subject, read_subjects
 
 Build = Callable[[], LlamaForCausalLM]
 

@@ -14,7 +14,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, read_inputs
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.evaluation.run import evaluate_model, write_results
 from unlearn_pl.evaluation.summary import official
@@ -230,7 +231,8 @@ from unlearn_pl.inference import likelihood as recall
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.run import evaluate_model
 
 def work(rank, folder):

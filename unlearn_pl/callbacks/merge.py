@@ -13,7 +13,8 @@ from unlearn_pl.balance.search import find_balance
 from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.files import check_room, check_writable
 from unlearn_pl.inference.generation import Generation
@@ -63,7 +64,9 @@ class MergeAfterFit(Callback):
             raise InputError("MergeAfterFit membership, choice and generation: are for balance, which is not given")
         self.with_adapter, self.save_model, self.balance, self.over = with_adapter, save_model, balance, over
         self.settings = merge_settings(2, method or "ties", weights, density)
-        self.options = EvaluationOptions(membership or Membership(), choice or Choice(), generation or Generation())
+        self.options = EvaluationOptions(
+            membership=membership or Membership(), choice=choice or Choice(), generation=generation or Generation()
+        )
         refuse_dense(self.settings, "MergeAfterFit method")
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:

@@ -20,7 +20,8 @@ import unlearn_pl
 from unlearn_pl.commands.score_tables import print_harness, print_metrics, print_scores
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, read_inputs
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.lm_eval import Harness, run_harness, task_manager
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.retrained import read_retrained, refuse_others

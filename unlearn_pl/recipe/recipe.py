@@ -10,7 +10,8 @@ from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.commands.merge import merge
 from unlearn_pl.commands.scoring import ScoringOptions
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions
+from unlearn_pl.evaluation.inputs import EvaluationData
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.recipe.fit import run_fit
 from unlearn_pl.recipe.options import Balancing, Merging, RecipeOptions
 from unlearn_pl.recipe.prepare import Prepare, prepare_base, prepare_data

@@ -126,7 +126,7 @@ class Benchmark(ABC):
         return [Term(name, role, group) for (name, role), group in found.items()]
 
     def unscored(self, rows: Sequence[tuple[RowSet, Record]]) -> list[str]:
-        """The names of terms of which no row can have a score, whatever the model says."""
+        """The terms of which no row can have a score, whatever the model says, and why, a line each."""
         return []
 
     def task_aggregate(self, terms: Sequence[Term]) -> float | None:

@@ -110,7 +110,8 @@ class Lume(Benchmark):
         seen: defaultdict[str, bool] = defaultdict(bool)
         for one, row in rows:
             seen[f"{one.name}/{row.task}/{KINDS[row.kind]}"] |= row.kind != "sc" or rouge_share(row.output) > 0
-        return [term for term, scored in seen.items() if not scored]
+        why = "ROUGE, which knows only a-z and 0-9, sees nothing of any answer of"
+        return [f"{why} {term}" for term, scored in seen.items() if not scored]
 
     def task_aggregate(self, terms: Sequence[Term]) -> float | None:
         """Harmonic mean; 0 as soon as one term is 0, None as soon as one is None, since nothing is known of its rows."""
