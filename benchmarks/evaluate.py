@@ -21,10 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.command import BenchData, hashes_of, run, shown, tell
 from benchmarks.official import PASSES, answer_each, attack_each, continue_each
 from benchmarks.workload import Amounts, Workload, choose_work
-from unlearn_pl.data.readers import read_split
+from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice, answer_choices, fitting_prompt, letter_ids
-from unlearn_pl.tasks.mmlu import Subject
 from unlearn_pl.evaluation.membership import document_attacks
 from unlearn_pl.files import sha256_of, write_json
 from unlearn_pl.inference.batches import Work
@@ -36,6 +35,7 @@ from unlearn_pl.models.device import find_device
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.provenance import provenance
+from unlearn_pl.tasks.mmlu import Subject
 
 Tell = Callable[[str], None]
 Calls = dict[str, list[Callable[[], Any]]]

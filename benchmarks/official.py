@@ -16,12 +16,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import start_ids
 from unlearn_pl.evaluation.choice import fitting_prompt, letter_ids
-from unlearn_pl.tasks.mmlu import Subject
 from unlearn_pl.inference.generation import decode_answer, eos_ids
 from unlearn_pl.inference.next_token import LETTERS
 from unlearn_pl.inference.rows import evaluating
 from unlearn_pl.metrics.attacks import MIN_K_SHARE, STD_FLOOR
 from unlearn_pl.models.body import causal_model
+from unlearn_pl.tasks.mmlu import Subject
 
 # A progress line after so many rows
 TOLD_EVERY = 10

@@ -10,12 +10,12 @@ from row_by_row import one_by_one, sharpened
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from unlearn_pl.evaluation.choice import Choice, answer_choices, letter_ids
-from unlearn_pl.tasks.mmlu import Question, Subject
 from unlearn_pl.inference import next_token as letters
 from unlearn_pl.inference.generation import Generation, Prompt, generate
 from unlearn_pl.inference.kv_cache import attends_fully, generates_together
 from unlearn_pl.inference.model import Network
 from unlearn_pl.inference.next_token import letter_logits
+from unlearn_pl.tasks.mmlu import Question, Subject
 
 # Its cache is of a class that only its own generate makes; that is said each time
 pytestmark = pytest.mark.filterwarnings("ignore:MiniMaxForCausalLM. text by our cache would differ")

@@ -14,8 +14,8 @@ from unlearn_pl.balance.search import find_balance
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership, document_losses
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.adapters import open_merged
 from unlearn_pl.merging.folding import FoldedWeights

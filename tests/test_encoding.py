@@ -242,13 +242,13 @@ def test_a_tokenizer_needs_eos(tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 1}, "--data.max_length: must be at least 2, got 1"),
-        ({"prompt_share": 0.0}, "--data.prompt_share: must be above 0 and at most 1, got 0.0"),
-        ({"prompt_share": 1.5}, "--data.prompt_share: must be above 0 and at most 1, got 1.5"),
-        ({"prompt_share": float("nan")}, "--data.prompt_share: must be above 0 and at most 1, got nan"),
+        ({"max_length": 1}, "max_length: must be at least 2, got 1"),
+        ({"prompt_share": 0.0}, "prompt_share: must be above 0 and at most 1, got 0.0"),
+        ({"prompt_share": 1.5}, "prompt_share: must be above 0 and at most 1, got 1.5"),
+        ({"prompt_share": float("nan")}, "prompt_share: must be above 0 and at most 1, got nan"),
         # int(.1 * 5) = 0, and the last 0 tokens of a list, [-0:], are all of them
-        ({"prompt_share": 0.1, "max_length": 5}, "--data.prompt_share: must leave the prompt at least one token"),
-        ({"joiner": "\n"}, r"--data.joiner: must be ' ' (one space) or '' (nothing), got '\n'"),
+        ({"prompt_share": 0.1, "max_length": 5}, "prompt_share: must leave the prompt at least one token"),
+        ({"joiner": "\n"}, r"joiner: must be ' ' (one space) or '' (nothing), got '\n'"),
     ],
 )
 def test_options_have_ranges(options, message):

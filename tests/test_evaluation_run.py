@@ -15,8 +15,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, read_inputs
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership, document_losses
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.run import evaluate_model, write_results
 from unlearn_pl.evaluation.summary import official
 from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
@@ -180,7 +180,7 @@ def test_inputs_are_checked(data: EvaluationData, tmp_path: Path) -> None:
     for membership in (Membership(member="m.jsonl"), Membership(tasks=["Task1"])):
         with pytest.raises(InputError, match=r"--membership.nonmember: needed with --membership.member or"):
             read_inputs(data, EvaluationOptions(membership))
-    with pytest.raises(InputError, match=r"--membership.nonmember: .*gone.jsonl does not exist"):
+    with pytest.raises(InputError, match=r"^membership.nonmember: .*gone.jsonl does not exist"):
         read_inputs(data, EvaluationOptions(Membership(nonmember=str(tmp_path / "gone.jsonl"))))
     with pytest.raises(InputError, match=r"--minimum_mmlu: must be in \[0, 1\], got 37.1"):
         EvaluationOptions(minimum_mmlu=37.1)

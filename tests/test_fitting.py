@@ -16,16 +16,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.tasks.mmlu import Question, Subject
 from unlearn_pl.evaluation.fitting import Fitting
 from unlearn_pl.evaluation.inputs import EvaluationInputs
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.run import evaluate_model
 from unlearn_pl.evaluation.truth import Truth, TruthRow
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.sample import Sample
+from unlearn_pl.tasks.mmlu import Question, Subject
 
 Build = Callable[[], LlamaForCausalLM]
 

@@ -18,8 +18,8 @@ from unlearn_pl.commands.evaluate import without_adapter
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.retrained import Retrained
 from unlearn_pl.evaluation.run import Evaluation, evaluate_model
 from unlearn_pl.evaluation.table import FAMILIES, METRICS

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import sample
+from unlearn_pl.tasks.semeval import official_results
 
 from unlearn_pl.metrics.roc import area_under_curve, membership_score
 from unlearn_pl.metrics.sample import Sample
@@ -24,7 +25,6 @@ from unlearn_pl.metrics.scores import (
     terms_of,
     unicode_regurgitation,
 )
-from unlearn_pl.tasks.semeval import official_results
 
 # torch flushes denormals in this process
 unit = st.floats(0, 1, allow_subnormal=False)

@@ -17,8 +17,8 @@ from samples import changed
 from unlearn_pl.data.records import Record, kind_of_id
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.retrained import Retrained, read_retrained, refuse_others
 from unlearn_pl.evaluation.run import write_results
 from unlearn_pl.evaluation.summary import results_of

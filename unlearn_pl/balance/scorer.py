@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unlearn_pl.balance.documents import Documents, Half
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import document_losses
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.run import evaluate, fitting_inputs
 from unlearn_pl.inference.batches import Progress, Work
 from unlearn_pl.merging.folding import FoldedWeights

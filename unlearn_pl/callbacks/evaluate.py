@@ -14,13 +14,12 @@ from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.run import evaluate
 from unlearn_pl.files import write_json
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.metrics.headline import HEADLINE
-
 
 
 class EvaluateDuringFit(Callback):

@@ -14,8 +14,8 @@ from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.files import check_room, check_writable
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, refuse_dense, save_merged

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unlearn_pl.commands.merge import check_outputs
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, read_inputs, source_hashes
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.inference.batches import launched
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.device import find_device

@@ -33,14 +33,14 @@ class Encoding:
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
-            raise InputError(f"--data.max_length: must be at least 2, got {self.max_length}")
+            raise InputError(f"must be at least 2, got {self.max_length}", "max_length")
         if not 0 < self.prompt_share <= 1:
-            raise InputError(f"--data.prompt_share: must be above 0 and at most 1, got {self.prompt_share}")
+            raise InputError(f"must be above 0 and at most 1, got {self.prompt_share}", "prompt_share")
         if self.prompt_limit < 1:
-            product = f"{self.prompt_share} of --data.max_length {self.max_length}"
-            raise InputError(f"--data.prompt_share: must leave the prompt at least one token, got {product}")
+            product = f"{self.prompt_share} of max_length {self.max_length}"
+            raise InputError(f"must leave the prompt at least one token, got {product}", "prompt_share")
         if self.joiner not in JOINERS:
-            raise InputError(f"--data.joiner: must be ' ' (one space) or '' (nothing), got {self.joiner!r}")
+            raise InputError(f"must be ' ' (one space) or '' (nothing), got {self.joiner!r}", "joiner")
 
     @property
     def prompt_limit(self) -> int:

@@ -34,11 +34,9 @@ class EvaluationData:
 
     def benchmark(self) -> Lume:
         """The benchmark of these rows. Raises InputError if one of the two sets is missing."""
-        for name in ("forget", "retain"):
-            if getattr(self, name) is None:
-                raise InputError("needed: the rows that the model had to forget, and those to keep", name)
-        assert self.forget is not None
-        assert self.retain is not None
+        if self.forget is None or self.retain is None:
+            name = "forget" if self.forget is None else "retain"
+            raise InputError("needed, like the other set: rows to be forgotten, and rows to be kept", name)
         return Lume(self.forget, self.retain, documents_per_task=self.documents_per_task, columns=self.columns)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from statistics import fmean
 
 from unlearn_pl.metrics.choice import CHOICE, choice_micro
 from unlearn_pl.metrics.intervals import membership_interval

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import joined_ids
-from unlearn_pl.data.readers import rows_of
+from unlearn_pl.data.readers import blaming, rows_of
 from unlearn_pl.data.records import text_field
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.batches import Work
@@ -60,14 +60,21 @@ class TruthRow:
 def read_truth_rows(truth: Truth) -> dict[str, list[TruthRow]]:
     """Split -> rows, of the files that are given. Raises InputError, with file and row, on what cannot be used."""
     files = {"forget": truth.forget, "retain": truth.retain}
-    return {split: _rows(path, f"--truth.{split}", truth.eos) for split, path in files.items() if path is not None}
+    return {split: _rows(path, f"truth.{split}", truth.eos) for split, path in files.items() if path is not None}
 
 
-def _rows(path: str, argument: str, eos: bool) -> list[TruthRow]:
+def _rows(path: str, name: str, eos: bool) -> list[TruthRow]:
+    with blaming(name):
+        rows = _read(path, eos)
+        if not rows:
+            raise InputError(f"{path} is empty; it must hold at least one question")
+    return rows
+
+
+def _read(path: str, eos: bool) -> list[TruthRow]:
     needed = ("question", "paraphrased_answer", "perturbed_answer")
     rows = []
-    for place, row in rows_of(path, argument):
-        where = f"{argument}: {path}, {place}"
+    for where, row in rows_of(path):
         answers: dict[str, tuple[str, ...]] = {}
         for field in needed[1:]:
             given = row.get(field)
@@ -76,8 +83,6 @@ def _rows(path: str, argument: str, eos: bool) -> list[TruthRow]:
             answers[field] = tuple(text_field(one, field, where, needed) for one in rows_each)
         right, wrong = (answers[field] for field in needed[1:])
         rows.append(TruthRow(text_field(row, "question", where, needed), right, wrong, eos))
-    if not rows:
-        raise InputError(f"{argument}: {path} is empty; it must hold at least one question")
     return rows
 
 

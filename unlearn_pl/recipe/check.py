@@ -11,7 +11,6 @@ from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.cli import UnlearnCLI
 from unlearn_pl.data.readers import read_documents
 from unlearn_pl.errors import InputError, one_line, refusal_behind, within
-from unlearn_pl.tasks.mmlu import read_subjects
 from unlearn_pl.evaluation.inputs import read_inputs
 from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.merging.parents import check_config
@@ -22,6 +21,7 @@ from unlearn_pl.parsing import ShortErrors, with_flag
 from unlearn_pl.recipe.options import TAKEN, RecipeOptions
 from unlearn_pl.recipe.prepare import Prepare
 from unlearn_pl.recipe.recipe import Recipe
+from unlearn_pl.tasks.mmlu import read_subjects
 from unlearn_pl.tasks.synthetic import benchmark
 from unlearn_pl.training import memorise
 

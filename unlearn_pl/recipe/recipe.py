@@ -183,7 +183,7 @@ class Recipe:
             outputs=(folder,),
             work=lambda _: evaluate(
                 model, output=str(folder), adapter=adapter, overwrite=True,
-                trust_remote_code=self.options.trust_remote_code, data=self.inputs, **vars(self.evaluation),
+                trust_remote_code=self.options.trust_remote_code, data=self.inputs, options=self.evaluation,
             ),
         )  # fmt: skip
 

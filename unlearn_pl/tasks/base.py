@@ -109,6 +109,10 @@ class Benchmark(ABC):
         """Name of a set -> the file or other source it was read from, of those that have one."""
         return {}
 
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, as the provenance of results holds it."""
+        return {"benchmark": f"{type(self).__module__}.{type(self).__qualname__}"}
+
     def notes(self, rows: Sequence[tuple[RowSet, Record]]) -> list[str]:
         """What its scores cannot see of these rows, a line each."""
         return []

@@ -6,11 +6,13 @@ regurgitation) and questions (``qa``, which test knowledge), in a forget and a r
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean, harmonic_mean
 from typing import Any, ClassVar
 
-from unlearn_pl.data.readers import read_split
+from unlearn_pl.data.readers import Source, keep
 from unlearn_pl.data.records import Record
+from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.metrics.intervals import Interval, harmonic_interval, interval_of_mean
 from unlearn_pl.metrics.metric import Estimate, Metric
@@ -40,8 +42,8 @@ class Lume(Benchmark):
 
     def __init__(
         self,
-        forget: str | Sequence[Record],
-        retain: str | Sequence[Record],
+        forget: Source,
+        retain: Source,
         *,
         documents_per_task: int | None = None,
         columns: dict[str, str] | None = None,
@@ -53,7 +55,7 @@ class Lume(Benchmark):
             documents_per_task: Only the first documents of each task in each set, with all their rows; at least 1.
             columns: Field of a row -> column of the source, where they differ: `{input: question, output: answer}`.
         """
-        self.forget, self.retain = forget, retain
+        self.forget, self.retain = keep(forget, "forget"), keep(retain, "retain")
         self.documents_per_task, self.columns = documents_per_task, columns
 
     def sets(self) -> list[RowSet]:
@@ -64,7 +66,12 @@ class Lume(Benchmark):
 
     def sources(self) -> dict[str, str]:
         given = {"forget": self.forget, "retain": self.retain}
-        return {name: source for name, source in given.items() if isinstance(source, str)}
+        return {name: str(source) for name, source in given.items() if isinstance(source, (str, Path))}
+
+    def settings(self) -> dict[str, Any]:
+        named = self.sources()
+        data = {name: named.get(name) for name in ("forget", "retain")}
+        return {"data": data | {"documents_per_task": self.documents_per_task, "columns": self.columns}}
 
     def score(self, row: Record, text: str) -> float | None:
         """ROUGE-L recall of a completion, whether a question is answered exactly."""
@@ -149,18 +156,18 @@ class Lume(Benchmark):
 
 
 def _check_rows(rows: Sequence[Record], name: str) -> None:
-    """Raise InputError unless each row has a kind and a task."""
+    """Raise InputError unless every row has a task and a kind that it can be scored by."""
     for number, row in enumerate(rows, start=1):
-        if not row.kind:
+        if not row.task:
             raise InputError(
-                f"row {number}: no kind: give a field 'kind' (sc or qa), an id like 12sc1, or columns.kind (=qa stands "
-                f"for all rows); got id {row.id!r:.80}",
-                name,
+                f"row {number}: no task: give a field 'task', or columns.task; got id {row.id!r:.80}", name
             )
         if row.kind not in KINDS:
-            raise InputError(f"row {number}: field 'kind' must be sc or qa, got {row.kind!r:.60}", name)
-        if not row.task:
-            raise InputError(f"row {number}: field 'task' is missing; got id {row.id!r:.80}", name)
+            raise InputError(
+                f"row {number}: no kind: give a field 'kind' (sc or qa), an id like 12sc1, or columns.kind (=qa stands "
+                f"for all rows); got id {row.id!r:.80}, kind {row.kind!r:.60}",
+                name,
+            )
 
 
 def _set_results(split: str, terms: Sequence[Term]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, write_json_lines, write_text
+from unlearn_pl.tasks.mmlu import Subject
 from unlearn_pl.tasks.synthetic.documents import WRITERS, Document, invent_document
 from unlearn_pl.tasks.synthetic.inventor import Inventor
-from unlearn_pl.tasks.mmlu import Subject
 from unlearn_pl.tasks.synthetic.questions import FACTS, MOST_QUESTIONS, SHOTS, invent_subject
 
 MOST_DOCUMENTS = 250
