@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.command import BenchData, hashes_of, run, shown, tell
 from benchmarks.official import PASSES, answer_each, attack_each, continue_each
 from benchmarks.workload import Amounts, Workload, choose_work
+from unlearn_pl.data.records import Record
 from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice, answer_choices, fitting_prompt, letter_ids

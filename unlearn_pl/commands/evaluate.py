@@ -39,9 +39,9 @@ def evaluate(
     overwrite: bool = False,
     verbose: bool = False,
 ) -> None:
-    """Score a model as SemEval-2025 Task 4 does, or another benchmark, and by what its scores miss: what it forgot, what
-    it kept, whether it gives members away, and whether it still writes sentences. `unlearn-pl evaluate --list` shows
-    all metrics.
+    """Score a model as SemEval-2025 Task 4 does, or another benchmark, and by what its scores miss: what it forgot,
+    what it kept, whether it gives members away, and whether it still writes sentences. `unlearn-pl evaluate --list`
+    shows all metrics.
 
     Writes `results.json` (all scores with intervals, their official key names, versions and hashes) and `samples.jsonl`
     (each row with prompt, expected and generated text and its scores). The same model and data give the same bytes, on

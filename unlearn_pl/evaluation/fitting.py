@@ -99,7 +99,10 @@ class Fitting:
 
 
 def row_obstacles(model: nn.Module, tokenizer: PreTrainedTokenizerBase, inputs: EvaluationInputs) -> list[str | None]:
-    """For each of ``inputs.rows`` why it cannot be measured, None where it can. Raises InputError if none of a set can."""
+    """For each of ``inputs.rows`` why it cannot be measured, None where it can.
+
+    Raises InputError if none of a set can.
+    """
     found = [prompt_of(inputs.benchmark, row).obstacle(model, tokenizer) for _, row in inputs.rows]
     for one, reasons in by_set(inputs, found):
         if one.rows and None not in reasons:

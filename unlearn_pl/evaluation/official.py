@@ -1,6 +1,6 @@
 """The scores that a benchmark makes of its rows, as rows of the table of metrics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from unlearn_pl.metrics.choice import CHOICE, choice_micro
@@ -63,8 +63,12 @@ def aggregate_score(benchmark: Benchmark, measured: Measured) -> Statistic:
 def official_metrics(benchmark: Benchmark) -> tuple[Metric, ...]:
     """The rows of a benchmark's own scores."""
 
-    def row(name: str, better: Better, statistic: object, notes: object = None) -> Metric:
-        further = {} if notes is None else {"notes": partial(notes, benchmark)}
+    def row(
+        name: str,
+        better: Better,
+        statistic: Callable[[Benchmark, Measured], Statistic],
+        notes: Callable[[Benchmark, Measured], Sequence[str]] = lambda *_: (),
+    ) -> Metric:
         return Metric(
             name=name,
             family=ALWAYS,
@@ -73,7 +77,7 @@ def official_metrics(benchmark: Benchmark) -> tuple[Metric, ...]:
             range="[0, 1]",
             source=benchmark.source,
             statistic=partial(statistic, benchmark),
-            **further,
+            notes=partial(notes, benchmark),
         )
 
     return (

@@ -25,8 +25,8 @@ class EvaluationOptions:
     generation: Generation = field(default_factory=Generation)
     """How answers are generated."""
     minimum_mmlu: float | None = None
-    """The model is eligible if its multiple-choice accuracy is above this, in [0, 1]; officially 0.371 for the 7B model,
-    75 % of what it had before. Not judged without it."""
+    """The model is eligible if its multiple-choice accuracy is above this, in [0, 1]; officially 0.371 for the 7B
+    model, 75 % of what it had before. Not judged without it."""
     metrics: list[str] | None = None
     """Families of metrics beside the benchmark's own scores (memorization, leakage, collapse, fluency, membership,
     sampling, truth); without it all that the other options allow."""

@@ -62,14 +62,14 @@ def results_of(
     auc = sides["loss"].auc if "loss" in sides else None
     membership = None if auc is None else membership_score(auc)
     found = summary(measured, metrics)
-    judged = mmlu is not None and options.minimum_mmlu is not None
+    least = options.minimum_mmlu
     results = Results(
         task_aggregate=task,
         membership_auc=auc,
         membership_score=membership,
         mmlu=mmlu,
         aggregate=benchmark.aggregate(task, membership, mmlu),
-        eligible=mmlu > options.minimum_mmlu if judged else None,
+        eligible=None if mmlu is None or least is None else mmlu > least,
         terms={term.name: term.value for term in terms},
         counts=counts(measured, terms),
         choice=None if choice is None else {key: value for key, value in choice.items() if key != "right"},

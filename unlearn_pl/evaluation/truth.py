@@ -1,5 +1,6 @@
 """Truth ratios: does the model still prefer right answers, in other words, to wrong ones?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -89,7 +90,7 @@ def _read(path: str, eos: bool) -> list[TruthRow]:
 def answer_logprobs(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    rows: list[TruthRow],
+    rows: Sequence[TruthRow],
     batch_size: int,
     work: Work | None = None,
 ) -> list[AnswerLogprobs]:

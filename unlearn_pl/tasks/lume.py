@@ -121,7 +121,7 @@ class Lume(Benchmark):
         return [f"{why} {term}" for term, scored in seen.items() if not scored]
 
     def task_aggregate(self, terms: Sequence[Term]) -> float | None:
-        """Harmonic mean; 0 as soon as one term is 0, None as soon as one is None, since nothing is known of its rows."""
+        """Harmonic mean; 0 as soon as one term is 0, None as soon as one is None: nothing is known of its rows."""
         known = [term.value for term in terms if term.value is not None]
         return float(harmonic_mean(known)) if len(known) == len(terms) else None
 

@@ -1,7 +1,7 @@
 """Multiple-choice questions in the MMLU layout: the files, and the prompt with solved questions before each.
 
-Hendrycks et al. 2021 (arXiv 2009.03300). The prompt is that of their code, which the official evaluation of SemEval-2025
-Task 4 uses through open-instruct.
+Hendrycks et al. 2021 (arXiv 2009.03300). The prompt is that of their code, which the official evaluation of LUME uses
+through open-instruct.
 """
 
 import csv
