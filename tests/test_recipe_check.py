@@ -74,7 +74,7 @@ def test_a_fit_that_cannot_start_is_refused(
     [
         (["--trainer.default_root_dir=elsewhere"], "folders of their own, got elsewhere"),
         (["--trainer.fast_dev_run=true"], "leaves no adapter"),
-        (["--help"], "^fit_args: must be arguments with which a fit trains"),
+        (["--help"], "^fit_args: must be arguments with which a fit trains, not one"),
         (["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"], "is not supported"),
         (["--trainer.precision=16-true"], "^over: .*fit.yaml cannot be run here: --trainer.precision"),
         (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt, which is no file"),

@@ -50,7 +50,7 @@ class EvaluateDuringFit(Callback):
     ):
         for name, value in (("every_n_epochs", every_n_epochs), ("every_n_steps", every_n_steps)):
             if value is not None and value < 1:
-                raise InputError(f"EvaluateDuringFit {name}: must be at least 1, got {value}")
+                raise InputError(f"must be at least 1, got {value}", f"EvaluateDuringFit.{name}")
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.options = EvaluationOptions(
             membership=membership or Membership(), choice=choice or Choice(), generation=generation or Generation()

@@ -161,7 +161,7 @@ def check_fit(recipe: Recipe, name: str, config: str) -> None:
     except SystemExit as end:
         if end.code:
             raise
-        raise InputError("must be arguments with which a fit trains, not --help and the like", "fit_args") from end
+        raise InputError("must be arguments with which a fit trains, not one that asks for help", "fit_args") from end
     except (MisconfigurationException, ImportError, ValueError) as error:
         refusal = refusal_behind(error)
         reason = with_flag(refusal, ShortErrors.known, arguments) if refusal else one_line(error)
