@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_runs import module
+from merge_choice import merge
 from safetensors.torch import load_file, save_file
 from samples import lume_inputs
 from tiny_adapters import shake
@@ -15,7 +16,6 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.balance.search import find_balance
-from unlearn_pl.commands.merge import merge
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.load import load_base, load_skeleton, load_tokenizer, quantisation, refuse_quantised
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter

@@ -215,7 +215,7 @@ def test_adapters_that_cannot_be_merged_are_refused_before_they_are_trained(
         num_key_value_heads=1, num_local_experts=2,
     )  # fmt: skip
     MixtralForCausalLM(config).save_pretrained(tmp_path / "mixtral")
-    with pytest.raises(InputError, match=r"^--over: the adapter that .*fit.yaml describes cannot be merged: .*param"):
+    with pytest.raises(InputError, match=r"^over: the adapter that .*fit.yaml describes cannot be merged: .*param"):
         check(replace(recipe, base=str(tmp_path / "mixtral")))
 
 

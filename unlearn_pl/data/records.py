@@ -12,6 +12,13 @@ Split = str
 NEEDED = ("id", "input", "output")
 TEXTS = ("task", "kind", "alternate")
 FIELDS = (*NEEDED, *TEXTS, "answer_weights")
+BLANK = " "
+"""What stands between a prompt and its answer in the text that was memorised."""
+
+
+def joined(prompt: str, answer: str) -> str:
+    """The text that a prompt and its answer are parts of."""
+    return f"{prompt}{BLANK}{answer}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Record:
     @property
     def document(self) -> str:
         """The text that was memorised: SemEval-2025 Task 4 joins input and output with one space."""
-        return f"{self.input} {self.output}"
+        return joined(self.input, self.output)
 
 
 def record_from_row(row: Mapping[str, Any], where: str) -> Record:

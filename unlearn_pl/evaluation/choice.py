@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import start_ids
+from unlearn_pl.data.encoding import token_ids
+from unlearn_pl.data.records import BLANK
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.batches import Work
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.next_token import choose_letters
-from unlearn_pl.inference.rows import evaluating, position_limit
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.tasks.mmlu import LETTERS, Question, Subject
+
+FOLDER = "choice.folder"
 
 
 @dataclass(frozen=True)
@@ -39,25 +38,20 @@ class Choice:
 
 
 def answer_choices(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    subjects: Sequence[Subject],
-    choice: Choice,
-    work: Work | None = None,
+    language_model: LanguageModel, subjects: Sequence[Subject], *, batch_size: int = Choice.batch_size
 ) -> dict[str, Any]:
     """Accuracies in [0, 1]: ``average`` over all questions (the official one), ``macro`` over subjects, ``subjects``
     each; ``questions``, how many there were, ``shortened``, how many did not fit with all their shots and were asked
     with fewer, and ``right``, the outcome of each question in order. An outcome is None where a broken model has no
     finite logits; with one of these the accuracies that it would count in are None too.
     """
-    letters = letter_ids(tokenizer)
     asked = [(subject, question) for subject in subjects for question in subject.questions]
-    fitted = [fitting_prompt(model, tokenizer, subject, question) for subject, question in asked]
-    with evaluating(model):
-        chosen = choose_letters(Network(model), [row for row, _ in fitted], letters, choice.batch_size, work)
+    fitted = [fitting_prompt(language_model, subject, question) for subject, question in asked]
+    letters = letter_ids(language_model.tokenizer)
+    chosen = language_model.next_token([prompt for prompt, _ in fitted], letters, batch_size=batch_size)
     outcomes = [
-        None if letter is None else letter == question.answer
-        for letter, (_, question) in zip(chosen, asked, strict=True)
+        None if place is None else LETTERS[place] == question.answer
+        for place, (_, question) in zip(chosen, asked, strict=True)
     ]
     right: dict[str, list[bool | None]] = {subject.name: [] for subject in subjects}
     for (subject, _), outcome in zip(asked, outcomes, strict=True):
@@ -81,28 +75,25 @@ def accuracy(outcomes: Sequence[float | None]) -> float | None:
 
 def letter_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The last token of " A", " B", " C", " D". Raises InputError if they are not four different tokens."""
-    ids = [tokenizer.encode(f" {letter}", add_special_tokens=False)[-1] for letter in LETTERS]
+    ids = [token_ids(BLANK + letter, tokenizer)[-1] for letter in LETTERS]
     if len(set(ids)) < len(LETTERS):
-        raise InputError(
-            f"this tokenizer does not tell the letters A, B, C, D apart (last tokens {ids})", "choice.folder"
-        )
+        raise InputError(f"this tokenizer does not tell the letters A, B, C, D apart (last tokens {ids})", FOLDER)
     return ids
 
 
-def fitting_prompt(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, subject: Subject, question: Question
-) -> tuple[list[int], int]:
-    """Token ids of the prompt and its number of shots: all, or as many as the model's positions hold.
+def fitting_prompt(language_model: LanguageModel, subject: Subject, question: Question) -> tuple[str, int]:
+    """The prompt and its number of shots: all, or as many as the model's positions hold.
 
     Raises InputError if not even the bare question fits.
     """
-    positions = position_limit(model)
+    tokens = 0
     for shots in range(len(subject.shots), -1, -1):
-        row = start_ids(subject.prompt(question, shots), tokenizer)
-        if positions is None or len(row) <= positions:
-            return row, shots
+        prompt = subject.prompt(question, shots)
+        tokens = language_model.length(prompt)
+        if language_model.fits(tokens):
+            return prompt, shots
+    limit = language_model.positions
     raise InputError(
-        f"the model has {positions} positions, a question of {subject.name} has {len(row)} tokens: "
-        f"{question.text!r:.60}",
-        "choice.folder",
+        f"the model has {limit} positions, a question of {subject.name} has {tokens} tokens: {question.text!r:.60}",
+        FOLDER,
     )

@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import holds_unknown, start_ids, token_ids
-from unlearn_pl.errors import InputError
+from unlearn_pl.data.encoding import holds_unknown, token_ids
+from unlearn_pl.errors import InputError, within
 from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.evaluation.samples import prompt_of
 from unlearn_pl.evaluation.truth import TruthRow
-from unlearn_pl.inference.rows import position_limit
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.tasks.base import RowSet
 from unlearn_pl.tasks.mmlu import Question, Subject
 
@@ -24,7 +23,7 @@ Item = TypeVar("Item")
 class Fitting:
     """Sorts out what does not fit a model and its tokenizer; ``notes`` say what that was, a line a source."""
 
-    tokenizer: PreTrainedTokenizerBase
+    language_model: LanguageModel
     limit: int | None
     """Positions that every model has that reads the documents; None for no limit."""
     notes: list[str] = field(default_factory=list)
@@ -75,19 +74,18 @@ class Fitting:
 
     def document(self, text: str) -> str | None:
         """Why a document has no loss, None if it has one."""
-        tokens = len(start_ids(text, self.tokenizer))
+        tokens = self.language_model.length(text)
         return "a single token has no loss" if tokens < 2 else self.too_long(tokens)
 
     def question(self, asked: tuple[Subject, Question]) -> str | None:
         """Why a question cannot be asked, None if it can."""
         subject, question = asked
-        return (
-            None if self.limit is None else self.too_long(len(start_ids(subject.prompt(question, 0), self.tokenizer)))
-        )
+        return None if self.limit is None else self.too_long(self.language_model.length(subject.prompt(question, 0)))
 
     def truth_row(self, row: TruthRow) -> str | None:
         """Why a row has no truth ratio, None if it has one."""
-        pairs = row.pairs(self.tokenizer)
+        with within("truth"):
+            pairs = [self.language_model.encode(row.question, answer, eos=row.eos) for answer in row.answers]
         if not all(question and answer for question, answer in pairs):
             return "the tokenizer makes no token of its question or of an answer"
         return self.too_long(max(len(question) + len(answer) for question, answer in pairs))
@@ -98,12 +96,12 @@ class Fitting:
         return f"{tokens} tokens exceed the model's {self.limit} positions" if exceeds else None
 
 
-def row_obstacles(model: nn.Module, tokenizer: PreTrainedTokenizerBase, inputs: EvaluationInputs) -> list[str | None]:
+def row_obstacles(language_model: LanguageModel, inputs: EvaluationInputs) -> list[str | None]:
     """For each of ``inputs.rows`` why it cannot be measured, None where it can.
 
     Raises InputError if none of a set can.
     """
-    found = [prompt_of(inputs.benchmark, row).obstacle(model, tokenizer) for _, row in inputs.rows]
+    found = [language_model.obstacle(prompt_of(inputs.benchmark, row)) for _, row in inputs.rows]
     for one, reasons in by_set(inputs, found):
         if one.rows and None not in reasons:
             raise InputError(
@@ -136,9 +134,3 @@ def by_set(inputs: EvaluationInputs, values: Sequence[Item]) -> Iterator[tuple[R
     rest = iter(values)
     for one in inputs.sets:
         yield one, list(itertools.islice(rest, len(one.rows)))
-
-
-def shared_limit(*models: nn.Module) -> int | None:
-    """The positions that all of the models have."""
-    limits = [limit for model in models if (limit := position_limit(model)) is not None]
-    return min(limits, default=None)

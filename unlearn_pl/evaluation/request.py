@@ -1,45 +1,27 @@
 """What a metric may ask of the model beside what every evaluation asks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peft import PeftModel
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
-from unlearn_pl.inference.batches import Work
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.metric import Metric
 from unlearn_pl.metrics.sample import Sample
-from unlearn_pl.models.lora import reference
 
-Base = Callable[[], AbstractContextManager[nn.Module]]
+Base = Callable[[], AbstractContextManager[LanguageModel]]
 """Lends the model as it was before unlearning."""
-
-
-def lending(model: nn.Module) -> Base:
-    """What lends ``model``, its adapter off if it has one."""
-
-    @contextmanager
-    def lend() -> Iterator[nn.Module]:
-        with reference(model) if isinstance(model, PeftModel) else nullcontext():
-            yield model
-
-    return lend
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What ``Metric.request`` is given."""
 
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
+    language_model: LanguageModel
     samples: Sequence[Sample]
     """The rows that have a text."""
     base: Base | None = None
     batch_size: int = 8
-    work: Work | None = None
 
 
 def answered(

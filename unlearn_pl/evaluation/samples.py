@@ -5,15 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
 from unlearn_pl.data.records import Record
 from unlearn_pl.evaluation.inputs import EvaluationInputs
-from unlearn_pl.inference.batches import Work
-from unlearn_pl.inference.generation import Answer, Generation, Prompt, generate
-from unlearn_pl.inference.likelihood import Recall
-from unlearn_pl.inference.sampling import Sampling, sample_answers
+from unlearn_pl.inference.generation import Answer, Generation, Prompt
+from unlearn_pl.inference.likelihood import Likelihood
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.tasks.base import Benchmark, RowSet
 
@@ -23,23 +20,20 @@ UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
 
 def prompt_of(benchmark: Benchmark, row: Record) -> Prompt:
     """A row as the model is asked it."""
-    answer = benchmark.answer(row)
-    return Prompt(benchmark.prompt(row), f" {answer}", answer if benchmark.is_exact(row) else None)
+    return Prompt(benchmark.prompt(row), benchmark.answer(row), benchmark.is_exact(row))
 
 
 def generate_samples(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    language_model: LanguageModel,
     inputs: EvaluationInputs,
     generation: Generation,
-    work: Work | None = None,
     obstacles: Sequence[str | None] | None = None,
 ) -> list[Sample]:
     """A sample of each row; one with an obstacle (see ``row_obstacles``) has no text."""
     rows, benchmark = inputs.rows, inputs.benchmark
     open_rows = [index for index in range(len(rows)) if obstacles is None or obstacles[index] is None]
     prompts = [prompt_of(benchmark, rows[index][1]) for index in open_rows]
-    answers = dict(zip(open_rows, generate(model, tokenizer, prompts, generation, work), strict=True))
+    answers = dict(zip(open_rows, language_model.generate(prompts, generation), strict=True))
     return [_sample(benchmark, *row, answers.get(index)) for index, row in enumerate(rows)]
 
 
@@ -68,7 +62,7 @@ def _sample(benchmark: Benchmark, of: RowSet, record: Record, answer: Answer | N
     )
 
 
-def _plain(recall: Recall | None) -> dict[str, Any] | None:
+def _plain(recall: Likelihood | None) -> dict[str, Any] | None:
     """``recall`` as JSON can hold it, which has no NaN; what a broken model has no probability of says nothing."""
     if recall is None:
         return None
@@ -77,16 +71,11 @@ def _plain(recall: Recall | None) -> dict[str, Any] | None:
 
 
 def with_sampled(
-    samples: Sequence[Sample],
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: EvaluationInputs,
-    options: Sampling,
-    work: Work | None = None,
+    samples: Sequence[Sample], language_model: LanguageModel, inputs: EvaluationInputs, options: Sampling
 ) -> list[Sample]:
     """``samples`` (of all ``inputs.rows``) with texts drawn at random, and what these are scored by."""
     spoken = [sample for sample in samples if sample.generated is not None]
-    drawn = iter(sample_answers(model, tokenizer, [sample.prompt for sample in spoken], options, work))
+    drawn = iter(language_model.sample([sample.prompt for sample in spoken], options))
 
     def with_texts(sample: Sample, record: Record, texts: Sequence[str]) -> Sample:
         scores = tuple(inputs.benchmark.score(record, text) for text in texts)

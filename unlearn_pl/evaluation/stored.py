@@ -15,7 +15,6 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs, source_hashes
 from unlearn_pl.evaluation.lm_eval import Harness, run_harness, task_manager
 from unlearn_pl.evaluation.options import EvaluationOptions
-from unlearn_pl.evaluation.request import lending
 from unlearn_pl.evaluation.results import Results, write_results
 from unlearn_pl.evaluation.retrained import read_retrained, refuse_others
 from unlearn_pl.evaluation.run import evaluate
@@ -23,12 +22,12 @@ from unlearn_pl.evaluation.table import METRICS
 from unlearn_pl.files import refuse_existing, sha256_of
 from unlearn_pl.hashing import code_hash
 from unlearn_pl.inference.batches import Progress, Work, launched, rank_and_count
-from unlearn_pl.inference.resume import Parts, content_hash
+from unlearn_pl.inference.resume import ResumeFolder, content_hash
 from unlearn_pl.metrics.table import shared_needs
 from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.identity import model_hash, tokenizer_hash
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
-from unlearn_pl.models.lora import open_adapter
+from unlearn_pl.models.lora import open_adapter, without_adapter
 from unlearn_pl.models.tokenizer import difference, find_tokenizer, guard_ids, same_tokens
 from unlearn_pl.provenance import provenance
 from unlearn_pl.stopping import advising
@@ -180,15 +179,15 @@ def hashes_of(stored: StoredModel, loaded: Loaded, sources: dict[str, str | None
         **sources,
     }
     if stored.reference is not None and loaded.reference is not None:
-        with lending(loaded.reference)() as original:
-            hashes["reference"] = model_hash(original)
+        with without_adapter(loaded.reference):
+            hashes["reference"] = model_hash(loaded.reference)
     return hashes
 
 
-def parts_of(output: str, hashes: dict[str, str | None], stored: StoredModel, place: torch.device) -> Parts:
+def parts_of(output: str, hashes: dict[str, str | None], stored: StoredModel, place: torch.device) -> ResumeFolder:
     """What is finished of an evaluation of just this model, made in just this way."""
     made_with = [provenance()["versions"], code_hash(), hashes["tokenizer"], place.type, stored.dtype]
-    return Parts(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
+    return ResumeFolder(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
 
 
 def _harness(

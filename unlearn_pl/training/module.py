@@ -19,10 +19,8 @@ from unlearn_pl.data.encoding import Encoded, start_ids
 from unlearn_pl.data.records import Split
 from unlearn_pl.data.splits import SIDES
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.decoding import continue_batch
-from unlearn_pl.inference.generation import Generation, decode_answer, eos_ids, warn_of_ignored
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.rows import evaluating, rooms
+from unlearn_pl.inference.generation import Generation
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.load import DTYPES, load_base
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter
@@ -206,6 +204,7 @@ class UnlearningModule(LightningModule):
 
     def on_predict_start(self) -> None:
         self._checked_rows()
+        self._language_model = LanguageModel(self.model, self.tokenizer)
 
     def _open_cache(self, rows: dict[Split, Sequence[Encoded]]) -> Reference:
         precision = str(self.trainer.precision)
@@ -270,20 +269,15 @@ class UnlearningModule(LightningModule):
         As there, a prompt is the row's whole input, however much of it training cuts; ``generated`` is None where the
         model has no position left after it.
         """
+        options = Generation(max_new_tokens=NEW_TOKENS, batch_size=len(batch))
         predicted: list[dict[str, str | None]] = []
         for split, rows in ((side, batch.rows[side]) for side in SIDES):
-            prompts = self._prompts(rows)
-            budgets = rooms(self.model, prompts, NEW_TOKENS, "predict")
-            going = [index for index, budget in enumerate(budgets) if budget]
-            with evaluating(self.model):
-                warn_of_ignored(self.model)
-                ends = eos_ids(self.model, self.tokenizer)
-                started, allowed = [prompts[index] for index in going], [budgets[index] for index in going]
-                found = continue_batch(Network(self.model), started, allowed, ends) if going else []
-            texts = {index: decode_answer(self.tokenizer, answer) for index, answer in zip(going, found, strict=True)}
+            prompts = dict(enumerate(self._prompts(rows)))
+            going = {row: ids for row, ids in prompts.items() if self._language_model.fits(len(ids) + 1)}
+            answers = self._language_model.continue_ids(list(going.values()), options)
+            texts = {row: answer.text for row, answer in zip(going, answers, strict=True)}
             predicted += [
-                {"split": split, "id": name, "generated": texts.get(index)}
-                for index, name in enumerate(rows.record_ids)
+                {"split": split, "id": name, "generated": texts.get(row)} for row, name in enumerate(rows.record_ids)
             ]
         return predicted
 
