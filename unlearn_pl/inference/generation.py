@@ -8,7 +8,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import decode_answer
-from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.batches import length_sorted_batches, map_batches
 from unlearn_pl.inference.decoding import continue_batch
@@ -52,11 +51,6 @@ class Prompt:
     """What is expected after it; it makes the work shorter and never changes what is generated."""
     exact: bool = False
     """Whether only the whole answer scores (see ``Generation.stop_decided``)."""
-
-    @classmethod
-    def of(cls, record: Record) -> "Prompt":
-        """A benchmark row as it is evaluated."""
-        return cls(record.input, record.output, exact=record.kind == "qa")
 
 
 @dataclass(frozen=True)
