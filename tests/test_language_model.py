@@ -193,5 +193,5 @@ def test_one_rule_reads_a_row(tiny_model: Build, tokenizer: PreTrainedTokenizerF
 def test_an_end_token_that_is_not_there(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     bare = copy.deepcopy(tokenizer)
     bare.eos_token = None
-    with pytest.raises(InputError, match="^eos: the tokenizer has no end token"):
+    with pytest.raises(InputError, match=r"^eos: the tokenizer has no end token"):
         LanguageModel(tiny_model(), bare).likelihood(["A"], ["B"], eos=True)
