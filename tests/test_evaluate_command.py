@@ -325,7 +325,7 @@ def test_lm_eval_that_fails_leaves_all_other_results(
     again = Harness(tasks=["mmlu"])
     with pytest.raises(Stopped) as stop:
         evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)
-    kept = f"all but lm-eval's scores is in {out}: run the same command again, with --overwrite"
+    kept = f"all but lm-eval's scores is in {out}: run the same again, with overwrite"
     assert str(stop.value) == f"stopped by SIGTERM; {kept}"
     monkeypatch.setattr(stored, "run_harness", lambda *args, **options: {"mmlu": {"acc,none": 0.5}})
     evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)

@@ -114,8 +114,9 @@ def lm_eval_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        reason = f'lm-eval is needed, which pip install "unlearn_pl[lm-eval]" installs ({error})'
-        raise InputError(reason, "harness.tasks") from error
+        raise InputError(
+            f'lm-eval is needed, which pip install "unlearn_pl[lm-eval]" installs ({error})', "harness.tasks"
+        ) from error
 
 
 def task_manager(options: Harness) -> Any:
@@ -127,8 +128,9 @@ def task_manager(options: Harness) -> Any:
     include = None if options.include is None else str(Path(options.include).expanduser())
     manager = lm_eval_module("lm_eval.tasks").TaskManager(include_path=include)
     if unknown := sorted(set(options.tasks or ()) - set(manager.all_tasks)):
-        reason = f"must be among what `lm-eval ls tasks` shows or include has, got {unknown[0]!r}"
-        raise InputError(reason, "harness.tasks")
+        raise InputError(
+            f"must be among what `lm-eval ls tasks` shows or harness.include has, got {unknown[0]!r}", "harness.tasks"
+        )
     return manager
 
 
