@@ -20,7 +20,8 @@ from benchmarks.small_models import small_model, small_tokenizer
 from unlearn_pl.data.batch import collate_pairs
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.generation import Generation, Prompt, generate
+from unlearn_pl.inference.generation import Generation, Prompt
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.merging.adapters import read_adapters
 from unlearn_pl.merging.merge import MergedAdapter
 from unlearn_pl.merging.options import MergeOptions
@@ -60,9 +61,9 @@ def check_generation(build: Build, tokenizer: PreTrainedTokenizerFast) -> dict[s
         own.append(tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
     answers = [(text, text[: len(text) // 2] + " zebra", "no such thing", "")[i % 4] for i, text in enumerate(own)]
     prompts = [Prompt(*pair) for pair in zip(PROMPTS, answers, strict=True)]
-    differing = 0
+    asked, differing = LanguageModel(model, tokenizer, joiner=""), 0
     for size in (1, 3, 16):
-        texts = [answer.text for answer in generate(model, tokenizer, prompts, Generation(NEW, size))]
+        texts = [answer.text for answer in asked.generate(prompts, Generation(NEW, size))]
         differing = max(differing, sum(one != other for one, other in zip(texts, own, strict=True)))
     return {"differing": differing, "rows": len(PROMPTS)}
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.measure import Call, measured
 from benchmarks.random_adapters import random_parents
 from unlearn_pl.evaluation.membership import document_losses
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.merging.folding import FoldedWeights
 from unlearn_pl.merging.merge import merge_modules
 from unlearn_pl.merging.options import MergeOptions
@@ -28,7 +29,7 @@ def compare_path_step(
     """
     parents, texts = random_parents(model, rank, seed), random_documents(tokenizer, documents, seed)
     folded = FoldedWeights(model, parents[0].factors)
-    losses = partial(document_losses, model, tokenizer, texts)
+    losses = partial(document_losses, LanguageModel(model, tokenizer), texts)
 
     def step(weight: float) -> list[float]:
         settings = MergeOptions(method="cat", weights=[weight, 1 - weight]).settings(len(parents))

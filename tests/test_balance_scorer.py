@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from adapter_folders import write_adapter
+from samples import lume_inputs
 
 from unlearn_pl.balance.documents import Documents
 from unlearn_pl.balance.options import BalanceOptions
@@ -13,9 +14,10 @@ from unlearn_pl.balance.scorer import MergeScorer, Scores
 from unlearn_pl.balance.search import find_balance
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership, document_losses
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.inference.generation import Generation
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.merging.folding import FoldedWeights
 from unlearn_pl.metrics.roc import area_under_curve
 
@@ -32,7 +34,7 @@ def pair(tmp_path_factory, tiny_model):
 def inputs():
     texts = [f"{name} was born in {place}" for name in ("Anna", "Ida", "Bo") for place in ("Rome", "Oslo", "Riga")]
     rows = [Record(f"r{i}", f"Who {i}?", f"Anna {i}", "Task1", "qa") for i in range(2)]
-    return EvaluationInputs(rows, rows, texts[:5], texts[5:], [])
+    return lume_inputs(rows, rows, texts[:5], texts[5:])
 
 
 @pytest.fixture
@@ -51,13 +53,13 @@ def test_losses_are_those_of_the_merged_model(scorer, path, tiny_model, tokenize
 
     point = Point(Ray(scale=1.2), 0.3)
     texts = [*scorer.documents.members, *scorer.documents.nonmembers]
-    before = document_losses(scorer.model, tokenizer, texts)
+    before = document_losses(LanguageModel(scorer.model, tokenizer), texts)
     with scorer.weights:
         got = scorer.losses(path.merge(point)[0])
         other = path.merged(point).open(sharpened(tiny_model()))
-        assert got == pytest.approx(document_losses(other, tokenizer, texts), rel=1e-4)
+        assert got == pytest.approx(document_losses(LanguageModel(other, tokenizer), texts), rel=1e-4)
         assert got != pytest.approx(before, rel=1e-3)
-    assert document_losses(scorer.model, tokenizer, texts) == before
+    assert document_losses(LanguageModel(scorer.model, tokenizer), texts) == before
 
 
 def test_scores_hold_what_evaluation_says(scorer, path):

@@ -21,7 +21,7 @@ from benchmarks.official import answer_each, attack_each, continue_each, mean_of
 from benchmarks.workload import Amounts, Workload, choose_work, first_questions, make_subjects
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Question, Subject
+from unlearn_pl.tasks.mmlu import Question, Subject
 
 Build = Callable[[], LlamaForCausalLM]
 CPU = torch.device("cpu")

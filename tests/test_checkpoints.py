@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from unlearn_pl.checkpoints import merge as engine
 from unlearn_pl.checkpoints.alike import read_alike
 from unlearn_pl.checkpoints.folder import read_checkpoint
-from unlearn_pl.checkpoints.merge import merge_checkpoints, tensor_generator
+from unlearn_pl.checkpoints.merge import CheckpointOptions, merge_checkpoints, tensor_generator
 from unlearn_pl.errors import InputError
+from unlearn_pl.merging.options import MergeOptions
 
 TIES: dict[str, Any] = {"method": "ties", "density": 0.6}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -191,6 +192,22 @@ def test_transformers_opens_exactly_what_was_written(make: Any) -> None:
     facts = json.loads((output / "unlearn_pl.json").read_text())
     assert facts["merge"]["method"] == "ties"
     assert "versions" in facts
+
+
+def test_the_result_says_what_was_written_and_options_are_given_whole_or_by_their_names(make: Any) -> None:
+    base, others, at = make(0), [make(1), make(2)], make(0).parent
+    options = CheckpointOptions(method="ties", density=0.6, dtype="bfloat16")
+    whole = merge_checkpoints(base, others, at / "whole", options)
+    named = merge_checkpoints(base, others, at / "named", method="ties", density=0.6, dtype="bfloat16")
+    mixed = merge_checkpoints(base, others, at / "mixed", MergeOptions(density=0.6), dtype="bfloat16")
+    assert whole.settings == named.settings == mixed.settings
+    assert (whole.folder, whole.base, whole.checkpoints) == (at / "whole", base, tuple(others))
+    assert whole.tensors == len(state_of(whole.folder))
+    files = [result.folder / "model.safetensors" for result in (whole, named, mixed)]
+    assert len({path.read_bytes() for path in files}) == 1
+    assert state_of(whole.folder)[HEAD].dtype == torch.bfloat16
+    with pytest.raises(InputError, match=r"^output: .* would replace .*model0, which is read"):
+        merge_checkpoints(base, others, at, overwrite=True)
 
 
 # --- tied weights --------------------------------------------------------------------------------------------------

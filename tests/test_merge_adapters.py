@@ -18,6 +18,7 @@ from unlearn_pl.merging.adapters import read_adapter, read_adapters
 from unlearn_pl.merging.factors import delta_angle, delta_norm, factors_of, inner, shared_start, sign_conflict
 from unlearn_pl.merging.merge import MergedAdapter, merge_adapters
 from unlearn_pl.merging.methods import METHODS
+from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.models.lora import Lora, attach_lora
 from unlearn_pl.models.mergeable import why_unmergeable
 
@@ -303,6 +304,36 @@ def test_unload_gives_the_base_back_for_another_merge(tiny_model, pair):
         applied(base, pair)
     again = applied(applied(tiny_model(), pair).unload(), pair)
     close({n.removeprefix("base_model.model."): v for n, v in deltas(again).items()}, first, rtol=0, atol=0)
+
+
+def test_options_are_given_whole_or_by_their_names_and_a_base_as_model_or_folder(tiny_model, base_folder, pair):
+    options = MergeOptions(method="ties_svd", density=0.5, svd_rank=3)
+    base = tiny_model()
+    weights = {name: value.clone() for name, value in base.state_dict().items()}
+    whole = merge_adapters(base, pair, options)
+    assert base.state_dict().keys() == weights.keys()  # no layer was added
+    assert all(torch.equal(value, weights[name]) for name, value in base.state_dict().items())
+    for other in (
+        merge_adapters(base_folder, pair, method="ties_svd", density=0.5, svd_rank=3),
+        merge_adapters(Path(base_folder), pair, MergeOptions(density=0.5), method="ties_svd", svd_rank=3),
+    ):
+        assert other.settings == whole.settings
+        assert other.base == base_folder
+        assert all(torch.equal(value, whole.state[name]) for name, value in other.state.items())
+    assert whole.settings.weights == (1.0, 1.0)
+    with pytest.raises(TypeError, match="densty"):
+        merge_adapters(base, pair, densty=0.5)
+
+
+def test_dense_deltas_are_saved_as_a_model_alone(tiny_model, pair, tmp_path):
+    dense = merge_adapters(tiny_model(), pair, method="ties_dense")
+    for write in (lambda: dense.open(tiny_model()), lambda: dense.save(tmp_path / "adapter")):
+        with pytest.raises(InputError, match=r"^method: ties_dense gives whole weights, which no adapter can hold"):
+            write()
+    with pytest.raises(InputError, match=r"^base: the base model is needed"):
+        dense.save(save_model=tmp_path / "model")
+    dense.save(save_model=tmp_path / "model", base=tiny_model())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 # --- saving --------------------------------------------------------------------------------------------------------

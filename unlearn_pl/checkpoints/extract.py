@@ -39,6 +39,15 @@ class Extraction:
     """By tensor that no adapter holds (norms, embeddings, biases) and that differs, the norm of its difference."""
 
     @property
+    def state(self) -> dict[str, Tensor]:
+        """The factors by the names that an adapter file has."""
+        return {
+            factor_name(PREFIX + module, side, embedding=False): factor
+            for module, pair in self.factors.items()
+            for side, factor in zip("AB", pair, strict=True)
+        }
+
+    @property
     def relative_error(self) -> float:
         """The same as ``errors`` over all modules together, in [0, 1]."""
         cut = norm_of(self.errors[module] * norm for module, norm in self.norms.items())
@@ -80,15 +89,7 @@ def extract_adapter(
         raise InputError(f"must be from 1 to {min(sides)}, the smallest side of a linear layer, got {rank}", "rank")
     with new_folder(output, overwrite) as folder:
         found = extract(original, changed, linear, model, rank)
-        save_file(
-            {
-                factor_name(PREFIX + module, side, embedding=False): factor
-                for module, pair in found.factors.items()
-                for side, factor in zip("AB", pair, strict=True)
-            },
-            folder / WEIGHTS_FILE,
-            metadata={"format": "pt"},
-        )
+        save_file(found.state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         adapter_config(model, list(found.factors), rank, str(base)).save_pretrained(str(folder))
         write_json(folder / FACTS_FILE, provenance(**extraction_facts(found, str(base), str(tuned), rank)))
     if found.others:
@@ -122,7 +123,10 @@ def linear_modules(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, 
 def extract(
     base: Checkpoint, tuned: Checkpoint, linear: Mapping[str, str], model: PreTrainedModel, rank: int
 ) -> Extraction:
-    """Factors of the modules of ``linear`` (stored weight -> module), norms of all that differs; one at a time."""
+    """Factors of the modules of ``linear`` (stored weight -> module), norms of all that differs; one at a time.
+
+    A layer's delta is [out, in], whatever the form in which its weights are stored.
+    """
     found = Extraction({}, {}, {}, {})
     for name in base.tensors:
         if name in linear:
@@ -155,7 +159,7 @@ def _norm(delta: Tensor) -> float:
 
 
 def zeros(delta: Tensor, rank: int) -> Factors:
-    """The factors of no difference."""
+    """The factors of no difference: a [rank, in] and b [out, rank] for a delta [out, in]."""
     return Factors(torch.zeros(rank, delta.shape[1]), torch.zeros(delta.shape[0], rank))
 
 

@@ -35,9 +35,14 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 
     Raises InputError if ``name`` is not a model or its tokenizer has no EOS token.
     """
-    tokenizer = load_from(AutoTokenizer, name, trust_remote_code=trust_remote_code)
+    return with_end(load_from(AutoTokenizer, name, trust_remote_code=trust_remote_code), f"model {name}: the tokenizer")
+
+
+def with_end(tokenizer: PreTrainedTokenizerBase, what: str = "tokenizer: it") -> PreTrainedTokenizerBase:
+    """``tokenizer``, whose pad token is set to EOS where it has none. Raises InputError, beginning with ``what``, if it
+    has no EOS token."""
     if tokenizer.eos_token_id is None:
-        raise InputError(f"model {name}: the tokenizer has no EOS token, and answers end with one")
+        raise InputError(f"{what} has no EOS token, and answers end with one")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
