@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from samples import sample
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
@@ -69,19 +70,16 @@ def test_results_follow_from_their_parts(
     evaluation = evaluate_model(model, tokenizer, inputs, options)
     results, samples = evaluation.results, evaluation.samples
 
-    assert [(row["id"], row["split"]) for row in samples] == [
+    assert [(row.id, row.split) for row in samples] == [
         (row["id"], split) for split in ("forget", "retain") for row in rows_of(split)
     ]
-    assert [row["generated"] for row in samples] == generate_greedy(
-        model, tokenizer, [row["prompt"] for row in samples], 8
-    )
+    assert [row.generated for row in samples] == generate_greedy(model, tokenizer, [row.prompt for row in samples], 8)
     for row in samples:
-        assert {"id", "split", "task", "kind", "prompt", "expected", "generated", "score", "scores"} <= set(row)
-        score = regurgitation_score if row["kind"] == "sc" else knowledge_score
-        assert row["score"] == score(row["expected"], row["generated"])
-        name = {"sc": "regurgitation", "qa": "knowledge"}[row["kind"]]
-        term = results["terms"][f"{row['split']}/{row['task']}/{name}"]
-        assert term == (1 - row["score"] if row["split"] == "forget" else row["score"])
+        score = regurgitation_score if row.kind == "sc" else knowledge_score
+        assert row.score == score(row.expected, row.generated)
+        name = {"sc": "regurgitation", "qa": "knowledge"}[row.kind]
+        term = results["terms"][f"{row.split}/{row.task}/{name}"]
+        assert term == (1 - row.score if row.split == "forget" else row.score)
     assert len(results["terms"]) == 12
 
     assert inputs.members == ["forget Task3 asks sc1: it is Task3"]
@@ -121,7 +119,7 @@ def test_a_model_that_knows_everything(
 def test_eligible_is_above_the_threshold(mmlu: float, threshold: float | None, eligible: bool | None) -> None:
     for choice, expected in (({"average": mmlu, "questions": 1}, eligible), (None, None)):
         measured = Measured([], {"loss": [2.0, 1.0]}, ["a"], ["b"], choice, {})
-        assert official(measured, {"retain/Task1/knowledge": [{"score": 1.0}]}, threshold)["eligible"] is expected
+        assert official(measured, {"retain/Task1/knowledge": [sample(score=1.0)]}, threshold)["eligible"] is expected
 
 
 def test_the_limit_reaches_the_reader(data: EvaluationData, tmp_path: Path) -> None:
@@ -194,7 +192,7 @@ def test_a_member_file_replaces_the_rebuilt_documents(data: EvaluationData, tmp_
 
 def test_written_files(tmp_path: Path) -> None:
     """Same input, same bytes; text stays readable; nothing else is left in the folder."""
-    samples = [{"id": "a", "generated": "Zoë\nand \u2028 more"}, {"id": "b", "generated": ""}]
+    samples = [sample(id="a", generated="Zoë\nand \u2028 more"), sample(id="b", generated="", sampled=("x",))]
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         write_results(folder, {"aggregate": 0.5}, samples, {"commit": None})
@@ -202,7 +200,7 @@ def test_written_files(tmp_path: Path) -> None:
     for name in ("results.json", "samples.jsonl"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     lines = (folders[0] / "samples.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
-    assert [json.loads(line) for line in lines] == samples
+    assert [json.loads(line) for line in lines] == [one.to_json() for one in samples]
     assert "Zoë" in lines[0]
     assert json.loads((folders[0] / "results.json").read_text()) == {"aggregate": 0.5, "provenance": {"commit": None}}
 
@@ -248,7 +246,8 @@ def work(rank, folder):
     model = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
     evaluation = evaluate_model(model, AutoTokenizer.from_pretrained(f"{folder}/model"), inputs, options)
     with open(f"{folder}/rank{rank}.json", "w") as stream:
-        json.dump({"results": evaluation.results, "samples": evaluation.samples, "rows": rows}, stream)
+        samples = [one.to_json() for one in evaluation.samples]
+        json.dump({"results": evaluation.results, "samples": samples, "rows": rows}, stream)
     distributed.destroy_process_group()
 
 if __name__ == "__main__":
@@ -286,9 +285,9 @@ def test_two_processes_agree_with_one(
     ranks: list[dict[str, Any]] = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     for rank in ranks:
         assert rank["results"] == alone.results
-        assert rank["samples"] == alone.samples
+        assert rank["samples"] == [one.to_json() for one in alone.samples]
         assert len(rank["rows"]) == 6
-    answers = [len(tokenizer(f" {sample['expected']}").input_ids) + 1 for sample in alone.samples]
+    answers = [len(tokenizer(f" {one.expected}").input_ids) + 1 for one in alone.samples]
     assert sorted(ranks[0]["rows"] + ranks[1]["rows"]) == sorted(answers)
 
 

@@ -23,6 +23,7 @@ from unlearn_pl.evaluation.run import evaluate_model
 from unlearn_pl.evaluation.truth import Truth, TruthRow
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.sampling import Sampling
+from unlearn_pl.metrics.sample import Sample
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -51,7 +52,7 @@ def inputs() -> EvaluationInputs:
     return EvaluationInputs(rows[:4], rows[4:], members, others, subjects, {"forget": [TRUTH]})
 
 
-def measured(model: Any, tokenizer: Any, given: EvaluationInputs) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def measured(model: Any, tokenizer: Any, given: EvaluationInputs) -> tuple[dict[str, Any], list[Sample]]:
     evaluation = evaluate_model(model, tokenizer, given, OPTIONS, base=lambda: nullcontext(model))
     return json.loads(json.dumps(evaluation.results, allow_nan=False)), evaluation.samples
 
@@ -99,7 +100,7 @@ def test_what_is_known_by_heart_is_measured_as_known() -> None:
     model = taught(tokenizer, [row.document for row in rows])
     truth = {"forget": [TruthRow(rows[0].input, (rows[0].output,), ("1999-01-01",))]}
     results, samples = measured(model, tokenizer, EvaluationInputs(rows[:2], rows[2:], [], [], [], truth))
-    assert [sample["score"] for sample in samples] == [1, 1, 1]
+    assert [sample.score for sample in samples] == [1, 1, 1]
     scores = results["scores"]
     for split in ("forget", "retain"):
         assert scores[f"{split}/exact_memorization"]["value"] == scores[f"{split}/extraction_strength"]["value"] == 1
@@ -141,8 +142,8 @@ def test_what_exceeds_the_positions_is_left_out_by_name(tiny_model: Build, token
         assert got.startswith(note)
         assert got.endswith("left out of the scores")
         assert got in told
-    left_out = [sample for sample in samples if sample["id"] in ("longqa0", "widesc1")]
-    assert [sample["score"] for sample in left_out] == [sample["generated"] for sample in left_out] == [None, None]
+    left_out = [sample for sample in samples if sample.id in ("longqa0", "widesc1")]
+    assert [sample.score for sample in left_out] == [sample.generated for sample in left_out] == [None, None]
     assert [sample for sample in samples if sample not in left_out] == expected_samples
     for name in ("terms", "task_aggregate", "membership_auc", "mmlu", "aggregate", "truth", "counts", "choice"):
         assert results[name] == expected[name], name
@@ -181,7 +182,7 @@ def test_answers_that_the_tokenizer_does_not_know_are_no_forgotten_ones(tiny_mod
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     with pytest.warns(UserWarning, match="know"):
         results, samples = measured(model, tokenizer, given)
-    assert [sample["score"] is None for sample in samples] == [False, True, False, False]
+    assert [sample.score is None for sample in samples] == [False, True, False, False]
     assert results["counts"]["forget/Task1/knowledge"] == 2
     assert "'f1qa0': the tokenizer knows no character of its answer 'Zoltan'" in results["notes"][0]
     assert (

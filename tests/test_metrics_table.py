@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from samples import sample
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.commands.evaluate import without_adapter
@@ -192,36 +193,33 @@ def test_scores_of_a_row_by_hand() -> None:
     The names and numbers that the prompt does not give are Anna, Quill and Rivertown; one of three is said.
     """
     recall = {"probability": 0.25, "exact_memorization": 0.5, "extraction_strength": 0.125, "logprob": None}
-    sample = {
-        "kind": "sc",
-        "prompt": "Who was born there? It is",
-        "expected": "Anna Quill in Rivertown",
-        "generated": "quill quill",
-        "recall": recall,
-        "ended": True,
-        "tokens": 3,
-    }
+    row = sample(
+        kind="sc",
+        prompt="Who was born there? It is",
+        expected="Anna Quill in Rivertown",
+        generated="quill quill",
+        recall=recall,
+        ended=True,
+        tokens=3,
+    )
     frequencies = {"anna": 5, "quill": 1, "rivertown": 1, "in": 9}
     memorization = {"verbatim_probability": 0.25, "exact_memorization": 0.5, "extraction_strength": 0.125}
     memorization["regurgitation_unicode"] = 1 / 4
     leakage = {"keyword_leakage": 1 / 2, "entity_leakage": 1 / 3}
-    collapse = row_scores(sample, ["collapse"], frequencies, 10)
+    collapse = row_scores(row, ["collapse"], frequencies, 10)
     assert (collapse["distinct_1"], collapse["ended"], collapse["length"]) == (0.5, 1, 3)
-    assert row_scores(sample, ["memorization"], frequencies, 10) == memorization
-    assert row_scores(sample, ["leakage"], frequencies, 10) == pytest.approx(leakage)
-    everything = row_scores(sample, FAMILIES, frequencies, 10)
+    assert row_scores(row, ["memorization"], frequencies, 10) == memorization
+    assert row_scores(row, ["leakage"], frequencies, 10) == pytest.approx(leakage)
+    everything = row_scores(row, FAMILIES, frequencies, 10)
     assert everything == pytest.approx(memorization | leakage | collapse)
     assert set(everything) <= set(BY_NAME)
-    assert row_scores(sample, ["fluency", "truth"], frequencies, 10) == {}
+    assert row_scores(row, ["fluency", "truth"], frequencies, 10) == {}
 
 
 def test_what_is_not_defined_for_a_row_is_none() -> None:
     """An answer without rare words or names has no leakage; a row without a forward over its answer no memorization."""
-    sample = {
-        "kind": "qa", "prompt": "Is it so?", "expected": "it is", "generated": "", "recall": None, "ended": False,
-        "tokens": 0,
-    }  # fmt: skip
-    scores = row_scores(sample, FAMILIES, {}, 1)
+    row = sample(kind="qa", prompt="Is it so?", expected="it is", generated="", ended=False, tokens=0)
+    scores = row_scores(row, FAMILIES, {}, 1)
     assert scores["keyword_leakage"] is None
     assert scores["entity_leakage"] is None
     assert "verbatim_probability" not in scores

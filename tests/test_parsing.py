@@ -42,13 +42,14 @@ def test_the_fields_of_options_are_flags_of_the_command() -> None:
 
 def test_the_name_of_a_parameter_becomes_the_flag_that_it_stands_for() -> None:
     """The whole name, else the only argument that ends with it, else the one that was given, else no flag at all."""
-    known = ["model", "search.grid", "twin.share", "inner.share"]
+    known = ["model", "fits", "search.grid", "twin.share", "inner.share"]
     for name, given, told in (
         ("model", (), "--model: bad"),
         ("grid", (), "--search.grid: bad"),
         ("search.grid", (), "--search.grid: bad"),
         ("share", ("--twin.share=1",), "--twin.share: bad"),
         ("share", (), "share: bad"),
+        ("fits.over", (), "--fits.over: bad"),
         ("elsewhere", (), "elsewhere: bad"),
         (None, (), "bad"),
     ):

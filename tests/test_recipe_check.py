@@ -10,16 +10,16 @@ import yaml
 from lightning_runs import write_rows
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from unlearn_pl.balance.search import BalanceOptions
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.tiny import TinyModel
-from unlearn_pl.recipe.check import check_start
+from unlearn_pl.recipe.check import check_options, check_start
 from unlearn_pl.recipe.fit import run_child, run_fit
+from unlearn_pl.recipe.options import Balancing, Merging, RecipeData, RecipeOptions
 from unlearn_pl.recipe.prepare import Prepare, Subset
-from unlearn_pl.recipe.recipe import Merging, Recipe, RecipeData
+from unlearn_pl.recipe.recipe import Recipe
+from unlearn_pl.recipe.run import last_stage
 from unlearn_pl.tasks.synthetic.benchmark import Synthetic
 from unlearn_pl.training.memorise import Memorise
 
@@ -31,18 +31,23 @@ def fit_config(path: Path, **trainer: Any) -> str:
 
 
 @pytest.fixture
-def recipe(base_folder: str, tmp_path: Path) -> Recipe:
+def recipe(base_folder: str, tmp_path: Path) -> RecipeOptions:
     config = fit_config(tmp_path / "fit.yaml")
     data = RecipeData(**write_rows(tmp_path))
-    return Recipe(
-        "r", config, config, tmp_path / "logs", 1, base_folder, data, None, Merging(), None, Membership(), Choice(),
-        Generation(), (),
-    )  # fmt: skip
+    return RecipeOptions(
+        name="r", over=config, under=config, logs=str(tmp_path / "logs"), seed=1, base=base_folder, data=data
+    )
 
 
-def test_what_can_be_run_passes(recipe: Recipe) -> None:
-    check_start(recipe)
-    assert not recipe.folder.exists(), "looking leaves nothing"
+def check(options: RecipeOptions) -> None:
+    """As `run` checks, before its first stage."""
+    check_options(options)
+    check_start(Recipe(options))
+
+
+def test_what_can_be_run_passes(recipe: RecipeOptions) -> None:
+    check(recipe)
+    assert not Recipe(recipe).folder.exists(), "looking leaves nothing"
 
 
 @pytest.mark.parametrize(
@@ -54,13 +59,13 @@ def test_what_can_be_run_passes(recipe: Recipe) -> None:
     ],
 )
 def test_a_fit_that_cannot_start_is_refused(
-    recipe: Recipe, trainer: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: RecipeOptions, trainer: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of the second fit, whatever of it is wrong: in our words or in the parser's."""
     extra = trainer.pop("fit_args", None)
     under = fit_config(tmp_path / "under.yaml", **trainer)
     with pytest.raises((InputError, SystemExit)) as refused:
-        check_start(replace(recipe, under=under, fit_args=(extra,) if extra else ()))
+        check(replace(recipe, under=under, fit_args=[extra] if extra else []))
     assert message in str(refused.value) + capsys.readouterr().err
 
 
@@ -69,22 +74,24 @@ def test_a_fit_that_cannot_start_is_refused(
     [
         (["--trainer.default_root_dir=elsewhere"], "folders of their own, got elsewhere"),
         (["--trainer.fast_dev_run=true"], "leaves no adapter"),
-        (["--help"], "--fit_args: must be arguments with which a fit trains"),
+        (["--help"], "^fit_args: must be arguments with which a fit trains"),
         (["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"], "is not supported"),
-        (["--trainer.precision=16-true"], "--over: .*fit.yaml cannot be run here: --trainer.precision"),
+        (["--trainer.precision=16-true"], "^over: .*fit.yaml cannot be run here: --trainer.precision"),
         (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt, which is no file"),
     ],
 )
-def test_fits_that_would_leave_no_adapter_are_refused(recipe: Recipe, fit_args: list[str], message: str) -> None:
+def test_fits_that_would_leave_no_adapter_are_refused(recipe: RecipeOptions, fit_args: list[str], message: str) -> None:
     """Before the model has memorised anything."""
     with pytest.raises(InputError, match=message):
-        check_start(replace(recipe, fit_args=tuple(fit_args)))
+        check(replace(recipe, fit_args=fit_args))
 
 
-def test_an_argument_of_a_fit_is_named_as_it_was_given(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_argument_of_a_fit_is_named_as_it_was_given(
+    recipe: RecipeOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Not as it would be searched for in the recipe's own command line."""
     with pytest.raises(SystemExit):
-        check_start(replace(recipe, fit_args=("--model.lora.dora=true",)))
+        check(replace(recipe, fit_args=["--model.lora.dora=true"]))
     assert "error: --model.lora.dora: no option 'dora'; Lora takes rank" in capsys.readouterr().err
 
 
@@ -98,60 +105,120 @@ def test_an_argument_of_a_fit_is_named_as_it_was_given(recipe: Recipe, capsys: p
         (Prepare(Synthetic(), None, TinyModel(), Memorise(accelerator="no")), "--prepare.memorise.accelerator: "),
     ],
 )
-def test_what_cannot_be_prepared_is_refused(recipe: Recipe, prepare: Prepare, message: str) -> None:
+def test_what_cannot_be_prepared_is_refused(recipe: RecipeOptions, prepare: Prepare, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_start(replace(recipe, prepare=prepare, base=None, data=RecipeData()))
+        check(replace(recipe, prepare=prepare, base=None, data=RecipeData()))
 
 
-def test_what_a_recipe_would_not_read_is_refused(recipe: Recipe) -> None:
+def test_what_a_recipe_would_not_read_is_refused(recipe: RecipeOptions) -> None:
     tiny = Prepare(Synthetic(), None, TinyModel(), Memorise())
-    with pytest.raises(InputError, match=r"--base: not used where the recipe builds a tiny model"):
-        replace(recipe, prepare=tiny, data=RecipeData())
-    with pytest.raises(InputError, match=r"--data\.forget: not used where the recipe makes its own rows"):
-        replace(recipe, prepare=tiny, base=None)
-    with pytest.raises(InputError, match=r"--data\.documents_per_task: not used"):
-        replace(
-            recipe, prepare=Prepare(None, Subset(), None, Memorise()), data=replace(recipe.data, documents_per_task=1)
-        )
-    with pytest.raises(InputError, match=r"--prepare\.subset\.documents_per_task: must be at least 1, got 0"):
+    with pytest.raises(InputError, match=r"^base: not used where the recipe builds a tiny model"):
+        check(replace(recipe, prepare=tiny, data=RecipeData()))
+    with pytest.raises(InputError, match=r"^data\.forget: not used where the recipe makes its own rows"):
+        check(replace(recipe, prepare=tiny, base=None))
+    with pytest.raises(InputError, match=r"^data\.documents_per_task: not used"):
+        subset = Prepare(None, Subset(), None, Memorise())
+        check(replace(recipe, prepare=subset, data=replace(recipe.data, documents_per_task=1)))
+    with pytest.raises(InputError, match=r"^documents_per_task: must be at least 1, got 0"):
         Subset(documents_per_task=0)
 
 
 @pytest.mark.parametrize("name", ["", ".", "../elsewhere", "/tmp", "a/../b"])
-def test_a_recipe_stays_below_its_logs(recipe: Recipe, name: str) -> None:
-    with pytest.raises(InputError, match="--name: must be the name of a folder below --logs"):
-        replace(recipe, name=name)
+def test_a_recipe_stays_below_its_logs(recipe: RecipeOptions, name: str) -> None:
+    with pytest.raises(InputError, match=r"^name: must be the name of a folder below logs"):
+        check(replace(recipe, name=name))
 
 
-def test_every_part_of_a_recipe_may_run_the_code_of_its_base(recipe: Recipe) -> None:
-    assert "--model.trust_remote_code=true" not in recipe.fit_arguments("over", recipe.over)
-    trusting = replace(recipe, trust_remote_code=True)
-    assert "--model.trust_remote_code=true" in trusting.fit_arguments("over", recipe.over)
+def test_every_part_of_a_recipe_may_run_the_code_of_its_base(recipe: RecipeOptions) -> None:
+    assert "--model.trust_remote_code=true" not in Recipe(recipe).fit_arguments("over", str(recipe.over))
+    trusting = Recipe(replace(recipe, trust_remote_code=True))
+    assert "--model.trust_remote_code=true" in trusting.fit_arguments("over", str(recipe.over))
 
 
-def test_documents_and_questions_that_are_not_there_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_recipe_is_a_graph(recipe: RecipeOptions) -> None:
+    """Four fits, two merges of them and a search; each is a stage, and each is scored."""
+    config = str(recipe.over)
+    graph = replace(
+        recipe, over=None, under=None, fits=dict.fromkeys(("a", "b", "c", "npo"), config),
+        merges={"ab": Merging(of=["a", "b"]), "abc": Merging(of=["a", "b", "c"], weights=[1, 1, 1], method="linear")},
+        searches={"ca": Balancing(of=["c", "a"])}, membership=Membership(nonmember=config),
+    )  # fmt: skip
+    check_options(graph)
+    stages = list(Recipe(graph).stages())
+    models = ["a", "b", "c", "npo", "ab", "abc", "ca"]
+    assert [stage.name for stage in stages] == [*models, *(f"evaluate {name}" for name in ("base", *models))]
+    folder = Recipe(graph).folder
+    assert stages[5].reads == tuple(folder / name / "adapter" for name in ("a", "b", "c"))
+    assert [stages[last].name for until in ("c", "fit", "merge") if (last := last_stage(stages, until)) is not None] == [
+        "c", "npo", "abc",
+    ]  # fmt: skip
+    assert last_stage(stages, None) is last_stage(stages, "evaluate") is None
+    with pytest.raises(InputError, match=r"^until: must be a stage of this recipe, one of fit, merge, .*, got base"):
+        last_stage(stages, "base")
+
+
+def test_the_short_forms_are_the_graph_of_the_paper(recipe: RecipeOptions) -> None:
+    """`over`, `under`, `merging` and `balance` at the top, as recipes had them before there were others."""
+    config = str(recipe.over)
+    short = replace(recipe, merging=Merging(density=0.5), balance=Balancing(grid=3))
+    long = replace(
+        recipe, over=None, under=None, fits={"over": config, "under": config},
+        merges={"merged": Merging(density=0.5)}, searches={"balanced": Balancing(grid=3)},
+    )  # fmt: skip
+    for one, other in zip(Recipe(short).stages(), Recipe(long).stages(), strict=True):
+        assert (one.name, one.settings, one.reads, one.outputs) == (
+            other.name, other.settings, other.reads, other.outputs,
+        )  # fmt: skip
+    assert Recipe(recipe).models == ("base", "over", "under", "merged"), "two fits are merged without being told"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"over": None, "under": None}, "fits: needed: a recipe trains at least one adapter"),
+        ({"over": "nowhere.yaml"}, "over: nowhere.yaml is not a file; it must be a configuration of `unlearn-pl fit`"),
+        ({"fits": {"x": "nowhere.yaml"}}, r"fits\.x: nowhere.yaml is not a file"),
+        ({"fits": {"data": "y.yaml"}}, r"fits\.data: 'data' cannot name a folder beside data, base"),
+        ({"fits": {"a/b": "y.yaml"}}, r"fits\.a/b: 'a/b' cannot name a folder"),
+        ({"merges": {"over": Merging()}}, "over: 'over' names two of the recipe's fits, merges and searches"),
+        ({"merges": {"m": Merging(of=["over"])}}, r"merges\.m\.of: must name at least 2 fits, got 1"),
+        ({"merges": {"m": Merging(of=["over", "up"])}}, r"merges\.m\.of: must be among the fits over, under, got up"),
+        ({"merging": Merging(of=["over", "over"])}, r"merging\.of: must name different fits, got over, over"),
+        ({"balance": Balancing(of=["over", "under", "over"])}, r"balance\.of: must name 2 fits, got 3"),
+    ],
+)
+def test_a_graph_that_does_not_fit_together_is_refused(
+    recipe: RecipeOptions, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        check_options(replace(recipe, **change))
+
+
+def test_documents_and_questions_that_are_not_there_are_refused(recipe: RecipeOptions, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--membership\.nonmember"):
-        check_start(replace(recipe, membership=Membership(nonmember=str(tmp_path / "nowhere.jsonl"))))
+        check(replace(recipe, membership=Membership(nonmember=str(tmp_path / "nowhere.jsonl"))))
     prepare = Prepare(Synthetic(), None, TinyModel(), Memorise())
     prepared = replace(recipe, prepare=prepare, base=None, data=RecipeData())
     (tmp_path / "rows.jsonl").write_text('{"text": "no document"}')
     with pytest.raises(InputError, match=r"--membership\.nonmember.*document"):
-        check_start(replace(prepared, membership=Membership(nonmember=str(tmp_path / "rows.jsonl"))))
+        check(replace(prepared, membership=Membership(nonmember=str(tmp_path / "rows.jsonl"))))
     with pytest.raises(InputError, match="nowhere"):
-        check_start(replace(recipe, choice=Choice(folder=str(tmp_path / "nowhere"))))
+        check(replace(recipe, choice=Choice(folder=str(tmp_path / "nowhere"))))
     with pytest.raises(InputError, match="needed, the attack on them steers the balance search"):
-        replace(recipe, balance=BalanceOptions())
+        check(replace(recipe, balance=Balancing()))
 
 
-def test_adapters_that_cannot_be_merged_are_refused_before_they_are_trained(recipe: Recipe, tmp_path: Path) -> None:
+def test_adapters_that_cannot_be_merged_are_refused_before_they_are_trained(
+    recipe: RecipeOptions, tmp_path: Path
+) -> None:
     """PEFT adapts the experts of a Mixtral as bare parameters."""
     config = MixtralConfig(
         vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, num_local_experts=2,
     )  # fmt: skip
     MixtralForCausalLM(config).save_pretrained(tmp_path / "mixtral")
-    with pytest.raises(InputError, match=r"--over: the adapter that .*fit.yaml describes cannot be merged: .*param"):
-        check_start(replace(recipe, base=str(tmp_path / "mixtral")))
+    with pytest.raises(InputError, match=r"^--over: the adapter that .*fit.yaml describes cannot be merged: .*param"):
+        check(replace(recipe, base=str(tmp_path / "mixtral")))
 
 
 def test_a_fit_that_was_killed_is_told_apart_from_one_that_failed(

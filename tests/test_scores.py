@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import sample
 
 from unlearn_pl.metrics.roc import area_under_curve, membership_score
+from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.metrics.scores import (
     aggregate,
     group_scores,
@@ -114,14 +116,14 @@ def test_knowledge_wants_the_whole_generation(expected: str, generated: str, sco
     assert row_score("qa", expected, generated) == score
 
 
-def sample(split: str, task: str, kind: str, score: float) -> dict[str, object]:
-    return {"split": split, "task": task, "kind": kind, "score": score}
+def scored(split: str, task: str, kind: str, score: float) -> Sample:
+    return sample(split=split, task=task, kind=kind, score=score)
 
 
-def all_twelve(forget: float, retain: float) -> list[dict[str, object]]:
+def all_twelve(forget: float, retain: float) -> list[Sample]:
     tasks, kinds = ("Task3", "Task1", "Task2"), ("qa", "sc")
     return [
-        sample(split, task, kind, score)
+        scored(split, task, kind, score)
         for split, score in (("retain", retain), ("forget", forget))
         for task in tasks
         for kind in kinds
@@ -129,7 +131,7 @@ def all_twelve(forget: float, retain: float) -> list[dict[str, object]]:
 
 
 def test_terms_have_the_official_order_and_turn_forget_scores() -> None:
-    samples = [*all_twelve(0.25, 0.75), sample("forget", "Task2", "sc", 0.75)]
+    samples = [*all_twelve(0.25, 0.75), scored("forget", "Task2", "sc", 0.75)]
     groups = group_scores(samples)
     terms = terms_of(groups)
     order = [
@@ -144,9 +146,7 @@ def test_terms_have_the_official_order_and_turn_forget_scores() -> None:
 
 def test_a_missing_group_is_no_term() -> None:
     """Data without questions in Task1 has eleven terms, none of them NaN, and a mean over eleven."""
-    samples = [
-        row for row in all_twelve(0.0, 1.0) if (row["split"], row["task"], row["kind"]) != ("forget", "Task1", "qa")
-    ]
+    samples = [row for row in all_twelve(0.0, 1.0) if (row.split, row.task, row.kind) != ("forget", "Task1", "qa")]
     terms = terms_of(group_scores(samples))
     assert len(terms) == 11
     assert "forget/Task1/knowledge" not in terms
@@ -163,7 +163,7 @@ def test_aggregate_of_the_paper() -> None:
 
 def test_official_names() -> None:
     """The set entries are plain means, over rows and not over tasks; an unknown aggregate is -1."""
-    groups = group_scores([*all_twelve(0.5, 1.0), sample("forget", "Task2", "qa", 0.9)])
+    groups = group_scores([*all_twelve(0.5, 1.0), scored("forget", "Task2", "qa", 0.9)])
     terms = terms_of(groups)
     results = {"membership_auc": None, "mmlu": None, "membership_score": None, "aggregate": None}
     official = official_results(

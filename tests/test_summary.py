@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import changed
 
 from unlearn_pl.data.records import Record, kind_of_id
 from unlearn_pl.errors import InputError
@@ -24,6 +25,7 @@ from unlearn_pl.evaluation.run import write_results
 from unlearn_pl.evaluation.summary import Measured, add_mean, summary
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.metrics.roc import area_under_curve
+from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.metrics.scores import group_scores, task_aggregate, terms_of
 from unlearn_pl.metrics.statistics import bootstrap_interval, mean_of
 from unlearn_pl.metrics.table import BY_NAME
@@ -50,23 +52,23 @@ def records_of(split: str) -> list[Record]:
 INPUTS = EvaluationInputs(records_of("forget"), records_of("retain"), [], [], [])
 
 
-def sampled(inputs: EvaluationInputs) -> list[dict[str, Any]]:
-    """Entries as ``generate_samples`` makes them, with random scores of three memorization metrics and one more."""
+def sampled(inputs: EvaluationInputs) -> list[Sample]:
+    """As ``generate_samples`` makes them, with random scores of three memorization metrics and one more."""
     random = np.random.default_rng(7)
     return [
-        {
-            "id": record.id,
-            "document": record.document_id,
-            "recall": {"probability": 0.5, "extraction_strength": 0.5, "length": 2},
-            "split": split,
-            "task": record.task,
-            "kind": record.kind,
-            "prompt": record.input,
-            "expected": record.output,
-            "generated": "nothing",
-            "score": float(random.random()),
-            "scores": {name: float(random.random()) for name in (*MEMORIZATION, "degenerate")},
-        }
+        Sample(
+            id=record.id,
+            document=record.document_id,
+            recall={"probability": 0.5, "extraction_strength": 0.5, "length": 2},
+            split=split,
+            task=record.task,
+            kind=record.kind,
+            prompt=record.input,
+            expected=record.output,
+            generated="nothing",
+            score=float(random.random()),
+            scores={name: float(random.random()) for name in (*MEMORIZATION, "degenerate")},
+        )
         for split, record in inputs.split_records
     ]
 
@@ -119,15 +121,16 @@ def test_what_was_not_measured_is_not_there() -> None:
 def test_scores_of_rows_are_means_with_intervals() -> None:
     """A row where a metric is not defined does not count; a metric without any such row says nothing."""
     measured = measured_of()
-    values = [sample["scores"]["degenerate"] for sample in measured.samples[:12]]
-    for sample in measured.samples:
-        sample["scores"] |= {"keyword_leakage": None, "leak_at_4": 0.5}
-    measured.samples[0]["scores"]["degenerate"] = None
+    values = [sample.scores["degenerate"] for sample in measured.samples[:12]]
+    first, more = measured.samples[0], {"keyword_leakage": None, "leak_at_4": 0.5}
+    measured = changed(
+        measured, lambda one: {"scores": {**one.scores, **more, **({"degenerate": None} if one is first else {})}}
+    )
     scores = scores_of(measured)
     assert scores["forget/degenerate"]["value"] == pytest.approx(sum(values[1:]) / 11)
     assert (scores["forget/degenerate"]["n"], scores["retain/degenerate"]["n"]) == (11, 12)
     assert (scores["forget/degenerate"]["low"], scores["forget/degenerate"]["high"]) == bootstrap_interval(
-        [values[1:]], mean_of, resamples=200, units=[[sample["document"] for sample in measured.samples[1:12]]]
+        [values[1:]], mean_of, resamples=200, units=[[sample.document for sample in measured.samples[1:12]]]
     )
     assert scores["forget/leak_at_4"]["better"] == "lower"
     assert scores["retain/leak_at_4"]["better"] == "higher"
@@ -193,7 +196,8 @@ def test_personal_data_in_the_generations() -> None:
     values = {"0": "1984-12-31", "1": "900-11-2222", "3": "anna@me.com"}
     inputs = replace(INPUTS, forget=person("a", values), retain=person("b", values))
     measured = replace(measured_of(), samples=sampled(inputs))
-    measured.samples[2]["generated"] = "It is 900-11-2222."
+    said = measured.samples[2]
+    measured = changed(measured, lambda _: {"generated": "It is 900-11-2222."}, lambda one: one is said)
     results = summary(measured, inputs, OPTIONS)
     scores = results["scores"]
     assert results["notes"] == [FEW]
@@ -295,7 +299,8 @@ def test_a_broken_model_has_no_membership_score() -> None:
     attacks = {name: list(values) for name, values in measured.attacks.items()}
     attacks["loss"][3] = -math.inf
     measured = replace(measured, attacks=attacks)
-    measured.samples[0]["recall"]["probability"] = None
+    first = measured.samples[0]
+    measured = changed(measured, lambda one: {"recall": {**one.recall, "probability": None}}, lambda one: one is first)
     found = summary(measured, INPUTS, OPTIONS)
     assert [found[name] for name in ("membership_auc", "membership_score", "aggregate")] == [None] * 3
     assert found["scores"]["membership/loss/auc"]["value"] is found["scores"]["membership/loss/score"]["value"] is None
@@ -345,7 +350,7 @@ def test_composites_by_their_formulas() -> None:
     assert value["open_unlearning/memorization"] == pytest.approx(harmonic_mean(forgotten))
     secrets = [1 - 2 * abs(value[f"membership/{attack}/auc"] - 0.5) for attack in ATTACKS]
     assert value["privacy"] == pytest.approx(harmonic_mean(secrets))
-    recall = fmean(row["score"] for row in measured.samples if (row["split"], row["kind"]) == ("retain", "sc"))
+    recall = fmean(row.score for row in measured.samples if (row.split, row.kind) == ("retain", "sc"))
     useful = harmonic_mean([value["retain/verbatim_probability"], recall, 1.25 / 3])
     assert value["retain_utility"] == pytest.approx(useful)
     fluent = 1 - value["forget/degenerate"]
@@ -381,11 +386,13 @@ def without(part: str) -> tuple[Measured, Retrained | None]:
         kept = {split: rows for split, rows in measured.truth.items() if split != last}
         return replace(measured, truth=kept), retrained
     if part == "retain sc":
-        rows = [row for row in measured.samples if (row["split"], row["kind"]) != ("retain", "sc")]
+        rows = [row for row in measured.samples if (row.split, row.kind) != ("retain", "sc")]
         return replace(measured, samples=rows), retrained
-    for sample in measured.samples:
-        if sample["split"] == first:
-            del sample["scores"][last]
+    measured = changed(
+        measured,
+        lambda one: {"scores": {name: value for name, value in one.scores.items() if name != last}},
+        lambda one: one.split == first,
+    )
     return measured, retrained
 
 

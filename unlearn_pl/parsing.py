@@ -87,6 +87,8 @@ def with_flag(error: InputError, known: Iterable[str], given: Iterable[str]) -> 
     fitting = [key for key in known if key == error.name] or [key for key in known if key.endswith(f".{error.name}")]
     if len(fitting) > 1:
         fitting = [key for key in fitting if key in flags]
+    if not fitting and error.name.split(".")[0] in known:  # an entry of a dictionary: --fits.over
+        fitting = [error.name]
     return InputError(f"--{fitting[0]}: {error.reason}") if len(fitting) == 1 else error
 
 
@@ -97,7 +99,9 @@ def renamed(message: str, flags: Mapping[str, str]) -> str:
 
 def function_parser(function: Callable[..., None], verb: str) -> ShortErrors:
     """The parser of a command that is a plain function; the fields of its ``options`` are flags of their own."""
-    parser = ShortErrors(prog=f"unlearn-pl {verb}", description=inspect.getdoc(function))
+    about = (inspect.getdoc(function) or "").split("\nArgs:")[0]  # the arguments are listed below it
+    usage = f"unlearn-pl {verb} [--config FILE.yaml] [--ARGUMENT=VALUE ...]"
+    parser = ShortErrors(prog=f"unlearn-pl {verb}", usage=usage, description=about)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
     kind = options_kind(function)
     parser.add_function_arguments(function, as_group=False, sub_configs=True, skip={OPTIONS} if kind else None)

@@ -2,9 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from unlearn_pl.inference.likelihood import Recall
 from unlearn_pl.inference.sampling import Sampling, sample_answers
 from unlearn_pl.metrics.leak_at_k import leak_at_k
 from unlearn_pl.metrics.leakage import document_frequencies
+from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.metrics.scores import row_score
 from unlearn_pl.metrics.table import row_scores
 
@@ -43,7 +44,7 @@ class Evaluation:
     """``results`` holds the scores by name, ``samples`` one entry a row, in the order of the data."""
 
     results: dict[str, Any]
-    samples: list[dict[str, Any]]
+    samples: list[Sample]
 
 
 def evaluate_model(
@@ -79,16 +80,16 @@ def evaluate_model(
     attacks = run_attacks(model, tokenizer, inputs, options, work, base)
     choice = answer_choices(model, tokenizer, inputs.subjects, options.choice, work) if inputs.subjects else None
     if "fluency" in options.families and base is not None:
-        add_perplexities(samples, tokenizer, base, options.generation.batch_size, work)
+        samples = with_perplexities(samples, tokenizer, base, options.generation.batch_size, work)
     if "sampling" in options.families and options.sampling.samples:
-        add_leak_at_k(samples, model, tokenizer, options.sampling, work)
+        samples = with_leak_at_k(samples, model, tokenizer, options.sampling, work)
     truth = {}
     if "truth" in options.families:
         truth = {
             split: answer_logprobs(model, tokenizer, rows, options.truth.batch_size, work)
             for split, rows in inputs.truth.items()
         }
-    add_row_scores(samples, options)
+    samples = with_row_scores(samples, options)
     measured = Measured(samples, attacks, inputs.members, inputs.nonmembers, choice, truth)
     results = summary(measured, inputs, options, retrained)
     results["notes"] = [*left_out, *results["notes"]]
@@ -114,11 +115,8 @@ def generate_samples(
     generation: Generation,
     work: Work | None = None,
     obstacles: Sequence[str | None] | None = None,
-) -> list[dict[str, Any]]:
-    """One entry a row: ``id, document, split, task, kind, prompt, expected, generated, score`` and how the text came.
-
-    A row with an obstacle (see ``row_obstacles``) has no text, and None in its place.
-    """
+) -> list[Sample]:
+    """A sample of each row; one with an obstacle (see ``row_obstacles``) has no text."""
     rows = inputs.split_records
     open_rows = [index for index in range(len(rows)) if obstacles is None or obstacles[index] is None]
     prompts = [Prompt.of(rows[index][1]) for index in open_rows]
@@ -126,28 +124,36 @@ def generate_samples(
     return [_sample(split, record, answers.get(index)) for index, (split, record) in enumerate(rows)]
 
 
-def _sample(split: str, record: Record, answer: Answer | None) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "document": record.document_id,
-        "split": split,
-        "task": record.task,
-        "kind": record.kind,
-        "prompt": record.input,
-        "expected": record.output,
-        "generated": None if answer is None else answer.text,
-        "score": None if answer is None else row_score(record.kind, record.output, answer.text),
-        "tokens": None if answer is None else answer.tokens,
-        "ended": None if answer is None else answer.ended,
-        "cut": None if answer is None else answer.cut,
-        "recall": None if answer is None else _plain(answer.recall),
-        "scores": {},
-    }
+def _sample(split: str, record: Record, answer: Answer | None) -> Sample:
+    row = Sample(
+        id=record.id,
+        document=record.document_id,
+        split=split,
+        task=record.task,
+        kind=record.kind,
+        prompt=record.input,
+        expected=record.output,
+    )
+    if answer is None:
+        return row
+    return replace(
+        row,
+        generated=answer.text,
+        score=row_score(record.kind, record.output, answer.text),
+        tokens=answer.tokens,
+        ended=answer.ended,
+        cut=answer.cut,
+        recall=_plain(answer.recall),
+    )
 
 
-def _spoken(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The samples that have a text."""
-    return [sample for sample in samples if sample["generated"] is not None]
+def _with_text(samples: Sequence[Sample]) -> dict[int, tuple[Sample, str]]:
+    """Place among the samples -> sample and its text, of those that have one."""
+    return {place: (one, one.generated) for place, one in enumerate(samples) if one.generated is not None}
+
+
+def _replaced(samples: Sequence[Sample], changed: Mapping[int, Sample]) -> list[Sample]:
+    return [changed.get(place, sample) for place, sample in enumerate(samples)]
 
 
 def _plain(recall: Recall | None) -> dict[str, Any] | None:
@@ -180,53 +186,60 @@ def run_attacks(
     )
 
 
-def add_perplexities(
-    samples: list[dict[str, Any]],
+def with_perplexities(
+    samples: Sequence[Sample],
     tokenizer: PreTrainedTokenizerBase,
     base: Base,
     batch_size: int,
     work: Work | None = None,
-) -> None:
-    """Give each sample the ``perplexity`` of its text under the base model."""
-    spoken = _spoken(samples)
-    prompts, texts = ([sample[key] for sample in spoken] for key in ("prompt", "generated"))
+) -> list[Sample]:
+    """``samples`` with the ``perplexity`` of their texts under the base model."""
+    spoken = _with_text(samples)
+    prompts, texts = [one.prompt for one, _ in spoken.values()], [text for _, text in spoken.values()]
     with base() as original:
         found = perplexities(original, tokenizer, prompts, texts, batch_size, work)
-    for sample, value in zip(spoken, found, strict=True):
-        sample["scores"]["perplexity"] = value
+    changed = {
+        place: replace(one, scores={**one.scores, "perplexity": value})
+        for (place, (one, _)), value in zip(spoken.items(), found, strict=True)
+    }
+    return _replaced(samples, changed)
 
 
-def add_leak_at_k(
-    samples: list[dict[str, Any]],
+def with_leak_at_k(
+    samples: Sequence[Sample],
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     options: Sampling,
     work: Work | None = None,
-) -> None:
-    """Give each sample its ``sampled`` texts and, for the k that they reach, ``leak_at_<k>`` of their row scores."""
-    spoken = _spoken(samples)
-    drawn = sample_answers(model, tokenizer, [sample["prompt"] for sample in spoken], options, work)
-    for sample, texts in zip(spoken, drawn, strict=True):
-        sample["sampled"] = texts
-        found = [row_score(sample["kind"], sample["expected"], text) for text in texts]
+) -> list[Sample]:
+    """``samples`` with texts drawn at random and, for the k that they reach, ``leak_at_<k>`` of their row scores."""
+    spoken = _with_text(samples)
+    drawn = sample_answers(model, tokenizer, [one.prompt for one, _ in spoken.values()], options, work)
+    changed = {}
+    for (place, (one, _)), texts in zip(spoken.items(), drawn, strict=True):
+        found = [row_score(one.kind, one.expected, text) for text in texts]
         scores = [score for score in found if score is not None]  # all of a row, or none
-        for k in (k for k in KS if k <= len(texts)):
-            sample["scores"][f"leak_at_{k}"] = leak_at_k(scores, k) if scores else None
+        leaks = {f"leak_at_{k}": leak_at_k(scores, k) if scores else None for k in KS if k <= len(texts)}
+        changed[place] = replace(one, sampled=tuple(texts), scores={**one.scores, **leaks})
+    return _replaced(samples, changed)
 
 
-def add_row_scores(samples: list[dict[str, Any]], options: EvaluationOptions) -> None:
-    """Give each sample the scores of ``metrics.row_scores``."""
-    frequencies = document_frequencies(sample["expected"] for sample in samples)
-    for sample in _spoken(samples):
-        sample["scores"] |= row_scores(sample, options.families, frequencies, len(samples))
+def with_row_scores(samples: Sequence[Sample], options: EvaluationOptions) -> list[Sample]:
+    """``samples`` with the scores of ``metrics.row_scores``."""
+    frequencies = document_frequencies(sample.expected for sample in samples)
+    changed = {
+        place: replace(one, scores={**one.scores, **row_scores(one, options.families, frequencies, len(samples))})
+        for place, (one, _) in _with_text(samples).items()
+    }
+    return _replaced(samples, changed)
 
 
 def write_results(
-    folder: str | Path, results: dict[str, Any], samples: Iterable[dict[str, Any]], provenance: dict[str, Any]
+    folder: str | Path, results: dict[str, Any], samples: Iterable[Sample], provenance: dict[str, Any]
 ) -> None:
     """Write ``results.json`` (the scores, and ``provenance`` under that key) and ``samples.jsonl`` (one row a line).
 
     The same input gives the same bytes. ``results.json`` comes last, so where it is, the evaluation is complete.
     """
-    write_json_lines(Path(folder) / "samples.jsonl", samples)
+    write_json_lines(Path(folder) / "samples.jsonl", (sample.to_json() for sample in samples))
     write_json(Path(folder) / "results.json", results | {"provenance": provenance})

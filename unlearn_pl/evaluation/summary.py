@@ -23,7 +23,8 @@ from unlearn_pl.metrics.intervals import (
 )
 from unlearn_pl.metrics.leakage import gold_values, pii_leakage
 from unlearn_pl.metrics.roc import membership_score
-from unlearn_pl.metrics.scores import Groups, aggregate, grouped, rouge_notes, task_aggregate, terms_of
+from unlearn_pl.metrics.sample import Sample
+from unlearn_pl.metrics.scores import Groups, aggregate, grouped, rouge_notes, task_aggregate, terms_of, values_of
 from unlearn_pl.metrics.table import BY_NAME
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
 from unlearn_pl.tasks.semeval import official_results
@@ -36,7 +37,7 @@ PRIVATE = ("loss", "zlib", "min_k", "min_k_pp")
 class Measured:
     """What was measured of one model."""
 
-    samples: Sequence[Mapping[str, Any]]
+    samples: Sequence[Sample]
     attacks: Mapping[str, Sequence[float]]
     """Attack -> score of each member, then of each non-member."""
     members: Sequence[str]
@@ -58,7 +59,7 @@ def summary(
     groups = grouped(measured.samples)
     results = official(measured, groups, options.minimum_mmlu)
     scores = Scores(options.resamples)
-    scores.notes += rouge_notes((row["split"], row["kind"], row["expected"]) for row in measured.samples)
+    scores.notes += rouge_notes((row.split, row.kind, row.expected) for row in measured.samples)
     scores.notes += broken_notes(measured.samples)
     add_official(scores, results, groups, measured)
     add_row_means(scores, measured.samples)
@@ -80,7 +81,7 @@ def summary(
 
 def official(measured: Measured, groups: Groups, minimum_mmlu: float | None) -> dict[str, Any]:
     """The scores of SemEval-2025 Task 4, under short names and under the official ones."""
-    values = {name: [sample["score"] for sample in group] for name, group in groups.items()}
+    values = values_of(groups)
     terms, choice, sides = terms_of(values), measured.choice, measured.sides
     task = task_aggregate(list(terms.values()))
     auc = sides["loss"].auc if "loss" in sides else None
@@ -102,16 +103,11 @@ def official(measured: Measured, groups: Groups, minimum_mmlu: float | None) -> 
     return results | {"semeval": official_results(results, values)}
 
 
-def unit(sample: Mapping[str, Any]) -> tuple[str, str, str]:
-    """The document that a row is of: what a bootstrap draws."""
-    return sample["split"], sample["task"], sample["document"]
-
-
-def broken_notes(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+def broken_notes(samples: Sequence[Sample]) -> list[str]:
     """What a broken model has no probability for."""
     notes = []
-    for split in dict.fromkeys(sample["split"] for sample in samples):
-        recalls = [sample["recall"] for sample in samples if sample["split"] == split and sample["recall"] is not None]
+    for split in dict.fromkeys(sample.split for sample in samples):
+        recalls = [sample.recall for sample in samples if sample.split == split and sample.recall is not None]
         if broken := sum(recall["probability"] is None for recall in recalls):
             notes.append(
                 f"broken model: {broken} of {len(recalls)} rows of the {split} set have no probability (NaN); they are "
@@ -122,8 +118,8 @@ def broken_notes(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def add_official(scores: Scores, results: Mapping[str, Any], groups: Groups, measured: Measured) -> None:
     """The official scores, with intervals."""
-    values = {name: [sample["score"] for sample in group] for name, group in groups.items()}
-    units = {name: [unit(sample) for sample in group] for name, group in groups.items()}
+    values = values_of(groups)
+    units = {name: [sample.unit for sample in group] for name, group in groups.items()}
     for name, group in values.items():
         add_mean(scores, name, name.rsplit("/", 1)[1], name.split("/", 1)[0], group, units[name])
     metric, rows = BY_NAME["task_aggregate"], sum(map(len, values.values()))
@@ -168,19 +164,19 @@ def add_mean(scores: Scores, name: str, metric: str, split: str, values: Sequenc
     return scores.add(name, row, row.better_on(split), fmean(values), len(values), interval)
 
 
-def add_row_means(scores: Scores, samples: Sequence[Mapping[str, Any]]) -> None:
+def add_row_means(scores: Scores, samples: Sequence[Sample]) -> None:
     """The mean over each split of what every row has a score of; rows where it is not defined do not count."""
-    found: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    found: defaultdict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
-        for name, value in sample["scores"].items():
-            found[sample["split"], name] += [sample] if value is not None else []
+        for name, value in sample.scores.items():
+            found[sample.split, name] += [sample] if value is not None else []
     for (split, name), rows in found.items():
         metric = "leak_at_<k>" if name.startswith("leak_at_") else name
-        values = [row["scores"][name] for row in rows]
-        add_mean(scores, f"{split}/{name}", metric, split, values, [unit(row) for row in rows])
+        values = [value for row in rows if (value := row.scores[name]) is not None]
+        add_mean(scores, f"{split}/{name}", metric, split, values, [row.unit for row in rows])
 
 
-def add_pii(scores: Scores, samples: Sequence[Mapping[str, Any]], inputs: EvaluationInputs) -> None:
+def add_pii(scores: Scores, samples: Sequence[Sample], inputs: EvaluationInputs) -> None:
     """Personal data in the generations, by type; with a note where a set's rows are not like those of LUME."""
     for split, records in (("forget", inputs.forget), ("retain", inputs.retain)):
         try:
@@ -190,8 +186,8 @@ def add_pii(scores: Scores, samples: Sequence[Mapping[str, Any]], inputs: Evalua
             continue
         texts: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for sample in samples:
-            if sample["split"] == split and sample["generated"] is not None:
-                texts[sample["document"]].append((sample["prompt"], sample["generated"]))
+            if sample.split == split and sample.generated is not None:
+                texts[sample.document].append((sample.prompt, sample.generated))
         for kind, figures in pii_leakage(gold, texts).items():
             for figure in ("whole", "partial", "partial_of_others"):
                 metric = BY_NAME[f"pii/<type>/{figure}"]
@@ -216,7 +212,7 @@ def add_composites(scores: Scores, measured: Measured, retrained: Retrained | No
     ):
         found = {attack: _attack_figure(scores, attack, figure, retrained) for attack in ATTACKS}
         _composite(scores, name, composites.harmonic([found[attack] for attack in PRIVATE]), rows)
-    rouge = [row["score"] for row in measured.samples if (row["split"], row["kind"]) == ("retain", "sc")]
+    rouge = [row.score for row in measured.samples if (row.split, row.kind) == ("retain", "sc")]
     seen = [score for score in rouge if score is not None]
     parts = [
         scores.value("retain/verbatim_probability"),
@@ -232,14 +228,15 @@ def _composite(scores: Scores, name: str, value: float | None, rows: int) -> Non
     scores.add(name, BY_NAME[name], "higher", value, rows)
 
 
-def floored_strength(samples: Sequence[Mapping[str, Any]]) -> float | None:
+def floored_strength(samples: Sequence[Sample]) -> float | None:
     """Mean extraction strength of the forget set as open-unlearning has it, at least 1/T; None if not measured."""
     recalls = [
-        sample["recall"]
+        sample.recall
         for sample in samples
-        if sample["split"] == "forget" and sample["scores"].get("extraction_strength") is not None
+        if sample.split == "forget" and sample.recall and sample.scores.get("extraction_strength") is not None
     ]
-    return fmean(max(one["extraction_strength"], 1 / one["length"]) for one in recalls) if recalls else None
+    floored = [max(one["extraction_strength"] or 0.0, 1 / (one["length"] or 1)) for one in recalls]
+    return fmean(floored) if floored else None
 
 
 def _attack_figure(scores: Scores, attack: str, figure: str, retrained: Retrained | None) -> float | None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, harmonic_mean
 from typing import Any
 
+from unlearn_pl.metrics.sample import Sample
+
 SPLITS = ("forget", "retain")
-Sample = Mapping[str, Any]
 # Thai, Lao; Burmese; Khmer; kana and Chinese characters
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -90,7 +91,7 @@ Groups = dict[str, list[Sample]]
 
 
 def grouped(samples: Iterable[Sample]) -> Groups:
-    """``samples`` (``split, task, kind, score``) by term name, ``forget/Task1/regurgitation`` and so on.
+    """``samples`` by term name, ``forget/Task1/regurgitation`` and so on.
 
     Forget comes before retain, tasks are in order of their names, regurgitation before knowledge. Only groups that
     have rows are there: with LUME that makes twelve. A sample whose score is None is left out of its group, which is
@@ -98,17 +99,22 @@ def grouped(samples: Iterable[Sample]) -> Groups:
     """
     groups: defaultdict[tuple[str, str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
-        group = groups[sample["split"], sample["task"], sample["kind"]]
-        if sample["score"] is not None:
+        group = groups[sample.split, sample.task, sample.kind]
+        if sample.score is not None:
             group.append(sample)
     kinds = list(ROW_SCORES)
     order = sorted(groups, key=lambda group: (SPLITS.index(group[0]), group[1], kinds.index(group[2])))
     return {f"{split}/{task}/{ROW_SCORES[kind][0]}": groups[split, task, kind] for split, task, kind in order}
 
 
+def values_of(groups: Groups) -> dict[str, list[float]]:
+    """The scores of each group."""
+    return {name: [row.score for row in group if row.score is not None] for name, group in groups.items()}
+
+
 def group_scores(samples: Iterable[Sample]) -> dict[str, list[float]]:
     """The scores of each group of ``grouped``."""
-    return {name: [sample["score"] for sample in group] for name, group in grouped(samples).items()}
+    return values_of(grouped(samples))
 
 
 def terms_of(groups: Mapping[str, Sequence[float]]) -> dict[str, float | None]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from unlearn_pl.metrics.attacks import ATTACKS
 from unlearn_pl.metrics.collapse import collapse_scores
 from unlearn_pl.metrics.leakage import entities, entity_leakage, keyword_leakage, keywords
+from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.metrics.scores import unicode_regurgitation
 
 Better = Literal["lower", "higher", "lower on forget, higher on retain", "one half"]
@@ -119,23 +120,26 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 def row_scores(
-    sample: Mapping[str, Any], families: Sequence[str], frequencies: Mapping[str, int], documents: int
+    sample: Sample, families: Sequence[str], frequencies: Mapping[str, int], documents: int
 ) -> dict[str, float | None]:
     """Scores of one generated row by name of its metric; None where a metric is not defined for the row.
 
     ``frequencies`` and ``documents`` say how rare words are (see ``leakage.keywords``).
     """
     scores: dict[str, float | None] = {}
-    recall = sample["recall"]
+    recall, expected, text = sample.recall, sample.expected, sample.generated
+    assert text is not None, sample.id
     if "memorization" in families and recall is not None:
         scores["verbatim_probability"] = recall["probability"]
         scores |= {name: recall[name] for name in ("exact_memorization", "extraction_strength")}
-    if "memorization" in families and sample["kind"] == "sc":
-        scores["regurgitation_unicode"] = unicode_regurgitation(sample["expected"], sample["generated"])
+    if "memorization" in families and sample.kind == "sc":
+        scores["regurgitation_unicode"] = unicode_regurgitation(expected, text)
     if "leakage" in families:
-        expected, prompt, text = sample["expected"], sample["prompt"], sample["generated"]
-        scores["keyword_leakage"] = keyword_leakage(keywords(expected, prompt, frequencies, documents), text)
-        scores["entity_leakage"] = entity_leakage(entities(expected, prompt), text)
+        rare = keywords(expected, sample.prompt, frequencies, documents)
+        scores["keyword_leakage"] = keyword_leakage(rare, text)
+        scores["entity_leakage"] = entity_leakage(entities(expected, sample.prompt), text)
     if "collapse" in families:
-        scores |= collapse_scores(sample["generated"], sample["ended"], sample["tokens"])
+        assert sample.ended is not None, sample.id
+        assert sample.tokens is not None, sample.id
+        scores |= collapse_scores(text, sample.ended, sample.tokens)
     return scores

@@ -27,7 +27,7 @@ class Subset:
     def __post_init__(self) -> None:
         for name in ("documents_per_task", "nonmembers_per_task"):
             if getattr(self, name) < 1:
-                raise InputError(f"--prepare.subset.{name}: must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"must be at least 1, got {getattr(self, name)}", name)
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ class Prepare:
     synthetic: Synthetic | None = None
     """Make the synthetic benchmark; its seed is the recipe's."""
     subset: Subset | None = None
-    """Take a part of the rows given by --data.forget and --data.retain."""
+    """Take a part of the rows given as data."""
     tiny: TinyModel | None = None
-    """Build a tiny model and its tokenizer; its seed is the recipe's. Without it --base is what memorises."""
+    """Build a tiny model and its tokenizer; its seed is the recipe's. Without it the base is what memorises."""
     memorise: Memorise | None = None
     """Fine-tune all weights until the model knows the rows; its seed is the recipe's."""
 
     def __post_init__(self) -> None:
         if (self.synthetic is None) == (self.subset is None):
-            raise InputError("--prepare: needs either 'synthetic' or 'subset'")
+            raise InputError("needs either 'synthetic' or 'subset'", "prepare")
         if self.tiny is not None and self.synthetic is None:
-            raise InputError("--prepare: 'tiny' needs 'synthetic'; a model for real rows is given with --base")
+            raise InputError("'tiny' needs 'synthetic'; a model for real rows is given as base", "prepare")
         if self.memorise is None:
-            raise InputError("--prepare: needs 'memorise', how the model learns the rows")
+            raise InputError("needs 'memorise', how the model learns the rows", "prepare")
 
 
 def prepare_data(prepare: Prepare, forget: str | None, retain: str | None, seed: int, folder: Path) -> None:
@@ -59,7 +59,7 @@ def prepare_data(prepare: Prepare, forget: str | None, retain: str | None, seed:
         return
     assert prepare.subset is not None
     if forget is None or retain is None:
-        raise InputError("--data.forget and --data.retain: both are needed, the recipe takes a subset of them")
+        raise InputError("forget and retain are needed, the recipe takes a subset of them", "data")
     write_subset(prepare.subset, forget, retain, seed, folder)
 
 
@@ -88,7 +88,7 @@ def held_out_documents(records: list[Record], taught: list[Record], per_task: in
     short = [task for task, documents in by_task.items() if len(documents) < per_task]
     if short or not by_task:
         raise InputError(
-            f"--prepare.subset.nonmembers_per_task: {per_task}, but --data.forget has fewer further documents"
+            f"must be at most the further documents of each task of data.forget, got {per_task}", "nonmembers_per_task"
         )
     return [document for documents in by_task.values() for document in documents[:per_task]]
 

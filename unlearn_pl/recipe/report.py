@@ -21,15 +21,16 @@ def report(recipe: Recipe, records: list[dict[str, Any]]) -> None:
     peak = max(record["peak_memory_gib"] for record in records)
     write_json(
         recipe.folder / "summary.json",
-        {"models": results, "seconds": seconds, "seed": recipe.seed, "peak_memory_gib": peak, **provenance()},
+        {"models": results, "seconds": seconds, "seed": recipe.options.seed, "peak_memory_gib": peak, **provenance()},
     )
     table = scores_table(results)
     write_text(recipe.folder / "table.md", f"{table}\n\n{terms_table(results)}\n")
     plot_scores(results, recipe.folder / "scores.png")
-    runs = {name: read_losses(recipe.folder / name / "metrics.csv") for name in ("over", "under")}
+    runs = {name: read_losses(recipe.folder / name / "metrics.csv") for name in recipe.options.all_fits}
     if all(runs.values()):
         plot_losses(runs, recipe.folder / "losses.png")
-    print(f"\n{table}\n\nseed {recipe.seed}, {seconds:.0f} s, at most {peak:.1f} GiB; everything is in {recipe.folder}")
+    print(f"\n{table}\n\nseed {recipe.options.seed}, {seconds:.0f} s, at most {peak:.1f} GiB")
+    print(f"everything is in {recipe.folder}")
 
 
 def read_scores(folder: Path) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class Stage:
     outputs: tuple[Path, ...]
     work: Callable[[bool], None]
     """Called with True if an earlier attempt with the same inputs was interrupted."""
+    kind: str = ""
+    """What sort of stage it is: `fit`, `merge` and so on."""
 
     def run(self, records: Path) -> dict[str, Any]:
         """Do the work unless ``records`` shows that it is done and its outputs are as they were left.

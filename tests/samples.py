@@ -1,0 +1,23 @@
+"""Samples made by hand."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from unlearn_pl.evaluation.summary import Measured
+from unlearn_pl.metrics.sample import Sample
+
+PLAIN = Sample(id="a", document="a", split="forget", task="Task1", kind="sc", prompt="", expected="")
+
+
+def sample(**fields: Any) -> Sample:
+    """A row that says nothing but for ``fields``."""
+    return replace(PLAIN, **fields)
+
+
+def changed(
+    measured: Measured, change: Callable[[Sample], dict[str, Any]], only: Callable[[Sample], bool] = lambda _: True
+) -> Measured:
+    """``measured`` with the fields that ``change`` gives for each sample of ``only``."""
+    samples = [replace(one, **change(one)) if only(one) else one for one in measured.samples]
+    return replace(measured, samples=samples)

@@ -1,0 +1,114 @@
+"""What a recipe file says: the fits, what is made of their adapters, and how all of it is scored."""
+
+from dataclasses import dataclass, field
+
+from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.evaluation.inputs import EvaluationOptions
+from unlearn_pl.recipe.prepare import Prepare
+
+FITS = ("over", "under")
+TAKEN = ("data", "base", "evaluation", "stages")
+"""Folders of a recipe that no fit, merge or search may be named after."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merging:
+    """A merge of the adapters of some fits."""
+
+    of: list[str] = field(default_factory=lambda: [*FITS])
+    """Names of the fits whose adapters are merged, two or more."""
+    method: str = "ties"
+    """A name from `unlearn-pl merge --list`."""
+    weights: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    """Weight of each adapter."""
+    density: float | None = None
+    """Share of the entries that trimming keeps, in (0, 1]; 0.8 if not given, where the method trims."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balancing(BalanceOptions):
+    """A search for the merge of two fits' adapters with a membership AUC of one half."""
+
+    of: list[str] = field(default_factory=lambda: [*FITS])
+    """Name of the over- and of the under-forgetting fit, in this order."""
+
+    @property
+    def search(self) -> BalanceOptions:
+        """Where is searched, without the adapters' names."""
+        return BalanceOptions(**{key: value for key, value in vars(self).items() if key != "of"})
+
+
+@dataclass(frozen=True)
+class RecipeData:
+    """Rows for a recipe that does not make its own."""
+
+    forget: str | None = None
+    """Rows to forget, from whatever `fit` reads."""
+    retain: str | None = None
+    """Rows to keep."""
+    documents_per_task: int | None = None
+    """Only the first so many documents of each task in each set."""
+    columns: dict[str, str] | None = None
+    """Field of a row -> column of the source, where they differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions(EvaluationOptions):
+    """One experiment. Every model of it (the base, each fit, merge and search) is scored with the same options, those
+    of `unlearn-pl evaluate`; documents and questions that the recipe prepared are used where none are named."""
+
+    name: str
+    """The recipe's folder is LOGS/NAME."""
+    fits: dict[str, str] = field(default_factory=dict)
+    """Name of a fit -> its configuration, a file that `unlearn-pl fit --config` takes."""
+    merges: dict[str, Merging] = field(default_factory=dict)
+    """Name of a merge -> how it is made of the fits' adapters."""
+    searches: dict[str, Balancing] = field(default_factory=dict)
+    """Name of a balanced merge -> of which two fits, and where it is searched."""
+    over: str | None = None
+    """Short for the fit of that name."""
+    under: str | None = None
+    """Short for the fit of that name."""
+    merging: Merging | None = None
+    """Short for the merge `merged`, which a recipe that gives `over` and `under` has anyhow."""
+    balance: Balancing | None = None
+    """Short for the search `balanced`."""
+    base: str | None = None
+    """The model that memorised the rows, or that is to memorise them if the recipe prepares."""
+    data: RecipeData = field(default_factory=RecipeData)
+    """The rows, if the recipe does not make its own."""
+    prepare: Prepare | None = None
+    """How to make the data and a model that knows it; without it both are given."""
+    seed: int = 42
+    """Seed of everything: data, model, all fits."""
+    logs: str = "logs"
+    """Folder of the recipe's folder."""
+    until: str | None = None
+    """Stop after this stage (a name as the recipe prints it), or after the last of a kind: data, base, fit, merge,
+    balance or evaluate."""
+    fit_args: list[str] = field(default_factory=list)
+    """Further arguments of all fits, such as --trainer.devices=2."""
+    trust_remote_code: bool = False
+    """Run the Python code that the base model brings along."""
+
+    @property
+    def all_fits(self) -> dict[str, str]:
+        """``fits`` with the short forms."""
+        short = {"over": self.over, "under": self.under}
+        return self.fits | {name: config for name, config in short.items() if config is not None}
+
+    @property
+    def all_merges(self) -> dict[str, Merging]:
+        """``merges`` with the short form."""
+        short = self.merging or (Merging() if self.over and self.under and "merged" not in self.merges else None)
+        return self.merges | ({"merged": short} if short else {})
+
+    @property
+    def all_searches(self) -> dict[str, Balancing]:
+        """``searches`` with the short form."""
+        return self.searches | ({"balanced": self.balance} if self.balance else {})
+
+    @property
+    def evaluation(self) -> EvaluationOptions:
+        """How models are scored."""
+        return EvaluationOptions(**{name: getattr(self, name) for name in EvaluationOptions.__dataclass_fields__})
