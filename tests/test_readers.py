@@ -155,7 +155,10 @@ def test_numbered_ids_of_two_sets_differ(write):
 
 
 def test_a_mapping_to_no_field_of_ours(write):
-    with pytest.raises(InputError, match=r"--data.columns: a key must be one of id, .*, kind, alternate, answer_weights, got 'question'"):
+    with pytest.raises(
+        InputError,
+        match=r"--data.columns: a key must be one of id, .*, kind, alternate, answer_weights, got 'question'",
+    ):
         read_records(str(write("a.jsonl", json_lines(ROWS))), {"question": "input"})
 
 

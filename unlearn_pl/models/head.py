@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from unlearn_pl.models.fast.linear import frozen_linear
 IGNORED = -100
 # (logits [n, V], targets [n], reference logits [n, V] or None, ...) -> [n]
 PositionFunction = Callable[..., Tensor]
+# Scores a chunk: (head, whether to differentiate, hidden [n, H], reference [n, H] or None, targets [n], ...) -> numbers
+# [n], as many as there are columns, and, to differentiate, the gradient [n, H] of each with respect to hidden.
+Scorer = Callable[..., list[Tensor]]
 # Logits that exist at once: at 49,152 words 48 positions, 9 MiB in float32, of which KL holds three.
 CHUNK_LOGITS = 48 * 49152
 
@@ -78,7 +81,7 @@ class Head:
         """
         return self._by_chunks(partial(any_function, function), 1, hidden, reference, targets, *beside)[0]
 
-    def _by_chunks(self, score: "Scorer", columns: int, hidden: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+    def _by_chunks(self, score: Scorer, columns: int, hidden: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
         differentiate = hidden.requires_grad and torch.is_grad_enabled()
         return ByChunks.apply(hidden, self, score, columns, differentiate, *others)
 
@@ -88,7 +91,7 @@ class ByChunks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Head, score: "Scorer", columns: int, differentiate: bool, *others: Tensor | None
+        ctx: Any, hidden: Tensor, head: Head, score: Scorer, columns: int, differentiate: bool, *others: Tensor | None
     ) -> tuple[Tensor, ...]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         values = [hidden.new_zeros(len(hidden), dtype=wide) for _ in range(columns)]
@@ -111,16 +114,6 @@ class ByChunks(torch.autograd.Function):
         gradients = ctx.saved_tensors
         grad = sum(weight[:, None].to(own.dtype) * own for weight, own in zip(grads, gradients, strict=True))
         return grad, *[None] * ctx.not_differentiable
-
-
-class Scorer(Protocol):
-    """Scores a chunk of n positions."""
-
-    def __call__(
-        self, head: Head, differentiate: bool, hidden: Tensor, reference: Tensor | None, *beside: Tensor
-    ) -> list[Tensor]:
-        """Numbers [n], as many as there are columns; then, to differentiate, the gradient [n, H] of each with respect
-        to ``hidden`` [n, H]. ``reference`` is [n, H], each of ``beside`` [n, ...]."""
 
 
 def nll_and_kl(
