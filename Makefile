@@ -28,7 +28,7 @@ check: lint test
 
 bench: $(READY)
 	$(BIN)/unlearn-pl run configs/demo.yaml --until base
-	$(BIN)/unlearn-pl bench train --model logs/demo/base --data.forget logs/demo/data/forget.jsonl \
+	$(BIN)/python -m benchmarks.train --model logs/demo/base --data.forget logs/demo/data/forget.jsonl \
 		--data.retain logs/demo/data/retain.jsonl --json logs/bench.json
 
 # Without dependencies: the package asks for llama.cpp, which would be compiled and never called.

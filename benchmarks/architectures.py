@@ -8,14 +8,19 @@ A family whose file is in the --json folder is not measured again. Each has a pr
 import argparse
 import json
 import multiprocessing
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from family_checks import check, one_line
-from small_models import families
+
+if not __package__:  # run as a script, which puts this folder on the path and not the project's
+    sys.path[0] = str(Path(__file__).parents[1])
+
+from benchmarks.family_checks import check, one_line
+from benchmarks.small_models import families
 
 SECONDS = 120
 EXACT = 1e-4

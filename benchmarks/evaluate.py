@@ -1,26 +1,38 @@
-"""Evaluation, ours beside the official way of it: the same rows in turn, the time of both, and whether they agree."""
+"""Evaluation, ours beside the official way of it: the same rows in turn, the time of both, and whether they agree.
+
+python -m benchmarks.evaluate --model DIR --data.forget F --data.retain R --json OUT
+"""
 
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from benchmarks.command import BenchData, hashes_of, run, shown, tell
 from benchmarks.official import PASSES, answer_each, attack_each, continue_each
-from benchmarks.workload import Amounts, Workload
-from unlearn_pl.evaluation.choice import Choice, Subject, answer_choices, fitting_prompt, letter_ids
+from benchmarks.workload import Amounts, Workload, choose_work
+from unlearn_pl.data.sets import read_split
+from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.choice import LETTERS, Choice, Subject, answer_choices, fitting_prompt, letter_ids
 from unlearn_pl.evaluation.membership import document_attacks
+from unlearn_pl.files import sha256_of, write_json
 from unlearn_pl.inference.batches import Work
-from unlearn_pl.inference.generation import Generation, Prompt, generate
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.next_token import choose_letters
-from unlearn_pl.inference.rows import encode_texts, evaluating
+from unlearn_pl.inference.generation import Generation, Prompt
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.models.device import find_device
+from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
+from unlearn_pl.models.lora import open_adapter
+from unlearn_pl.provenance import provenance
 
 Tell = Callable[[str], None]
 Calls = dict[str, list[Callable[[], Any]]]
@@ -53,8 +65,9 @@ def compare_evaluation(
     Raises InputError if a row exceeds the model's positions.
     """
     # Said now and not after an hour
-    encode_texts(model, tokenizer, [r.input for r in work.records], "--max_new_tokens: prompt", amounts.max_new_tokens)
-    encode_texts(model, tokenizer, work.documents, "--documents: document")
+    ours = LanguageModel(model, tokenizer)
+    ours.encode_texts([row.input for row in work.records], "max_new_tokens", amounts.max_new_tokens)
+    ours.encode_texts(work.documents, "documents")
     device = next(model.parameters()).device
     first = work.subjects[0]
     small = Subject(first.name, first.shots, first.questions[:WARM_ROWS])
@@ -68,7 +81,7 @@ def compare_evaluation(
         for kind, calls in calls_of(model, tokenizer, work, amounts.max_new_tokens, tell).items():
             tell(f"round {number + 1} of {rounds}: {kind}")
             done[-1][kind] = take_turns(calls, device, swapped=number % 2 == 1, tell=tell)
-    letters = own_letters(model, tokenizer, work.subjects)
+    letters = own_letters(ours, work.subjects)
     return (
         time_figures(done)
         | generation_figures(done, work)
@@ -84,28 +97,29 @@ def calls_of(
     # Parts of one size: a last one of a few rows would be no batch at all
     parts = math.ceil(len(work.records) / CHUNK_ROWS)
     chunks = [work.records[len(work.records) * n // parts : len(work.records) * (n + 1) // parts] for n in range(parts)]
-    both, told, attacks = (model, tokenizer), Work(tell), tuple(PASSES)
+    both, attacks = (model, tokenizer), tuple(PASSES)
+    ours = LanguageModel(model, tokenizer, work=Work(tell))
     return {
         "generation": {
             "official": [
                 partial(continue_each, *both, [row.input for row in chunk], max_new_tokens, tell) for chunk in chunks
             ],
             "ours": [
-                partial(generate, *both, [Prompt.of(row) for row in chunk], Generation(max_new_tokens), told)
+                partial(ours.generate, [Prompt.of(row) for row in chunk], Generation(max_new_tokens))
                 for chunk in chunks
             ],
         },
         "choice": {
             "official": [partial(answer_each, *both, work.subjects)],
-            "ours": [partial(answer_choices, *both, work.subjects, Choice(), told)],
+            "ours": [partial(answer_choices, ours, work.subjects)],
         },
         "membership": {
             "official": [partial(attack_each, *both, work.documents, attack) for attack in attacks],
-            "ours": [partial(document_attacks, *both, work.documents, attacks, work=told)],
+            "ours": [partial(document_attacks, ours, work.documents, attacks)],
         },
         "membership_loss": {
             "official": [partial(attack_each, *both, work.documents, "loss")],
-            "ours": [partial(document_attacks, *both, work.documents, ("loss",), work=told)],
+            "ours": [partial(document_attacks, ours, work.documents)],
         },
     }
 
@@ -135,11 +149,11 @@ def timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     return result, time.perf_counter() - began
 
 
-def own_letters(model: nn.Module, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[Subject]) -> list[str | None]:
+def own_letters(ours: LanguageModel, subjects: Sequence[Subject]) -> list[str | None]:
     """The letters behind the outcomes that ``answer_choices`` gives."""
-    rows = [fitting_prompt(model, tokenizer, subject, q)[0] for subject in subjects for q in subject.questions]
-    with evaluating(model):
-        return choose_letters(Network(model), rows, letter_ids(tokenizer), Choice().batch_size)
+    prompts = [fitting_prompt(ours, subject, question)[0] for subject in subjects for question in subject.questions]
+    places = ours.next_token(prompts, letter_ids(ours.tokenizer), batch_size=Choice.batch_size)
+    return [None if place is None else LETTERS[place] for place in places]
 
 
 def time_figures(done: Sequence[Round]) -> dict[str, Any]:
@@ -220,3 +234,101 @@ def relative_difference(one: float, other: float) -> float:
         return 0.0
     gap = abs(one - other) / max(abs(one), abs(other))
     return gap if math.isfinite(gap) else math.inf
+
+
+def evaluate(
+    model: str,
+    data: BenchData,
+    json: str,
+    adapter: str | None = None,
+    rows: int = 200,
+    max_new_tokens: int = 256,
+    rounds: int = 1,
+    questions: int = 60,
+    shots: int = 5,
+    documents: int = 40,
+    dtype: str = "float32",
+    device: str = "auto",
+    seed: int = 42,
+) -> None:
+    """Evaluate a model by the official way and by ours, in turn within one process, and compare time and results.
+
+    The official way is one row at a time: generation as in SemEval-2025 Task 4, one question at a time, and for each
+    membership attack a forward over each document, as in open-unlearning. Multiple choice is made of the question rows.
+    The file holds ids of rows and no texts.
+
+    Args:
+        model: Folder or hub name of the model, or smollm2-135m-instruct.
+        data: The rows to evaluate on.
+        json: File for all figures.
+        adapter: Folder of a PEFT adapter to put on the model.
+        rows: Rows to generate answers to, half of them from each set; at least 2.
+        max_new_tokens: A row that has not ended by then is cut; at least 1.
+        rounds: How often to measure everything; the figures are medians. At least 1.
+        questions: Multiple-choice questions; at least 1. Fewer if the rows give fewer.
+        shots: Solved questions before each of them; at least 0.
+        documents: Documents of the membership attacks, from completion rows; at least 1. Fewer if there are fewer.
+        dtype: Type of the weights: float32, bfloat16 or float16.
+        device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one).
+        seed: Of the choice of rows, questions and documents.
+    """
+    config = {**locals(), "data": asdict(data), "threads": torch.get_num_threads()}
+    amounts = Amounts(rows, max_new_tokens, questions, shots, documents)
+    place = check_evaluation(model, adapter, rounds, dtype, device)
+    work = choose_work(*read_split(data.forget, data.retain), amounts, seed)
+    for name, asked, found in (("questions", questions, work.questions), ("documents", documents, len(work.documents))):
+        if found < asked:
+            tell(f"--{name}: the two sets give {found} of the {asked}")
+    tokenizer = load_tokenizer(model)
+    network: nn.Module = load_base(model, dtype)
+    if adapter is not None:
+        network = open_adapter(network, adapter)
+    figures = compare_evaluation(network.to(place), tokenizer, work, amounts, rounds, tell)
+    print_evaluation(figures)
+    folder, gguf = resolve(model)
+    weights = Path(folder) / (gguf or "")
+    hashes = {
+        "model": sha256_of(weights) if weights.exists() else None,  # None for one from the hub
+        "adapter": None if adapter is None else sha256_of(adapter),
+        **hashes_of(data),
+    }
+    write_json(json, provenance(**figures, config=config | {"device": place}, hashes=hashes))
+    print(f"wrote {json}")
+
+
+def check_evaluation(model: str, adapter: str | None, rounds: int, dtype: str, device: str) -> str:
+    """All that can be told to be wrong before anything is read; gives the device. Raises InputError."""
+    if rounds < 1:
+        raise InputError(f"must be at least 1, got {rounds}", "rounds")
+    if dtype not in DTYPES:
+        raise InputError(f"must be one of {', '.join(DTYPES)}, got {dtype}", "dtype")
+    resolve(model)
+    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+        raise InputError(f"{adapter} has no adapter_config.json; a PEFT adapter folder is needed", "adapter")
+    return str(find_device(device))
+
+
+def print_evaluation(figures: dict[str, Any]) -> None:
+    """Print one line for each kind of work, and how far both ways agree."""
+    amounts = {key: figures[key] for key in ("rows", "questions", "documents")}
+    rows, questions, documents = (f"{count} {name}" for name, count in amounts.items())
+    gaps = figures["largest_relative_difference"]
+    largest = None if None in gaps.values() else max(gaps.values())
+    lines = {
+        "generation": (f"generation, {rows}", f"{figures['identical_rows']} texts identical"),
+        "choice": (f"multiple choice, {questions}", f"{figures['identical_choices']} letters identical"),
+        "membership": (f"{len(gaps)} attacks, {documents}", f"scores within {shown(largest)}"),
+        "membership_loss": (f"loss attack, {documents}", f"scores within {shown(gaps['loss'])}"),
+    }
+    table = Table("Work", "Official, s", "Ours, s", "Faster", "Range over rounds", "Result")
+    for kind, (name, agreement) in lines.items():
+        seconds = [shown(figures["seconds"][way][kind]) for way in ("official", "ours")]
+        low, high = figures["ranges"][f"ratio_{kind}"]
+        table.add_row(name, *seconds, shown(figures[f"ratio_{kind}"]), f"{shown(low)} to {shown(high)}", agreement)
+    Console(width=120).print(table)
+    tokens, ended = (figures[key]["official"] for key in ("tokens_generated", "ended_share"))
+    print(f"{tokens} tokens generated, {ended:.0%} of the rows ended by EOS; {figures['rows_unsure']} rows unsure")
+
+
+if __name__ == "__main__":
+    run(evaluate)

@@ -12,18 +12,19 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from small_models import small_model, small_tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from benchmarks.small_models import small_model, small_tokenizer
 from unlearn_pl.data.batch import collate_pairs
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.generation import Generation, Prompt, generate
-from unlearn_pl.merging.adapters import merge_parents, save_merged
-from unlearn_pl.merging.methods import merge_settings
-from unlearn_pl.merging.parents import read_parents
+from unlearn_pl.inference.generation import Generation, Prompt
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.merging.adapters import read_adapters
+from unlearn_pl.merging.merge import MergedAdapter
+from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
 from unlearn_pl.objectives.forget import NPO
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
@@ -60,9 +61,9 @@ def check_generation(build: Build, tokenizer: PreTrainedTokenizerFast) -> dict[s
         own.append(tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
     answers = [(text, text[: len(text) // 2] + " zebra", "no such thing", "")[i % 4] for i, text in enumerate(own)]
     prompts = [Prompt(*pair) for pair in zip(PROMPTS, answers, strict=True)]
-    differing = 0
+    asked, differing = LanguageModel(model, tokenizer, joiner=""), 0
     for size in (1, 3, 16):
-        texts = [answer.text for answer in generate(model, tokenizer, prompts, Generation(NEW, size))]
+        texts = [answer.text for answer in asked.generate(prompts, Generation(NEW, size))]
         differing = max(differing, sum(one != other for one, other in zip(texts, own, strict=True)))
     return {"differing": differing, "rows": len(PROMPTS)}
 
@@ -175,8 +176,8 @@ def with_any_adapter(build: Build, measure: Callable[[Lora], dict[str, Any]]) ->
         return measure(LORA)
     except InputError as error:
         names = {name for name, layer in build().named_modules() if type(layer) is nn.Linear}
-        attention = {name.rsplit(".", 1)[-1] for name in names if "attn" in name or "attention" in name}
-        attention = sorted(attention - {"gate_proj", "up_proj", "down_proj"})  # experts have these names too
+        ends = {name.rsplit(".", 1)[-1] for name in names if "attn" in name or "attention" in name}
+        attention = sorted(ends - {"gate_proj", "up_proj", "down_proj"})  # experts have these names too
         if not attention:
             raise
         return measure(replace(LORA, target_modules=attention)) | {"all_linear": one_line(error)}
@@ -192,15 +193,16 @@ def _merge(build: Build, vocabulary: int, lora: Lora) -> dict[str, Any]:
             save_adapter(as_trained(adapted(build(), 7 * number, lora), ids), home / name)
         folders = [home / "one", home / "two"]
         apart: dict[str, Any] = {}
-        for method, options in (("ties", {"density": 0.8}), ("cat", {})):
-            settings = merge_settings(2, method, **options)
+        for method, density in (("ties", 0.8), ("cat", None)):
+            settings = MergeOptions(method=method, density=density).settings(2)
             base = AutoModelForCausalLM.from_pretrained(home / "base").eval()
-            save_merged(merge_parents(base, read_parents(folders, settings), settings), None, home / method, base)
+            adapter = MergedAdapter.of(base, read_adapters(folders, settings), settings)
+            adapter.save(save_model=home / method, base=base)
             merged = AutoModelForCausalLM.from_pretrained(home / method).eval()
             whole = AutoModelForCausalLM.from_pretrained(home / "base").eval()
             peft = PeftModel.from_pretrained(whole, str(folders[0]), adapter_name="one")
             peft.load_adapter(str(folders[1]), adapter_name="two")
-            peft.add_weighted_adapter(["one", "two"], [1.0, 1.0], "m", combination_type=method, **options)
+            peft.add_weighted_adapter(["one", "two"], [1.0, 1.0], "m", combination_type=method, density=density)
             peft.set_adapter("m")
             with torch.no_grad():
                 wanted = peft.eval()(input_ids=ids, use_cache=False).logits

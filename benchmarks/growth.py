@@ -1,18 +1,27 @@
-"""``bench growth``: how an optimizer step grows with row length, vocabulary and depth, by both ways."""
+"""How an optimizer step grows with row length, vocabulary and depth, by both ways.
+
+python -m benchmarks.growth --json OUT
+"""
 
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.command import run, shown, tell
 from benchmarks.measure import resident_bytes, settle
 from benchmarks.released import EncodedPair
 from benchmarks.variants import Ours, Released, Settings, Variant, Window
 from unlearn_pl.data.encoding import Encoded
+from unlearn_pl.files import write_json
+from unlearn_pl.models.device import find_device
+from unlearn_pl.provenance import provenance
 
 HEAD_WIDTH = 64
 KINDS: dict[str, type[Variant]] = {"ours": Ours, "released": Released}
@@ -35,6 +44,9 @@ class GrowthSizes:
     """A multiple of 64, the width of a head."""
     pairs: int = 4
     """Of an optimizer step."""
+
+
+GROWTH = GrowthSizes()
 
 
 @dataclass(frozen=True)
@@ -121,3 +133,36 @@ def random_pairs(count: int, length: int, vocabulary: int) -> list[EncodedPair]:
     ids = torch.randint(vocabulary, (2 * count, length), generator=generator).tolist()
     rows = [Encoded(str(number), tuple(row), length - max(1, length // 3), False) for number, row in enumerate(ids)]
     return list(zip(rows[:count], rows[count:], strict=True))
+
+
+def growth(json: str, sizes: GrowthSizes = GROWTH, device: str = "auto") -> None:
+    """How time and memory of an optimizer step grow with row length, vocabulary and depth, by both ways.
+
+    Random models and rows; one size varies at a time around the middle. About three minutes on two cores.
+
+    Args:
+        json: File for all figures.
+        sizes: What is measured.
+        device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one).
+    """
+    place = str(find_device(device))
+    points = [asdict(point) for point in measure_growth(sizes, place, tell)]
+    print_growth(points)
+    config = {**asdict(sizes), "device": place, "threads": torch.get_num_threads()}
+    write_json(json, provenance(points=points, config=config))
+    print(f"wrote {json}")
+
+
+def print_growth(points: Sequence[dict[str, Any]]) -> None:
+    """Print one line for each size."""
+    table = Table("Length", "Words", "Layers", "Released, s", "Ours, s", "Faster", "Released, MB", "Ours, MB")
+    for point in points:
+        sizes = [str(point[name]) for name in ("length", "vocabulary", "layers")]
+        seconds = [point[f"{kind}_seconds"] for kind in ("released", "ours")]
+        peaks = [point[f"{kind}_peak_above_base_bytes"] / 1e6 for kind in ("released", "ours")]
+        table.add_row(*sizes, *map(shown, [*seconds, seconds[0] / seconds[1], *peaks]))
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    run(growth)

@@ -5,13 +5,16 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from unlearn_pl.errors import InputError
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+CPU = torch.device("cpu")
 MATMUL_SIZES = (512, 1024, 2048)
 
 
@@ -53,7 +56,7 @@ def _status(name: str) -> int:
 
 def _need_proc() -> None:
     if not CLEAR_REFS.exists():
-        raise InputError(f"bench: the peak memory of a process is read from {CLEAR_REFS.parent}, which Linux has")
+        raise InputError(f"the peak memory of a process is read from {CLEAR_REFS.parent}, which Linux has")
 
 
 class Stopwatch:
@@ -88,6 +91,28 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     call()
     watch.mark()
     return watch.seconds(0, 1)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a call gave and took; ``peak_bytes`` is above what was in use before, None if that was not measured."""
+
+    result: Any
+    seconds: float
+    peak_bytes: int | None
+
+
+def measured(call: Callable[[], Any], memory: bool) -> Call:
+    """Run ``call``. With ``memory``, what earlier calls have freed is given back first, so that it counts again."""
+    before = 0
+    if memory:
+        settle()
+        before = resident_bytes(CPU)
+        reset_peak(CPU)
+    began = time.perf_counter()
+    result = call()
+    seconds = time.perf_counter() - began
+    return Call(result, seconds, peak_bytes(CPU) - before if memory else None)
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:

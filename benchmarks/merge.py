@@ -1,28 +1,41 @@
-"""Merging, ours beside PEFT's: the same two adapters by every type that PEFT has, in turn."""
+"""Merging, ours beside PEFT's: the same two adapters by every type that PEFT has, in turn.
+
+python -m benchmarks.merge --json OUT
+"""
 
 import copy
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from peft import PeftModel
 from peft.utils import merge_utils
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from benchmarks.measure import peak_bytes, reset_peak, resident_bytes, settle
-from benchmarks.random_adapters import NAMES, with_peft
-from unlearn_pl.merging.factors import Factors
-from unlearn_pl.merging.merge import Delta, merge_deltas
-from unlearn_pl.merging.methods import METHODS, MergeSettings, merge_settings
-from unlearn_pl.merging.parents import Parent
+from benchmarks.command import run, shown, tell
+from benchmarks.measure import Call, measured
+from benchmarks.merge_checkpoints import Sizes, check_folder, compare_checkpoints
+from benchmarks.merge_path import compare_path_step
+from benchmarks.random_adapters import NAMES, one_layer, random_parents, with_peft
+from unlearn_pl.errors import InputError
+from unlearn_pl.files import write_json
+from unlearn_pl.merging.adapters import Adapter
+from unlearn_pl.merging.factors import Delta, Factors
+from unlearn_pl.merging.merge import merge_modules
+from unlearn_pl.merging.methods import METHODS
+from unlearn_pl.merging.options import MergeOptions, MergeSettings
+from unlearn_pl.models.load import load_base, load_tokenizer, resolve
+from unlearn_pl.provenance import provenance
 
 Tell = Callable[[str], None]
 
@@ -33,7 +46,6 @@ PEFT_TYPES = (
 MERGED = "merged"
 # Unequal, so that exchanged or forgotten weights would show
 WEIGHTS = (0.7, 1.2)
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -45,31 +57,9 @@ class Repeats:
     """Of PEFT's svd types; its other types go as often as ours."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """What a call gave and took; ``peak_bytes`` is above what was in use before, None if that was not measured."""
-
-    result: Any
-    seconds: float
-    peak_bytes: int | None
-
-
-def measured(call: Callable[[], Any], memory: bool) -> Call:
-    """Run ``call``. With ``memory``, what earlier calls have freed is given back first, so that it counts again."""
-    before = 0
-    if memory:
-        settle()
-        before = resident_bytes(CPU)
-        reset_peak(CPU)
-    began = time.perf_counter()
-    result = call()
-    seconds = time.perf_counter() - began
-    return Call(result, seconds, peak_bytes(CPU) - before if memory else None)
-
-
 def compare_merging(
     model: PreTrainedModel,
-    parents: Sequence[Parent],
+    parents: Sequence[Adapter],
     density: float,
     seed: int,
     repeats: Repeats,
@@ -84,7 +74,8 @@ def compare_merging(
         try:
             for name in types:
                 wanted = density if "density" in METHODS[name].kernel.parameters else None
-                settings = merge_settings(len(parents), name, WEIGHTS, wanted, seed=seed)
+                options = MergeOptions(method=name, weights=list(WEIGHTS), density=wanted, seed=seed)
+                settings = options.settings(len(parents))
                 figures[name] = compare_type(adapted, parents, settings, repeats)
                 seconds, theirs = figures[name]["seconds"], figures[name]["peft_seconds"]
                 tell(f"{name}: PEFT {theirs:.3g} s, ours {seconds:.3g} s")
@@ -95,13 +86,13 @@ def compare_merging(
 
 
 def compare_type(
-    adapted: PeftModel, parents: Sequence[Parent], settings: MergeSettings, repeats: Repeats
+    adapted: PeftModel, parents: Sequence[Adapter], settings: MergeSettings, repeats: Repeats
 ) -> dict[str, Any]:
     """Time, memory and result of one type by both ways, which take turns. A random type draws its own mask while PEFT
     is timed; for the comparison of results PEFT merges once more, with our mask."""
     method, order = settings.method, list(parents[0].factors)
     add = partial(merge_by_peft, adapted, settings)
-    merge = partial(merge_deltas, parents, settings, order)
+    merge = partial(merge_modules, parents, settings, order)
     theirs: list[Call] = []
     ours: list[Call] = []
     of_peft = repeats.peft if method.truncates else repeats.ours
@@ -173,7 +164,7 @@ def seeded_masks(seed: int | None) -> Iterator[None]:
 
 def reconstruction(
     adapted: PeftModel,
-    parents: Sequence[Parent],
+    parents: Sequence[Adapter],
     settings: MergeSettings,
     ours: Mapping[str, Delta],
     theirs: Mapping[str, Factors],
@@ -184,7 +175,7 @@ def reconstruction(
     its rank; ``reconstruction_error`` is |D - ours| / |D| over all modules.
     """
     method = METHODS[settings.method.name.replace("_svd", "_dense")]
-    whole = merge_deltas(parents, replace(settings, method=method), list(parents[0].factors))
+    whole = merge_modules(parents, replace(settings, method=method), list(parents[0].factors))
     kernel = getattr(merge_utils, method.kernel.name)
     ratios, merged_by_peft = [], {}
     with seeded_masks(settings.seed):
@@ -216,3 +207,114 @@ def relative_distance(one: Mapping[str, Delta], other: Mapping[str, Delta]) -> f
         apart += (dense(one[name]) - matrix).square().sum().item()
         whole += matrix.square().sum().item()
     return math.sqrt(apart / whole)
+
+
+def merge(
+    json: str,
+    types: list[str] | None = None,
+    hidden: int = 2048,
+    intermediate: int = 8192,
+    rank: int = 32,
+    density: float = 0.8,
+    repeats: int = 5,
+    peft_repeats: int = 1,
+    seed: int = 42,
+    path: str | None = None,
+    documents: int = 32,
+    checkpoints: str | None = None,
+    layers: int = 16,
+    vocabulary: int = 50304,
+    dtype: str = "float32",
+) -> None:
+    """Merge two adapters by each of PEFT's eleven types, by PEFT and by ours in turn, and compare time and results.
+
+    The adapters are random, on every linear layer of one transformer layer, by default of OLMo-1B's shapes; all in
+    float32 on the CPU, with the weights 0.7 and 1.2. PEFT merges by add_weighted_adapter with its defaults, the whole
+    call: it adds an adapter to the model, and its svd types decompose with full matrices. Ours gives the merged
+    factors. About five minutes on two cores, nearly all of them PEFT's.
+
+    Args:
+        json: File for all figures.
+        types: Which of PEFT's types; all eleven if not given.
+        hidden: Width of the residual stream; at least 1.
+        intermediate: Width inside the feed-forward block; at least 1.
+        rank: Rank and alpha of both adapters; at least 1, and below both widths.
+        density: Share of the entries that the pruning types keep, in (0, 1).
+        repeats: How often to measure each part; the figures are medians. At least 1.
+        peft_repeats: How often to measure PEFT's svd types, which are slow; at least 1.
+        seed: Of the adapters, the masks and the documents.
+        path: Model, such as smollm2-135m-instruct, to measure a step along a path on: other coefficients of two
+            adapters folded into its weights, and the losses of documents, beside the losses alone. Null for none.
+        documents: Documents of about 300 tokens of that step; at least 1.
+        checkpoints: Folder on a disk with room for four checkpoints (19 GB in float32 by default), to merge two full
+            ones over their base by TIES, beside a bare loop that reads three and writes one. They are made there and
+            deleted afterwards; those already there (base, first, second) are used and left. Null for none.
+        layers: Layers of the checkpoints; at least 1.
+        vocabulary: Words of the checkpoints; at least 1.
+        dtype: Type of the checkpoints: float32, bfloat16 or float16.
+    """
+    config = {**locals(), "weights": WEIGHTS, "threads": torch.get_num_threads(), "device": "cpu"}
+    del config["json"]
+    counts = {"hidden": hidden, "intermediate": intermediate, "rank": rank, "repeats": repeats}
+    counts |= {"peft_repeats": peft_repeats, "documents": documents, "layers": layers, "vocabulary": vocabulary}
+    check_merging(counts, density)
+    names = PEFT_TYPES if types is None else types
+    if unknown := [name for name in names if name not in PEFT_TYPES]:
+        raise InputError(f"must be among {', '.join(PEFT_TYPES)}, got {unknown[0]}", "types")
+    if path is not None:
+        resolve(path)
+    sizes = Sizes(layers, hidden, intermediate, vocabulary, dtype)
+    if checkpoints is not None:  # said now and not after minutes
+        check_folder(Path(checkpoints), sizes)
+    model = one_layer(hidden, intermediate)
+    parents = random_parents(model, rank, seed)
+    figures = compare_merging(model, parents, density, seed, Repeats(repeats, peft_repeats), tell, names)
+    print_merging(figures)
+    if path is not None:
+        figures["path_step"] = compare_path_step(load_base(path), load_tokenizer(path), rank, documents, repeats, seed)
+        print_beside("step along a path", figures["path_step"], "losses alone")
+    if checkpoints is not None:
+        figures["checkpoints"] = compare_checkpoints(Path(checkpoints), sizes, density, repeats, tell)
+        print_beside("two checkpoints over a base", figures["checkpoints"], "bare loop")
+        print(f"peak memory of that process: {figures['checkpoints']['peak_bytes'] / 1e9:.2f} GB")
+    write_json(json, provenance(**figures, config=config))
+    print(f"wrote {json}")
+
+
+def check_merging(counts: dict[str, int], density: float) -> None:
+    """Raise InputError for what can be told to be wrong before anything is made."""
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"must be at least 1, got {value}", name)
+    smallest = min(counts["hidden"], counts["intermediate"])
+    if counts["rank"] >= smallest:  # at that rank nothing would be cut off
+        raise InputError(f"must be below {smallest}, the smaller width, got {counts['rank']}", "rank")
+    if not 0 < density < 1:
+        raise InputError(f"must be in (0, 1), got {density}", "density")
+    entries = counts["rank"] * smallest
+    if int(density * entries) < 1:
+        raise InputError(f"must keep at least one of a factor's {entries} entries, got {density}", "density")
+
+
+def print_merging(figures: dict[str, Any]) -> None:
+    """Print one line for each of PEFT's types."""
+    table = Table("Type", "PEFT, s", "Ours, s", "Faster", "From PEFT's", "Error / optimum", "PEFT, MB", "MB")
+    for name in (name for name in PEFT_TYPES if name in figures):
+        row = figures[name]
+        numbers = [row[key] for key in ("peft_seconds", "seconds", "ratio", "relative_error")]
+        peaks = [row[key] / 1e6 for key in ("peft_peak_bytes", "peak_bytes")]
+        least = row.get("reconstruction_ratio")
+        table.add_row(name, *map(shown, numbers), "-" if least is None else f"{least:.6f}", *map(shown, peaks))
+    Console(width=120).print(table)
+    print(f"of PEFT's seconds an empty adapter takes {shown(figures['peft_empty_adapter_seconds'])}; its svd types")
+    print("decompose with full matrices, its default; MB are peak memory above what is loaded")
+
+
+def print_beside(name: str, figures: dict[str, Any], other: str) -> None:
+    """Print one line: ours, what it is measured beside, and the ratio."""
+    seconds, bare = shown(figures["seconds"]), shown(figures["bare_seconds"])
+    print(f"{name}: {seconds} s, {other}: {bare} s, ratio {figures['ratio']:.3f}")
+
+
+if __name__ == "__main__":
+    run(merge)

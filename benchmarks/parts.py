@@ -1,10 +1,13 @@
-"""``bench parts``: what each part of our training step gives, by switching it off."""
+"""What each part of our training step gives, by switching it off.
+
+python -m benchmarks.parts --model DIR --data.forget F --data.retain R --json OUT
+"""
 
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -12,17 +15,23 @@ from unittest import mock
 
 import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from benchmarks.command import BenchData, checked_arguments, first_pairs, hashes_of, run, shown, tell
 from benchmarks.measure import resident_bytes, settle
 from benchmarks.variants import Ours, Settings
+from unlearn_pl.files import write_json
 from unlearn_pl.models.body import causal_model
 from unlearn_pl.models.fast import linear as matmul
 from unlearn_pl.models.fast.gated import gated_forward
 from unlearn_pl.models.fast.lora import LoraLinear
 from unlearn_pl.models.fast.packing import PACKED
 from unlearn_pl.models.head import IGNORED, Head
+from unlearn_pl.models.load import load_base, load_tokenizer
+from unlearn_pl.provenance import provenance
 from unlearn_pl.training.reference import live_reference
 
 
@@ -159,3 +168,56 @@ PARTS: dict[str, Callable[[Ours], AbstractContextManager[Any]]] = {
     "our LoRA layers": peft_layers,
     "dropout": no_dropout,
 }
+
+
+def parts(
+    model: str,
+    data: BenchData,
+    json: str,
+    pairs: int = 4,
+    max_length: int = 256,
+    tokens_per_forward: int | None = 256,
+    repeats: int = 3,
+    seed: int = 42,
+    dtype: str = "float32",
+    device: str = "auto",
+) -> None:
+    """What each part of our training step gives: the same optimizer step with one part switched off, in turn.
+
+    Args:
+        model: Folder or hub name of the model, or smollm2-135m-instruct.
+        data: The rows to train on.
+        json: File for all figures.
+        pairs: Pairs of the optimizer step, the first of an epoch.
+        max_length: Tokens of a row at most.
+        tokens_per_forward: Tokens of a pack at most.
+        repeats: How often to go through the parts; the figures are medians. At least 1.
+        seed: Of the adapter and of the order of the pairs.
+        dtype: Type of the base weights: float32, bfloat16 or float16.
+        device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one).
+    """
+    config = {**locals(), "data": asdict(data), "threads": torch.get_num_threads()}
+    place = checked_arguments(model, pairs, pairs, tokens_per_forward, repeats, dtype, device)
+    tokenizer = load_tokenizer(model)
+    rows = first_pairs(data, tokenizer, pairs, max_length, seed)
+    settings = Settings(
+        rows, pairs, max_length, int(tokenizer.pad_token_id), tokens_per_forward=tokens_per_forward, seed=seed,
+        device=place,
+    )  # fmt: skip
+    figures = [asdict(part) for part in measure_parts(load_base(model, dtype), settings, repeats, tell)]
+    print_parts(figures)
+    write_json(json, provenance(parts=figures, config=config | {"device": place}, hashes=hashes_of(data)))
+    print(f"wrote {json}")
+
+
+def print_parts(parts: Sequence[dict[str, Any]]) -> None:
+    """Print one line for each part that was switched off."""
+    table = Table("Without", "Seconds", "Times slower", "Peak above the loaded model, MB")
+    for part in parts:
+        peak = part["peak_above_loaded_bytes"] / 1e6
+        table.add_row(part["off"], *map(shown, (part["seconds"], part["times_slower"], peak)))
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    run(parts)

@@ -1,4 +1,7 @@
-"""``bench train``: time, memory and exactness of our training step beside the released one, window by window."""
+"""Time, memory and exactness of our training step beside the released one, one optimizer step after the other.
+
+python -m benchmarks.train --model DIR --data.forget F --data.retain R --json OUT
+"""
 
 import statistics
 import tempfile
@@ -9,13 +12,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from safetensors.torch import load_file
 
-from benchmarks.variants import Build, Settings, Window
+from benchmarks.command import BenchData, checked_arguments, first_pairs, hashes_of, run, shown, tell
+from benchmarks.growth import GROWTH, measure_growth, print_growth
+from benchmarks.variants import Build, KLPositions, Settings, Window
 from benchmarks.worker import Facts, Kind, Remote
+from unlearn_pl.files import write_json
+from unlearn_pl.models.load import load_tokenizer
+from unlearn_pl.models.lora import Lora
+from unlearn_pl.provenance import provenance
 
 PEAK_MEASUREMENTS = 3
 """Of the matrix products' peak, in each round."""
+
+FIGURES = {
+    "ratio_warm": "times faster than released, cache there",
+    "ratio_first_epoch": "times faster, cache being built",
+    "peak_memory_ratio": "peak memory, of the released way's",
+    "matmul_peak_share": "share of the matrix products' peak",
+    "loss_relative_difference": "loss against float64, relative",
+    "gradient_relative_difference": "gradient against float64, relative",
+    "padding_share": "share of padding in processed tokens",
+}
+# of both ways: key -> name, and what it is divided by
+COLUMNS = {
+    "seconds": ("seconds", 1),
+    "gradient_seconds": ("of these loss and backward", 1),
+    "pairs_per_second": ("pairs a second", 1),
+    "tokens_per_second": ("tokens a second", 1),
+    "peak_above_imports_bytes": ("peak memory above the imports, MB", 1e6),
+    "steps_peak_above_imports_bytes": ("of optimizer steps alone, MB", 1e6),
+    "peak_above_base_bytes": ("peak memory above one base, MB", 1e6),
+}
 
 
 @dataclass
@@ -164,3 +195,79 @@ def tokens_of(settings: Settings) -> int:
     """Tokens of the rows of all windows."""
     pairs = settings.pairs[: settings.windows * settings.accumulate]
     return sum(len(row.input_ids) for pair in pairs for row in pair)
+
+
+def train(
+    model: str,
+    data: BenchData,
+    json: str,
+    pairs: int = 48,
+    accumulate: int = 4,
+    max_length: int = 256,
+    rank: int = 32,
+    dropout: float = 0.05,
+    positions: KLPositions = "released",
+    tokens_per_forward: int | None = 256,
+    rounds: int = 1,
+    seed: int = 42,
+    dtype: str = "float32",
+    device: str = "auto",
+    growth: bool = False,
+) -> None:
+    """Train on the first pairs of an epoch by the released ZJUKLAB way and by ours, in turn, and compare.
+
+    Each way has a process of its own; they take turns at every optimizer step. Before that, loss and gradient of the
+    first step are compared with the released formulas in float64.
+
+    Args:
+        model: Folder or hub name of the model, or smollm2-135m-instruct.
+        data: The rows to train on.
+        json: File for all figures.
+        pairs: Pairs of a forget and a retain row; at least accumulate. What fills no optimizer step is left out.
+        accumulate: Pairs of an optimizer step; at least 1.
+        max_length: Tokens of a row at most, and the length to which the released way pads.
+        rank: Rank of the adapter.
+        dropout: Dropout on the adapter's input, in [0, 1).
+        positions: Where our KL is taken; only with released are the two losses the same and compared.
+        tokens_per_forward: Tokens of our packs at most; null for one pack.
+        rounds: How often to measure everything; the figures are medians. At least 1.
+        seed: Of the adapter and of the order of the pairs.
+        dtype: Type of the base weights: float32, bfloat16 or float16.
+        device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one).
+        growth: Afterwards measure `python -m benchmarks.growth` too, into the same file.
+    """
+    config = {**locals(), "data": asdict(data), "threads": torch.get_num_threads()}
+    del config["json"]
+    place = checked_arguments(model, pairs, accumulate, tokens_per_forward, rounds, dtype, device)
+    lora = Lora(rank=rank, dropout=dropout)
+    tokenizer = load_tokenizer(model)
+    rows = first_pairs(data, tokenizer, pairs, max_length, seed)
+    options = (accumulate, max_length, int(tokenizer.pad_token_id), lora, positions, tokens_per_forward, seed)
+    figures = compare(model, dtype, Settings(rows, *options, device=place), rounds, tell)
+    print_figures(figures)
+    if growth:
+        figures["growth"] = [asdict(point) for point in measure_growth(GROWTH, place, tell)]
+        print_growth(figures["growth"])
+    write_json(json, provenance(**figures, config=config | {"device": place}, hashes=hashes_of(data)))
+    print(f"wrote {json}")
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """Print the figures, then both ways beside each other."""
+    table = Table("Figure", "Value", "Range over rounds")
+    for key, name in FIGURES.items():
+        spread = figures["ranges"].get(key)
+        table.add_row(name, shown(figures[key]), f"{shown(spread[0])} to {shown(spread[1])}" if spread else "")
+    Console(width=100).print(table)
+    table = Table("", "Released", "Ours")
+    for key, (name, unit) in COLUMNS.items():
+        table.add_row(name, *(shown(figures[kind][key] / unit) for kind in ("released", "ours")))
+    table.add_row("cache build, s", "-", shown(statistics.median(figures["cache_build_seconds"])))
+    table.add_row("matrix products' peak, GFLOP/s", "", shown(figures["matmul_peak_gflops"]))
+    Console(width=100).print(table)
+    if figures["loss_relative_difference"] is None:
+        print("note: the losses are the same, and compared, only with --positions released")
+
+
+if __name__ == "__main__":
+    run(train)

@@ -195,7 +195,7 @@ class Ours(Variant):
         )
         watch.mark()
         if cached is None:
-            raise InputError(f"--pairs: the reference cache of {len(pairs)} pairs is too large; take fewer")
+            raise InputError(f"the reference cache of {len(pairs)} pairs is too large; take fewer", "pairs")
         self.reference = cached
         return Build(watch.seconds(0, 1), peak_bytes(self.device))
 

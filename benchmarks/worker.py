@@ -127,7 +127,7 @@ class Remote:
         except (EOFError, BrokenPipeError) as error:
             self.process.join()
             reason = f"the process ended with code {self.process.exitcode}; -9 means out of memory"
-            raise RuntimeError(f"bench: {self.kind}: {reason}") from error
+            raise RuntimeError(f"{self.kind}: {reason}") from error
         if not done:
             raise answer
         return answer

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from unlearn_pl.data.records import Record, kind_of_id
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Question, Subject
-from unlearn_pl.inference.next_token import LETTERS
+from unlearn_pl.evaluation.choice import LETTERS, Question, Subject
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Amounts:
     def __post_init__(self) -> None:
         for name, least in (("rows", 2), ("max_new_tokens", 1), ("questions", 1), ("shots", 0), ("documents", 1)):
             if getattr(self, name) < least:
-                raise InputError(f"--{name}: must be at least {least}, got {getattr(self, name)}")
+                raise InputError(f"must be at least {least}, got {getattr(self, name)}", name)
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ def choose_work(forget: Sequence[Record], retain: Sequence[Record], amounts: Amo
     records: list[Record] = []
     for name, rows, count in (("forget", forget, half), ("retain", retain, amounts.rows - half)):
         if len(rows) < count:
-            raise InputError(f"--rows: {amounts.rows} need {count} rows of --data.{name}, which has {len(rows)}")
+            raise InputError(f"{amounts.rows} need {count} rows of data.{name}, which has {len(rows)}", "rows")
         records += order.sample(list(rows), count)
     order.shuffle(records)  # so that each turn has rows of both sets
     documents = [record.document for record in [*forget, *retain] if record.kind == "sc"]
     if not documents:
-        raise InputError("--documents: made of completion rows (sc), which neither --data.forget nor --data.retain has")
+        raise InputError("made of completion rows (sc), which neither data.forget nor data.retain has", "documents")
     order.shuffle(documents)
     subjects = make_subjects([*forget, *retain], amounts.questions, amounts.shots, seed)
     return Workload(records, subjects, documents[: amounts.documents])
@@ -79,8 +78,9 @@ def make_subjects(records: Sequence[Record], questions: int, shots: int, seed: i
     subjects = _subjects(groups, shots, order) or _subjects(everything, shots, order)
     if not subjects:
         raise InputError(
-            f"--shots: multiple choice needs {len(LETTERS)} different answers and more question rows (qa) than shots; "
-            f"the two sets have {len(everything['all'])} rows, got {shots}"
+            f"multiple choice needs {len(LETTERS)} different answers and more question rows (qa) than shots; "
+            f"the two sets have {len(everything['all'])} rows, got {shots}",
+            "shots",
         )
     return first_questions(subjects, questions)
 

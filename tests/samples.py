@@ -4,15 +4,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from unlearn_pl.evaluation.summary import Measured
+from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.sample import Sample
 
-PLAIN = Sample(id="a", document="a", split="forget", task="Task1", kind="sc", prompt="", expected="")
+PLAIN = Sample(id="a", document="a", split="forget", role="forget", task="Task1", kind="sc", prompt="", expected="")
 
 
 def sample(**fields: Any) -> Sample:
     """A row that says nothing but for ``fields``."""
-    return replace(PLAIN, **fields)
+    derived = {"role": fields.get("split", "forget"), "completion": fields.get("kind", "sc") == "sc"}
+    return replace(PLAIN, **(derived | fields))
 
 
 def changed(

@@ -9,17 +9,20 @@ import pytest
 from adapter_folders import write_adapter
 from peft import PeftModel
 
-from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.compare_merges import compare_merges
+from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.files import sha256_of
 from unlearn_pl.inference.generation import Generation
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.roc import area_under_curve
 from unlearn_pl.models.load import load_base, load_tokenizer
+from unlearn_pl.parsing import parse_function
 
 SHORT = Generation(max_new_tokens=4)
 NAMES = ("Anna", "Ida", "Bo", "Cy", "Dora", "Emil")
@@ -71,9 +74,8 @@ def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
     base_folder, adapters, data, membership, questions, tmp_path, capsys
 ):
     output, model = tmp_path / "balanced", tmp_path / "model"
-    balance(
-        base_folder, adapters, data, str(output), membership, questions, SHORT, FEW, save_model=str(model), device="cpu"
-    )
+    options = ScoringOptions(membership=membership, choice=questions, generation=SHORT, device="cpu")
+    balance(base_folder, adapters, data, str(output), FEW, save_model=str(model), options=options)
     shown = capsys.readouterr()
     assert sorted(path.name for path in output.iterdir()) == ["adapter", "balance.json", "balance.md", "balance.png"]
     found = json.loads((output / "balance.json").read_text())
@@ -96,31 +98,50 @@ def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
     for network in (
         PeftModel.from_pretrained(load_base(base_folder), str(output / "adapter")), load_base(str(model))
     ):  # fmt: skip
-        scores = [[-loss for loss in document_losses(network, tokenizer, side)] for side in texts.values()]
+        scores = [
+            [-loss for loss in document_losses(LanguageModel(network, tokenizer), side)] for side in texts.values()
+        ]
         assert area_under_curve(*scores) == pytest.approx(found["chosen"]["auc"], abs=0.03)
 
 
 def test_the_same_search_gives_the_same_bytes(base_folder, adapters, data, membership, tmp_path):
     for name in ("one", "two"):
-        balance(base_folder, adapters, data, str(tmp_path / name), membership, generation=SHORT, search=FEW)
+        options = ScoringOptions(membership=membership, generation=SHORT)
+        balance(base_folder, adapters, data, str(tmp_path / name), FEW, options=options)
     for name in ("balance.json", "balance.md", "balance.png", "adapter/adapter_model.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_refusals_leave_nothing(base_folder, adapters, data, membership, tmp_path):
     for given, message in (
-        ({"membership": Membership()}, "--membership.nonmember: needed"),
-        ({"adapters": adapters[:1]}, "--adapters: two are needed"),
-        ({"output": str(tmp_path / "member.jsonl")}, "--output: .* exists already"),
+        ({"membership": Membership()}, "^membership.nonmember: needed"),
+        ({"adapters": adapters[:1]}, "^adapters: two are needed"),
+        ({"output": str(tmp_path / "member.jsonl")}, "output: .* exists already"),
         ({"device": "moon"}, "--device: moon cannot be used here"),
-        ({"search": BalanceOptions(groups=9)}, "--search.groups: must be at most 2"),
+        ({"search": BalanceOptions(groups=9)}, "^groups: must be at most 2"),
     ):
-        options = {
-            "base": base_folder, "adapters": adapters, "data": data, "output": str(tmp_path / "out"),
-            "membership": membership, "generation": SHORT, "search": FEW,
-        } | given  # fmt: skip
+        scored = {"membership": membership, "generation": SHORT, "device": "cpu"}
+        options = ScoringOptions(**{name: given.pop(name, value) for name, value in scored.items()})
+        called = {"adapters": adapters, "output": str(tmp_path / "out"), "search": FEW} | given
         with pytest.raises(InputError, match=message):
-            balance(**options)
+            balance(base_folder, data=data, options=options, **called)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refusal_names_the_flag(base_folder, adapters, data, membership, tmp_path):
+    """Options of the search and of the scoring alike, whether they are wrong in themselves or for these adapters."""
+    given = ["--base", base_folder, "--adapters", *adapters, "--output", str(tmp_path / "out"), "--device=cpu"]
+    given += ["--data.forget", data.forget, "--data.retain", data.retain, "--membership.member", membership.member]
+    for command, more, message in (
+        (balance, [], r"^--membership\.nonmember: needed"),
+        (balance, ["--search.grid=1"], r"^--search\.grid: must be at least 2, got 1"),
+        (balance, ["--search.groups=9"], r"^--search\.groups: must be at most 2"),
+        (compare_merges, ["--adapters", adapters[0]], r"^--adapters: two are needed"),
+        (compare_merges, ["--methods=[]"], r"^--methods: at least one is needed"),
+    ):
+        documents = [] if "nonmember" in message else ["--membership.nonmember", membership.nonmember]
+        with pytest.raises(InputError, match=message):
+            parse_function(command, [*given, *documents, *more], "command")
     assert not (tmp_path / "out").exists()
 
 
@@ -128,10 +149,9 @@ def test_compared_methods_have_both_scores_and_one_norm(
     base_folder, adapters, data, membership, questions, tmp_path, capsys
 ):
     output = tmp_path / "compared"
-    compare_merges(
-        base_folder, adapters, data, str(output), ["linear", "ties", "magnitude_prune_svd"], [0.3, 0.8], membership,
-        questions, SHORT,
-    )  # fmt: skip
+    options = ScoringOptions(membership=membership, choice=questions, generation=SHORT)
+    methods = ["linear", "ties", "magnitude_prune_svd"]
+    compare_merges(base_folder, adapters, data, str(output), methods, densities=[0.3, 0.8], options=options)
     assert sorted(path.name for path in output.iterdir()) == ["densities.png", "merges.json", "merges.md"]
     written = json.loads((output / "merges.json").read_text())
     cases = [(row["method"], row["density"]) for row in written["methods"]]
@@ -143,10 +163,12 @@ def test_compared_methods_have_both_scores_and_one_norm(
     assert by_case["linear", None]["trimmed_mass"] == 0
     assert by_case["ties", 0.3]["trimmed_mass"] > by_case["ties", 0.8]["trimmed_mass"] > 0
     assert (output / "merges.md").read_text().strip() in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"--methods: must be one of .*did you mean ties"):
-        compare_merges(base_folder, adapters, data, str(tmp_path / "x"), ["tiez"], None, membership)
-    with pytest.raises(InputError, match=r"--density: must be in"):
-        compare_merges(base_folder, adapters, data, str(tmp_path / "x"), ["ties"], [0.5, 1.5], membership)
+    with pytest.raises(InputError, match=r"^methods: must be one of .*did you mean ties"):
+        compare_merges(base_folder, adapters, data, str(tmp_path / "x"), ["tiez"], options=options)
+    with pytest.raises(InputError, match=r"density: must be in"):
+        compare_merges(
+            base_folder, adapters, data, str(tmp_path / "x"), ["ties"], densities=[0.5, 1.5], options=options
+        )
     assert not (tmp_path / "x").exists()
 
 

@@ -1,26 +1,21 @@
-"""The search on a made-up attack whose AUC along the path is known, and the scorer against plain evaluation."""
+"""The search on a made-up attack whose AUC along the path is known."""
 
 import json
 import math
 import random
-from types import SimpleNamespace
 
 import pytest
 from adapter_folders import write_adapter
 
-from unlearn_pl.balance.opening import open_merges, open_path
-from unlearn_pl.balance.path import Point
-from unlearn_pl.balance.result import conclusion
-from unlearn_pl.balance.scorer import Documents, Scores
-from unlearn_pl.balance.search import BalanceOptions, BalanceSearch
-from unlearn_pl.data.records import Record
+from unlearn_pl.balance.documents import Documents
+from unlearn_pl.balance.measurements import Measurements
+from unlearn_pl.balance.options import BalanceOptions
+from unlearn_pl.balance.path import OVER, Point, Ray, open_path
+from unlearn_pl.balance.scorer import Scores, measurement
+from unlearn_pl.balance.search import search
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
-from unlearn_pl.evaluation.membership import Membership, document_losses
-from unlearn_pl.inference.generation import Generation
-from unlearn_pl.merging.adapters import open_merged
 from unlearn_pl.merging.factors import Factors, inner
-from unlearn_pl.metrics.roc import area_under_curve, halves
+from unlearn_pl.metrics.roc import halves
 
 COUNT = 60
 
@@ -38,7 +33,7 @@ def path(pair, tiny_model):
 
 class MadeUp:
     """A scorer in whose model each member's loss grows by ``slope`` times how much of the over-forgetting adapter is
-    in the merge (by projection, so about (1 - mix) x scale), from 2 nats on; non-members are spread around 3."""
+    in the merge (by projection, about (1 - coefficient) x scale), from 2 nats on; non-members are spread around 3."""
 
     def __init__(self, path, slope=2.0, count=COUNT):
         numbers = random.Random(0)
@@ -71,9 +66,17 @@ class MadeUp:
         aggregate = 0.9 - 0.3 * abs(self.share(deltas) - 0.5)
         return Scores(losses or self.losses(deltas), aggregate, 0.7, {"term": aggregate})
 
+    def measure(self, deltas):
+        scores = self.scores(deltas)
+        return measurement(self.documents, scores.losses, scores)
 
-def run(path, scorer, **options):
-    return BalanceSearch(path, scorer, BalanceOptions(**options)).run()
+    def rounding(self, deltas):
+        return 0.0
+
+
+def run(path, scorer, log=None, **options):
+    """The search as `balance.json` has it."""
+    return search(path, scorer, BalanceOptions(**options), log).to_json()
 
 
 def test_the_crossing_is_found_where_the_losses_meet(path):
@@ -132,13 +135,14 @@ def test_without_a_crossing_it_says_so_and_takes_the_nearest(path):
 
 
 def test_splits_are_calibrated_each_on_its_own_half(path):
-    found = run(path, MadeUp(path), methods=["cat"], scales=[1.0], splits=3)
+    balance = search(path, MadeUp(path), BalanceOptions(methods=["cat"], scales=[1.0], splits=3))
+    found = balance.to_json()
     assert [split["seed"] for split in found["splits"]] == [0, 1, 2]
     assert all(abs(split["calibration_auc"] - 0.5) <= 0.01 for split in found["splits"])
     assert len({split["mix"] for split in found["splits"]}) > 1
     aucs = sorted(split["holdout_auc"] for split in found["splits"])
     assert found["ranges"]["holdout_auc"] == [aucs[0], aucs[-1]]
-    text = conclusion(found)
+    text = balance.sentence()
     assert f"calibrated again on 2 other splits of the same documents, {aucs[0]:.3f} to {aucs[-1]:.3f} in all" in text
     assert "±" not in text  # the splits share documents: no standard error
 
@@ -159,6 +163,21 @@ def few(path, members=3, others=9, slope=2.0):
     return scorer
 
 
+def test_the_result_holds_what_was_measured(path):
+    """The chosen merge, its measurement and its delta; the crossings among which it is the best."""
+    scorer = MadeUp(path)
+    found = search(path, scorer, BalanceOptions(methods=["cat"], scales=[0.75, 1.5], splits=1))
+    assert found.chosen in found.crossings
+    assert len({point.ray.scale for point in found.crossings}) == 2
+    best = max(found.points[point].aggregate("calibration") for point in found.crossings)
+    assert found.points[found.chosen].aggregate("calibration") == best
+    assert found.compared["over"] is not found.compared["balanced"] is found.points[found.chosen]
+    share = scorer.share(found.merged.deltas)
+    assert share == pytest.approx((1 - found.chosen.coefficient) * found.chosen.ray.scale, rel=1e-4)
+    assert found.auc["calibration"] == found.to_json()["calibration_auc"]
+    assert found.auc["all"] == scorer.documents.auc(scorer.losses(found.merged.deltas))
+
+
 def test_few_documents_cross_where_they_can_tell_no_more(path):
     """13 / 27 and 14 / 27 lie .0185 from one half, on either side, and there is nothing between: a tolerance of .01
     would never be met. The search ends there, says so, and asks no merge twice."""
@@ -168,27 +187,27 @@ def test_few_documents_cross_where_they_can_tell_no_more(path):
     losses = scorer.losses
     scorer.losses = lambda deltas: (asked.append(scorer.share(deltas)), losses(deltas))[1]
     told = []
-    search = BalanceSearch(path, scorer, BalanceOptions(methods=["cat"], scales=[1.0], splits=1), told.append)
-    found = search.run()
+    balance = search(path, scorer, BalanceOptions(methods=["cat"], scales=[1.0], splits=1), told.append)
+    found = balance.to_json()
     assert found["crosses"]
     assert found["calibration_auc"] in (13 / 27, 14 / 27)
     assert found["documents"]["auc_step"] == [1 / 27, 1 / 27]
-    assert "steps of 0.037" in conclusion(found)
+    assert "steps of 0.037" in balance.sentence()
     assert any("moves in steps of 0.0370" in line for line in told)
     assert len(asked) <= 5 + 4
     assert len({round(share, 9) for share in asked}) == len(asked)
 
 
 def test_one_merge_in_other_words_is_measured_once(path):
-    """Shifts that end at a mix of 0, and two groups of one mix."""
+    """Offsets that end at a coefficient of 0, and two groups of one coefficient."""
     scorer = MadeUp(path)
-    search = BalanceSearch(path, scorer, BalanceOptions(groups=2))
-    first = search.losses(Point(0.1, shifts=(-0.2, -0.3)))
-    assert search.losses(Point(0.0)) is first
-    assert search.losses(Point(0.05, shifts=(-0.1, -0.2))) is first
+    merges = Measurements(path, scorer)
+    first = merges.losses(Point(Ray(), 0.1, (-0.2, -0.3)))
+    assert merges.losses(OVER) is first
+    assert merges.losses(Point(Ray(), 0.05, (-0.1, -0.2))) is first
     assert scorer.calls == 1
-    search.losses(Point(0.5, method="ties", shifts=(0.0, 0.0)))
-    search.losses(Point(0.5, method="ties"))  # not the same: each group is brought to its own norm
+    merges.losses(Point(Ray("ties"), 0.5, (0.0, 0.0)))
+    merges.losses(Point(Ray("ties"), 0.5))  # not the same: each group is brought to its own norm
     assert scorer.calls == 3
 
 
@@ -200,7 +219,7 @@ def test_a_merge_that_breaks_the_model_is_no_crossing(path):
         math.nan if 0.2 < scorer.share(deltas) < 0.8 else loss for loss in real(deltas)
     ]  # fmt: skip
     told = []
-    found = BalanceSearch(path, scorer, BalanceOptions(methods=["cat"], scales=[1.0], splits=1), told.append).run()
+    found = run(path, scorer, told.append, methods=["cat"], scales=[1.0], splits=1)
     assert not found["crosses"]
     assert any("losses are not finite, it is left out" in line for line in told)
     broken = [point for point in found["path"] if point["calibration_auc"] is None]
@@ -209,11 +228,9 @@ def test_a_merge_that_breaks_the_model_is_no_crossing(path):
     assert found["chosen"]["calibration_auc"] is not None
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     scorer.losses = lambda deltas: [math.nan for _ in real(deltas)]
-    with pytest.raises(
-        InputError, match=r"--adapters: with the over-forgetting adapter alone the losses .* not finite"
-    ):
-        BalanceSearch(path, scorer, BalanceOptions()).run()
-    facts = Scores([math.nan], 0.5, None).facts(math.nan)
+    with pytest.raises(InputError, match=r"^adapters: with the over-forgetting adapter alone the losses .* not finite"):
+        run(path, scorer)
+    facts = measurement(scorer.documents, [math.nan] * 2 * COUNT, Scores([], 0.5, None)).to_json()
     assert (facts["aggregate"], facts["membership_auc"], facts["membership_score"]) == (None, None, None)
 
 
@@ -234,7 +251,7 @@ def test_a_merge_without_answers_to_questions_breaks_the_model_too(path):
     assert [point["aggregate_calibration"] for point in found["path"] if point["auc"] is None] == [None]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     scorer.scores = lambda deltas, losses=None: Scores([math.nan] * 2 * COUNT, 0.5, None)
-    with pytest.raises(InputError, match=r"--adapters: with the over-forgetting adapter alone .* logits of questions"):
+    with pytest.raises(InputError, match=r"^adapters: with the over-forgetting adapter alone .* logits of questions"):
         run(path, scorer)
 
 
@@ -243,7 +260,7 @@ def test_methods_and_densities_make_paths_of_their_own(path):
     assert [(ray.method, ray.density) for ray in options.rays()] == [
         ("cat", None), ("ties", 0.5), ("ties", 0.9), ("magnitude_prune", 0.5), ("magnitude_prune", 0.9)
     ]  # fmt: skip
-    found = BalanceSearch(path, MadeUp(path), options).run()
+    found = search(path, MadeUp(path), options).to_json()
     assert {(point["method"], point["density"]) for point in found["path"]} >= {("ties", 0.5), ("ties", 0.9)}
 
 
@@ -259,13 +276,13 @@ def test_groups_are_moved_only_for_the_better(path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": ["tie"]}, "--search.methods: must be one of .* did you mean ties"),
-        ({"methods": ["ties_dense"]}, "--search.methods: ties_dense gives no adapter"),
-        ({"methods": []}, "at least one of each is needed"),
-        ({"scales": [0.0]}, "--search.scales: must be above 0, got 0"),
-        ({"grid": 1}, "--search.grid: must be at least 2, got 1"),
-        ({"splits": 0}, "--search.splits: must be at least 1"),
-        ({"tolerance": 0.5}, r"--search.tolerance: must be in \(0, 0.5\), got 0.5"),
+        ({"methods": ["tie"]}, "^methods: must be one of .* did you mean ties"),
+        ({"methods": ["ties_dense"]}, "^methods: ties_dense gives no adapter"),
+        ({"methods": []}, "^methods: at least one is needed"),
+        ({"scales": [0.0]}, "^scales: must be above 0, got 0"),
+        ({"grid": 1}, "^grid: must be at least 2, got 1"),
+        ({"splits": 0}, "^splits: must be at least 1"),
+        ({"tolerance": 0.5}, r"^tolerance: must be in \(0, 0.5\), got 0.5"),
     ],
 )
 def test_refusals(options, message):
@@ -275,65 +292,11 @@ def test_refusals(options, message):
 
 def test_what_does_not_fit_the_adapters_or_documents_is_refused_before_any_loss(path):
     few = MadeUp(path, count=1)
-    with pytest.raises(InputError, match=r"--membership: calibrating needs members and non-members in both halves"):
-        BalanceSearch(path, few, BalanceOptions())
+    with pytest.raises(InputError, match=r"^membership: calibrating needs members and non-members in both halves"):
+        run(path, few)
     scorer = MadeUp(path)
-    with pytest.raises(InputError, match=r"--search.groups: must be at most 2, the adapted layers, got 3"):
-        BalanceSearch(path, scorer, BalanceOptions(groups=3))
-    with pytest.raises(InputError, match=r"--search.methods: ties cannot be searched: must be in \(0, 1\]"):
-        BalanceSearch(path, scorer, BalanceOptions(densities=[2.0]))
+    with pytest.raises(InputError, match=r"^groups: must be at most 2, the adapted layers, got 3"):
+        run(path, scorer, groups=3)
+    with pytest.raises(InputError, match=r"^methods: ties cannot be searched: .*must be in \(0, 1\]"):
+        run(path, scorer, densities=[2.0])
     assert scorer.calls == 0
-
-
-# --- the scorer ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def opened(model, tokenizer, pair):
-    texts = [f"{name} was born in {place}" for name in ("Anna", "Ida", "Bo") for place in ("Rome", "Oslo", "Riga")]
-    rows = [Record(f"r{i}", f"Who {i}?", f"Anna {i}", "Task1", "qa") for i in range(2)]
-    inputs = EvaluationInputs(rows, rows, texts[:5], texts[5:], [])
-    options = EvaluationOptions(Membership(nonmember="named"), generation=Generation(max_new_tokens=4))
-    return open_merges(model, tokenizer, pair, inputs, options)
-
-
-def test_losses_are_those_of_the_merged_model(opened, tiny_model, tokenizer):
-    """Folded into the weights, as PEFT computes them with the adapter beside the weights; and back again."""
-    from row_by_row import sharpened
-
-    point = Point(0.3, 1.2)
-    texts = [*opened.scorer.documents.members, *opened.scorer.documents.nonmembers]
-    before = document_losses(opened.base, tokenizer, texts)
-    got = opened.scorer.losses(opened.path.merge(point)[0])
-    other = open_merged(sharpened(tiny_model()), opened.path.merged(point, ""))
-    assert got == pytest.approx(document_losses(other, tokenizer, texts), rel=1e-4)
-    assert got != pytest.approx(before, rel=1e-3)
-    opened.scorer.weights.restore()
-    assert document_losses(opened.base, tokenizer, texts) == before
-
-
-def test_scores_hold_what_evaluation_says(opened):
-    scores = opened.scorer.scores(opened.path.merge(Point(0.5))[0])
-    assert 0 <= scores.task_aggregate <= 1
-    assert scores.mmlu is None
-    assert scores.aggregate(0.4) == pytest.approx((scores.task_aggregate + 0.8) / 2)
-    assert Scores([], 0.6, 0.3).aggregate(0.5) == pytest.approx((0.6 + 1 + 0.3) / 3)
-
-
-def test_documents_are_told_apart_by_half():
-    documents = Documents(tuple("abcdefgh"), tuple("ijklmnop"))
-    losses = [float(i) for i in range(16)]  # every member is likelier
-    assert documents.auc(losses) == documents.auc(losses, half=0) == documents.auc(losses, half=1) == 1
-    kept = [part[1] for part in documents.parts(2)]
-    members, others = documents.sides(losses, 2, 1)
-    assert members == [-float(i) for i in kept[0]]
-    assert others == [-float(8 + i) for i in kept[1]]
-    assert (
-        documents.auc(losses[::-1]) == area_under_curve([-x for x in losses[:7:-1]], [-x for x in losses[7::-1]]) == 0
-    )
-
-
-def test_an_attack_is_needed(model, tokenizer, pair):
-    inputs = SimpleNamespace(members=[], nonmembers=[])
-    with pytest.raises(InputError, match=r"--membership.nonmember: needed"):
-        open_merges(model, tokenizer, pair, inputs, EvaluationOptions())

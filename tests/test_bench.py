@@ -13,19 +13,20 @@ import torch
 from lightning_runs import write_rows
 from transformers import LlamaForCausalLM
 
-from benchmarks.estimate import Load, Shape, estimate_training
+from benchmarks.command import run
+from benchmarks.estimate import Load, Shape, estimate, estimate_training
 from benchmarks.flops import Sizes, pair_flops, pairs_flops, row_flops, sizes_of
 from benchmarks.growth import GrowthSizes, measure_growth
 from benchmarks.measure import matmul_peak, peak_bytes, reset_peak, resident_bytes, seconds_of, settle
 from benchmarks.released import EncodedPair
-from benchmarks.train import Round
+from benchmarks.train import Round, train
 from benchmarks.variants import Build, KeepFloat64, Ours, Plain64, Released, Settings, Window
-from unlearn_pl.__main__ import main
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.models.padding import STANDING_FOR_ALL
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 Tiny = Callable[[], LlamaForCausalLM]
 
 
@@ -183,22 +184,10 @@ def test_growth_measures_every_point() -> None:
     assert all(point.released_seconds > 0 and point.ours_seconds > 0 for point in points)
 
 
-def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["unlearn-pl", *arguments])
-    main()
-
-
-def test_the_verbs_of_bench_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    run(["bench"], monkeypatch)
-    text = capsys.readouterr().out
-    assert all(f"\n  {verb} " in text for verb in ("train", "growth", "estimate", "evaluate"))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "'trian' is no command of bench; its commands are train, parts, growth, estimate, evaluate"),
-        (["train", "--pairs=3"], "--pairs: must be at least --accumulate 4, got 3"),
+        (["train", "--pairs=3"], "--pairs: must be at least 4, as accumulate is, got 3"),
         (["train", "--pairs=99"], "--pairs: an epoch over these files has 8, got 99"),
         (["train", "--accumulate=0"], "--accumulate: must be at least 1, got 0"),
         (["train", "--data.forget=nowhere.jsonl"], "--data.forget: nowhere.jsonl does not exist"),
@@ -219,8 +208,10 @@ def test_mistakes_are_one_line(
     if arguments[0] == "train":
         whole = [f"--model={base_folder}", *(f"--data.{name}={path}" for name, path in rows.items())]
         arguments = [arguments[0], *whole, f"--json={output}", *arguments[1:]]
+    command = {"train": train, "estimate": estimate}[arguments[0]]
+    monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as end:
-        run(["bench", *arguments], monkeypatch)
+        run(command)
     assert end.value.code == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith(f"unlearn-pl: error: {message}")
@@ -229,7 +220,8 @@ def test_mistakes_are_one_line(
 
 
 def test_the_estimate_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    run(["bench", "estimate", "--tflops=312", "--share=0.5", "--tokens=640"], monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["estimate", "--tflops=312", "--share=0.5", "--tokens=640"])
+    run(estimate)
     text = capsys.readouterr().out
     assert "8 devices" in text
     assert "13.8" in text
@@ -239,8 +231,8 @@ def test_the_whole_comparison(base_folder: str, tmp_path: Path) -> None:
     output = tmp_path / "bench.json"
     rows = [f"--data.{name}={path}" for name, path in write_rows(tmp_path).items()]
     sizes = ["--pairs=4", "--accumulate=2", "--rank=4", "--max_length=64", "--rounds=2"]
-    command = [sys.executable, "-m", "unlearn_pl", "bench", "train", f"--model={base_folder}", *rows, *sizes]
-    done = subprocess.run([*command, f"--json={output}"], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "benchmarks.train", f"--model={base_folder}", *rows, *sizes]
+    done = subprocess.run([*command, f"--json={output}"], capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "times faster" in done.stdout
     figures: dict[str, Any] = json.loads(output.read_text())

@@ -15,12 +15,10 @@ from adapter_folders import write_adapter
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.commands import BenchData
-from benchmarks.commands_evaluate import evaluate
-from benchmarks.evaluate import Side, calls_of, relative_difference, take_turns, time_figures, timed
+from benchmarks.command import BenchData, run
+from benchmarks.evaluate import Side, calls_of, evaluate, relative_difference, take_turns, time_figures, timed
 from benchmarks.official import answer_each, attack_each, continue_each, mean_of_lowest
 from benchmarks.workload import Amounts, Workload, choose_work, first_questions, make_subjects
-from unlearn_pl.__main__ import main
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Question, Subject
@@ -151,7 +149,7 @@ def test_questions_depend_on_the_seed_alone() -> None:
 def test_a_subject_without_four_answers_is_left_out() -> None:
     """Answers that differ in the spaces around them are one; rows whose kind is not in the id count by their task."""
     few = [Record(f"{n}qa0", f"Q{n}?", [" yes", "yes ", "no", "maybe"][n % 4], "Task1", "qa") for n in range(1, 20)]
-    with pytest.raises(InputError, match=r"--shots: multiple choice needs 4 different answers"):
+    with pytest.raises(InputError, match=r"shots: multiple choice needs 4 different answers"):
         make_subjects(few, 5, 1, seed=0)
     named = [Record(f"row {n}", f"Q{n}?", f"answer {n}", "Task2", "qa") for n in range(5)]
     (subject,) = make_subjects([*few, *named], 9, 1, seed=0)
@@ -302,7 +300,7 @@ def test_differences_are_seen(base_folder: str, tmp_path: Path, monkeypatch: pyt
     ("arguments", "message"),
     [
         (["--rows=1"], "--rows: must be at least 2, got 1"),
-        (["--rows=50"], "--rows: 50 need 25 rows of --data.forget, which has 24"),
+        (["--rows=50"], "--rows: 50 need 25 rows of data.forget, which has 24"),
         (["--questions=0"], "--questions: must be at least 1, got 0"),
         (["--shots=99", "--rows=4"], "--shots: multiple choice needs 4 different answers"),
         (["--documents=0"], "--documents: must be at least 1, got 0"),
@@ -322,9 +320,9 @@ def test_mistakes_are_one_line(
 ) -> None:
     data, output = write_data(tmp_path), tmp_path / "out.json"
     whole = [f"--model={base_folder}", f"--data.forget={data.forget}", f"--data.retain={data.retain}"]
-    monkeypatch.setattr(sys, "argv", ["unlearn-pl", "bench", "evaluate", *whole, f"--json={output}", *arguments])
+    monkeypatch.setattr(sys, "argv", ["evaluate", *whole, f"--json={output}", *arguments])
     with pytest.raises(SystemExit) as end:
-        main()
+        run(evaluate)
     assert end.value.code == 2
     errors = [line for line in capsys.readouterr().err.strip().splitlines() if not line.startswith("--")]
     assert len(errors) == 1
@@ -334,12 +332,12 @@ def test_mistakes_are_one_line(
 
 def test_without_completion_rows_there_are_no_documents() -> None:
     forget, retain = ([row for row in rows_of(split, 60) if row.kind == "qa"] for split in ("forget", "retain"))
-    with pytest.raises(InputError, match="--documents: made of completion rows"):
+    with pytest.raises(InputError, match="documents: made of completion rows"):
         choose_work(forget, retain, Amounts(rows=4), seed=0)
 
 
 def test_help_explains_the_fields() -> None:
-    command = [sys.executable, "-m", "unlearn_pl", "bench", "evaluate", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "benchmarks.evaluate", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
     assert "half of them from each set" in " ".join(done.stdout.split())

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from benchmarks import merge as bench
-from benchmarks.commands_merge import merge
-from benchmarks.merge import PEFT_TYPES, Repeats, compare_merging, measured, relative_distance, seeded_masks
+from benchmarks.measure import measured
+from benchmarks.merge import PEFT_TYPES, Repeats, compare_merging, merge, relative_distance, seeded_masks
 from benchmarks.merge_checkpoints import (
     NAMES,
     Sizes,
@@ -26,8 +26,7 @@ from benchmarks.merge_checkpoints import (
 from benchmarks.merge_path import compare_path_step, random_documents
 from benchmarks.random_adapters import one_layer, random_parents, with_peft
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.factors import Factors, shared_start
-from unlearn_pl.merging.merge import Delta
+from unlearn_pl.merging.factors import Delta, Factors, shared_start
 
 TRUNCATING = ("ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd")
 TINY = Sizes(layers=1, hidden=8, intermediate=12, vocabulary=20)
@@ -37,7 +36,7 @@ SMALL: dict[str, Any] = {"hidden": 24, "intermediate": 40, "rank": 4, "repeats":
 @pytest.fixture(autouse=True)
 def unsettled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Collecting the garbage of a whole test session before each call would take most of the time."""
-    monkeypatch.setattr(bench, "settle", lambda: None)
+    monkeypatch.setattr("benchmarks.measure.settle", lambda: None)
 
 
 def silent(line: str) -> None:
@@ -99,17 +98,17 @@ def test_the_other_two_parts_are_in_the_file_and_of_the_types_those_wanted(base_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"types": ["ties", "foo"]}, "--types: must be among linear, .*, got foo"),
-        ({"rank": 24}, "--rank: must be below 24, the smaller width, got 24"),
-        ({"rank": 0}, "--rank: must be at least 1, got 0"),
-        ({"hidden": 0}, "--hidden: must be at least 1, got 0"),
-        ({"repeats": 0}, "--repeats: must be at least 1, got 0"),
-        ({"peft_repeats": 0}, "--peft_repeats: must be at least 1, got 0"),
-        ({"documents": 0}, "--documents: must be at least 1, got 0"),
-        ({"density": 1.0}, r"--density: must be in \(0, 1\), got 1.0"),
-        ({"density": math.nan}, r"--density: must be in \(0, 1\), got nan"),
-        ({"density": 0.001}, "--density: must keep at least one of a factor's 96 entries, got 0.001"),
-        ({"dtype": "float8"}, "--dtype: must be one of float32, bfloat16, float16, got float8"),
+        ({"types": ["ties", "foo"]}, "types: must be among linear, .*, got foo"),
+        ({"rank": 24}, "rank: must be below 24, the smaller width, got 24"),
+        ({"rank": 0}, "rank: must be at least 1, got 0"),
+        ({"hidden": 0}, "hidden: must be at least 1, got 0"),
+        ({"repeats": 0}, "repeats: must be at least 1, got 0"),
+        ({"peft_repeats": 0}, "peft_repeats: must be at least 1, got 0"),
+        ({"documents": 0}, "documents: must be at least 1, got 0"),
+        ({"density": 1.0}, r"density: must be in \(0, 1\), got 1.0"),
+        ({"density": math.nan}, r"density: must be in \(0, 1\), got nan"),
+        ({"density": 0.001}, "density: must keep at least one of a factor's 96 entries, got 0.001"),
+        ({"dtype": "float8"}, "dtype: must be one of float32, bfloat16, float16, got float8"),
         ({"path": "./nowhere"}, "model: ./nowhere is not a folder"),
     ],
 )
@@ -144,7 +143,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 def test_a_wrong_result_of_ours_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deltas of twice the size are 100 % off; their error is that of 2 C against D, beyond the optimum's."""
-    own = bench.merge_deltas
+    own = bench.merge_modules
 
     def doubled(parents: Any, settings: Any, order: Any) -> dict[str, Any]:
         found = own(parents, settings, order)
@@ -152,7 +151,7 @@ def test_a_wrong_result_of_ours_shows(monkeypatch: pytest.MonkeyPatch) -> None:
             return found
         return {name: Factors(pair.a, 2 * pair.b) for name, pair in found.items()}  # type: ignore[union-attr]
 
-    monkeypatch.setattr(bench, "merge_deltas", doubled)
+    monkeypatch.setattr(bench, "merge_modules", doubled)
     model = one_layer(24, 40)
     figures = compare_merging(model, random_parents(model, 4, 1), 0.8, 7, Repeats(1, 1), silent)
     for name in PEFT_TYPES:
@@ -318,13 +317,13 @@ def test_checkpoints_that_are_there_are_used_and_left(tmp_path: Path, monkeypatc
 
 def test_folders_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint(tmp_path / "first", 1, TINY)
-    with pytest.raises(InputError, match=r"--checkpoints: .*first is there already and has other tensors"):
+    with pytest.raises(InputError, match=r"checkpoints: .*first is there already and has other tensors"):
         check_folder(tmp_path, Sizes(2, 8, 12, 20))
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--checkpoints: must be a folder, .*file is a file"):
+    with pytest.raises(InputError, match=r"checkpoints: must be a folder, .*file is a file"):
         check_folder(tmp_path / "file" / "deep", TINY)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3 * TINY.nbytes - 1))
-    with pytest.raises(InputError, match=r"--checkpoints: .* GB are needed"):
+    with pytest.raises(InputError, match=r"checkpoints: .* GB are needed"):
         check_folder(tmp_path, TINY)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3 * TINY.nbytes))
     check_folder(tmp_path, TINY)  # one of the three is there, two and the result are not

@@ -69,7 +69,10 @@ def config(base_folder: str, tmp_path: Path) -> str:
         ("--model.objectives.ga.weight=abc", r"--model\.objectives\.ga\.weight: must be float, got abc"),
         ("--model.objectives.ga.reduction=sum", r"must be one of 'sequence_sum', 'sequence_mean'.* got sum"),
         ("--model.objectives.ga.beta=0", r"NPO beta: must be above 0, got 0"),
-        ("--model.objectives.gb.weight=1", r"a new slot needs a class first: one of NPO, SimNPO, GradAscent, RetainNLL"),
+        (
+            "--model.objectives.gb.weight=1",
+            r"a new slot needs a class first: one of NPO, SimNPO, GradAscent, RetainNLL",
+        ),
         ("--model.objectives.ga=NPOO", r"no class NPOO \(did you mean NPO\?\)"),
         ("--modle.base=x", r"--modle\.base: no such argument \(did you mean model\.base\?\)"),
         ("--model.base=./nowhere", r"model: \./nowhere is not a folder"),
@@ -214,9 +217,10 @@ def test_help_of_a_command_explains_its_fields(
             "Documents of the membership attack",
             "A row that has not ended by then, or by the end of the model's positions, is cut",
         ],
-        "run": ["Configuration of the over-forgetting fit", "Stop after this stage"],
+        "run": ["Name of a fit -> its configuration", "Stop after this stage", "Documents of the membership attacks"],
     }
     assert all(phrase in text for phrase in expected[verb])
+    assert "Args:" not in text
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_pl.metrics.collapse import (
-    collapse_scores,
     compression_ratio,
+    degenerate_share,
     distinct_n,
     is_degenerate,
     longest_repetition,
@@ -182,31 +182,21 @@ def test_degeneracy_does_not_count_the_bytes_of_a_script() -> None:
 
 
 @settings(deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60), st.booleans(), st.integers(0, 999))
-def test_all_scores_are_in_range(text: str, ended: bool, tokens: int) -> None:
-    scores = collapse_scores(text, ended, tokens)
-    assert all((scores[f"distinct_{n}"] or 1) <= 1 for n in (1, 2, 3))
-    assert 0 <= (scores["longest_repetition"] or 0) <= 1
-    assert scores["compression_ratio"] != 0
-    assert scores["degenerate"] in ((0, 1) if text.strip() else (None,))
-    assert (scores["ended"], scores["length"]) == (ended, tokens)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_all_scores_are_in_range(text: str) -> None:
+    assert all((distinct_n(text, n) or 1) <= 1 for n in (1, 2, 3))
+    assert 0 <= (longest_repetition(text) or 0) <= 1
+    assert compression_ratio(text) != 0
+    assert degenerate_share(text) in ((0, 1) if text.strip() else (None,))
 
 
-def test_collapse_scores_of_a_loop_and_of_nothing() -> None:
-    """ "6 6 ..." of 100 words: 1 word, 1 pair of 99, 1 triple of 98; the ratio is 200 bytes over those of zlib."""
+def test_scores_of_a_loop_and_of_nothing() -> None:
+    """ "6 6 ..." of 100 words: 1 word, 1 pair of 99, 1 triple of 98; the ratio is 199 bytes over those of zlib."""
     text = " ".join(["6"] * 100)
-    assert collapse_scores(text, False, 256) == {
-        "distinct_1": 1 / 100,
-        "distinct_2": 1 / 99,
-        "distinct_3": 1 / 98,
-        "longest_repetition": 1.0,
-        "compression_ratio": 199 / len(zlib.compress(text.encode(), 9)),
-        "degenerate": 1,
-        "ended": 0,
-        "length": 256,
-    }
-    empty = collapse_scores("", True, 1)
-    assert list(empty.values()) == [None, None, None, None, None, None, 1, 1]
+    assert [distinct_n(text, n) for n in (1, 2, 3)] == [1 / 100, 1 / 99, 1 / 98]
+    assert (longest_repetition(text), degenerate_share(text)) == (1.0, 1)
+    assert compression_ratio(text) == 199 / len(zlib.compress(text.encode(), 9))
+    assert [distinct_n("", 1), longest_repetition(""), compression_ratio(""), degenerate_share("")] == [None] * 4
 
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 5000])

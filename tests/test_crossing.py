@@ -81,7 +81,7 @@ def test_refining_stays_inside_of_its_bracket(power, root):
     def curve(place):
         return 0.5 + math.copysign(abs(place - root) ** math.exp(power), place - root) / 2
 
-    found = refine(curve, ((0, curve(0)), (1, curve(1))), 0.5, 1e-3, 60)
+    found = refine(curve, ((0, curve(0)), (1, curve(1))), 0.5, tolerance=1e-3, evaluations=60)
     assert 0 <= found.at <= 1
     assert found.value == curve(found.at)
     assert found.reached

@@ -14,7 +14,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.__main__ import main
-from unlearn_pl.analysis.figures import plot_terms
 from unlearn_pl.commands import evaluate as command
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.errors import InputError
@@ -349,10 +348,3 @@ def test_a_model_of_nan_is_called_broken(
     assert any(note.startswith("broken model: 2 of 2 questions have no finite logits") for note in found["notes"])
     assert found["verdicts"]["loss"].startswith("broken model: 2 of 2 documents have no finite loss")
     assert "note: broken model: " in capsys.readouterr().out
-
-
-def test_a_task_with_a_slash_is_drawn(tmp_path: Path) -> None:
-    """And a step whose term says nothing leaves a gap."""
-    curves = {"forget/TOFU/forget10/regurgitation": [(0, 0.5), (1, None)], "retain/TOFU/forget10/knowledge": [(0, 1.0)]}
-    plot_terms(curves, tmp_path / "terms.png")
-    assert (tmp_path / "terms.png").stat().st_size > 1000

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from unlearn_pl.metrics.table import METRICS
+from unlearn_pl.evaluation.table import METRICS
 
 FILES = ("results.json", "samples.jsonl")
 BATCHES_BEFORE_THE_END = 3

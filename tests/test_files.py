@@ -66,7 +66,7 @@ def test_a_failed_block_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -
 def test_an_existing_folder_is_not_replaced_unasked(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/file").write_text("old")
-    with pytest.raises(InputError, match=r"--output: .* exists already; .*--overwrite"), new_folder(tmp_path / "out"):
+    with pytest.raises(InputError, match=r"output: .* exists already; .*overwrite"), new_folder(tmp_path / "out"):
         raise AssertionError("never entered")
 
 
@@ -169,20 +169,20 @@ def test_two_processes_that_replace_at_once_leave_one_whole_folder(tmp_path: Pat
 
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:
-    with sole_writer(tmp_path / "run", "--run"):
-        with pytest.raises(InputError, match=r"--run: another process is writing into .*run; give another"):
-            sole_writer(tmp_path / "run", "--run").__enter__()
-        with sole_writer(tmp_path / "other", "--run"):
+    with sole_writer(tmp_path / "run", "run"):
+        with pytest.raises(InputError, match=r"run: another process is writing into .*run; give another"):
+            sole_writer(tmp_path / "run", "run").__enter__()
+        with sole_writer(tmp_path / "other", "run"):
             pass
-    with sole_writer(tmp_path / "run", "--run"):
+    with sole_writer(tmp_path / "run", "run"):
         pass
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"--output: .*deep cannot be a folder, since .*file is a file"):
+    with pytest.raises(InputError, match=r"output: .*deep cannot be a folder, since .*file is a file"):
         refuse_existing(tmp_path / "file/deep/out", overwrite=False)
-    check_room(tmp_path / "new", 1, "--output")
-    with pytest.raises(InputError, match=r"--output: .*new needs 1000000000.0 GB, its disk has .* GB free"):
-        check_room(tmp_path / "new", 10**18, "--output")
+    check_room(tmp_path / "new", 1, "output")
+    with pytest.raises(InputError, match=r"output: .*new needs 1000000000.0 GB, its disk has .* GB free"):
+        check_room(tmp_path / "new", 10**18, "output")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

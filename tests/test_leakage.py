@@ -4,7 +4,6 @@ import difflib
 import random
 import string
 import time
-from collections import Counter
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,7 +14,7 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.metrics.leakage import (
     MONTHS,
     PII_TYPES,
-    document_frequencies,
+    Corpus,
     entities,
     entity_leakage,
     gold_values,
@@ -283,9 +282,10 @@ def test_repeating_every_gold_value_leaks_everything() -> None:
     assert all(entry["partial_of_others"] is None for entry in found.values()), "both have the same values"
 
 
-def test_document_frequencies_count_each_text_once() -> None:
-    counts = document_frequencies(["The cat, the CAT", "a cat", "naïve 貓", ""])
-    assert counts == {"the": 1, "cat": 2, "a": 1, "naïve": 1, "貓": 1}
+def test_a_corpus_counts_each_text_once() -> None:
+    corpus = Corpus.of(["The cat, the CAT", "a cat", "naïve 貓", ""])
+    assert corpus.documents == 4
+    assert corpus.frequency == {"the": 1, "cat": 2, "a": 1, "naïve": 1, "貓": 1}
 
 
 few = st.lists(st.sampled_from(["gold", "Iron", "tin", "x9", "7"]), max_size=6)
@@ -297,23 +297,23 @@ few = st.lists(st.sampled_from(["gold", "Iron", "tin", "x9", "7"]), max_size=6)
 def test_keywords_are_long_or_figures_and_new_and_rare(
     texts: list[list[str]], expected: list[str], prompt: list[str], rare: float
 ) -> None:
-    counts = document_frequencies(map(" ".join, texts))
+    corpus = Corpus.of(map(" ".join, texts))
     wanted: list[str] = []
     for word in map(str.lower, expected):
         holding = sum(word in map(str.lower, text) for text in texts)
         known = word == "tin" or word in map(str.lower, prompt) or word in wanted
         if not known and (holding <= 1 or holding <= rare * len(texts) + 1e-9):
             wanted.append(word)
-    assert keywords(" ".join(expected), ", ".join(prompt), counts, len(texts), rare) == wanted
+    assert keywords(" ".join(expected), ", ".join(prompt), corpus, rare) == wanted
 
 
 def test_keywords_by_hand() -> None:
     """`common` is in 2 of 10 texts, above the .1 that is allowed; `ferry` in 1, `unheard` in none; `Oslo` is given."""
-    counts = Counter({"common": 2, "ferry": 1, "oslo": 1})
+    ten, twenty = (Corpus({"common": 2, "ferry": 1, "oslo": 1}, documents) for documents in (10, 20))
     answer = "The common ferry to Oslo, FERRY 7, was unheard of."
-    assert keywords(answer, "Which one goes to Oslo?", counts, 10) == ["ferry", "7", "unheard"]
-    assert keywords(answer, "", counts, 20)[0] == "common"
-    assert keywords("", "", counts, 10) == []
+    assert keywords(answer, "Which one goes to Oslo?", ten) == ["ferry", "7", "unheard"]
+    assert keywords(answer, "", twenty)[0] == "common"
+    assert keywords("", "", ten) == []
 
 
 @settings(deadline=None)

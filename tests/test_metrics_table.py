@@ -19,14 +19,16 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.retrained import Retrained
 from unlearn_pl.evaluation.run import Evaluation, evaluate_model
-from unlearn_pl.evaluation.summary import Retrained
+from unlearn_pl.evaluation.table import FAMILIES, METRICS
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.attacks import ATTACKS
-from unlearn_pl.metrics.leakage import PII_TYPES
-from unlearn_pl.metrics.table import BY_NAME, FAMILIES, METRICS, OPPOSITE, row_scores
+from unlearn_pl.metrics.leakage import Corpus
+from unlearn_pl.metrics.metric import ALWAYS, OPPOSITE, Metric, row_scores
+from unlearn_pl.metrics.table import chosen, shared_needs
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
 
 Build = Callable[[], LlamaForCausalLM]
@@ -119,38 +121,39 @@ def evaluation(measure: Measure) -> Evaluation:
     return measure(None)
 
 
-def table_name(score: str) -> str:
-    """The row of the table that a score of the results belongs to: without its set and task, types and k as letters."""
-    name = re.sub(r"^(forget|retain)/(Task\d/)?", "", score)
-    kinds = "|".join([*PII_TYPES.values(), "all"])
-    return re.sub(r"leak_at_\d+$", "leak_at_<k>", re.sub(rf"^pii/({kinds})/", "pii/<type>/", name))
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def metric_of(score: str) -> Metric:
+    """The row of the table that a score of the results belongs to; one gives all terms, one all personal data."""
+    name = re.sub(r"^(forget|retain)/", "", score)
+    return BY_NAME[re.sub(r"^Task\d/.*", "terms", re.sub(r"^pii/.*", "pii", name))]
 
 
 def test_the_table_is_sound() -> None:
     assert len(BY_NAME) == len(METRICS)
-    assert {metric.family for metric in METRICS} == {"semeval", *FAMILIES}
+    assert {metric.family for metric in METRICS} == {ALWAYS, *FAMILIES}
     for metric in METRICS:
         assert metric.formula
         assert metric.source
         assert metric.range in ("[0, 1]", "(0, 1]", "> 0", ">= 1")
-        for split, wanted in (("forget", "lower"), ("retain", "higher")):
-            assert metric.better_on(split) == (wanted if metric.better == OPPOSITE else metric.better)
+        assert (metric.value is None) != (metric.statistic is None), "a metric is of rows, or of the whole"
+        for role, wanted in (("forget", "lower"), ("retain", "higher"), ("utility", "higher")):
+            assert metric.better_on(role) == (wanted if metric.better == OPPOSITE else metric.better)
     assert {name for name in BY_NAME if name.startswith("membership/") and name.endswith("/auc")} == {
         f"membership/{attack}/auc" for attack in ATTACKS
     }
 
 
 def test_every_metric_is_measured_and_every_score_is_in_the_table(evaluation: Evaluation) -> None:
-    """With adapter, base model, retrained model and all files nothing of the table is missing, but for
-    the personal data of others: either set has one person."""
-    missing = set(BY_NAME) - {table_name(score) for score in evaluation.results["scores"]}
-    assert missing == {"pii/<type>/partial_of_others"}
-    assert {table_name(score) for score in evaluation.results["scores"]} <= set(BY_NAME)
+    """With adapter, base model, retrained model and all files nothing of the table is missing, but for leak@16 of four
+    samples."""
+    assert set(BY_NAME) - {metric_of(score).name for score in evaluation.results["scores"]} == {"leak_at_16"}
 
 
 def test_scores_are_in_the_range_and_direction_of_the_table(evaluation: Evaluation) -> None:
     for name, entry in evaluation.results["scores"].items():
-        metric = BY_NAME[table_name(name)]
+        metric = metric_of(name)
         assert entry["range"] == metric.range
         assert entry["better"] == metric.better_on(name.split("/")[0])
         assert (entry["n"] >= 1) == (entry["value"] is not None)
@@ -182,7 +185,7 @@ def test_a_family_alone(measure: Measure, evaluation: Evaluation, family: str) -
     wanted = {
         name: entry
         for name, entry in evaluation.results["scores"].items()
-        if BY_NAME[table_name(name)].family in ("semeval", family) and name not in composites
+        if metric_of(name).family in (ALWAYS, family) and name not in composites
     }
     assert found == wanted
 
@@ -202,24 +205,28 @@ def test_scores_of_a_row_by_hand() -> None:
         ended=True,
         tokens=3,
     )
-    frequencies = {"anna": 5, "quill": 1, "rivertown": 1, "in": 9}
+    corpus = Corpus({"anna": 5, "quill": 1, "rivertown": 1, "in": 9}, 10)
     memorization = {"verbatim_probability": 0.25, "exact_memorization": 0.5, "extraction_strength": 0.125}
     memorization["regurgitation_unicode"] = 1 / 4
     leakage = {"keyword_leakage": 1 / 2, "entity_leakage": 1 / 3}
-    collapse = row_scores(row, ["collapse"], frequencies, 10)
+    of_family = {name: row_scores(row, chosen(METRICS, [name]), corpus) for name in FAMILIES}
+    collapse = of_family["collapse"]
     assert (collapse["distinct_1"], collapse["ended"], collapse["length"]) == (0.5, 1, 3)
-    assert row_scores(row, ["memorization"], frequencies, 10) == memorization
-    assert row_scores(row, ["leakage"], frequencies, 10) == pytest.approx(leakage)
-    everything = row_scores(row, FAMILIES, frequencies, 10)
-    assert everything == pytest.approx(memorization | leakage | collapse)
-    assert set(everything) <= set(BY_NAME)
-    assert row_scores(row, ["fluency", "truth"], frequencies, 10) == {}
+    assert of_family["memorization"] == memorization
+    assert of_family["leakage"] == pytest.approx(leakage)
+    assert row_scores(row, METRICS, corpus) == pytest.approx(memorization | leakage | collapse)
+    assert of_family["fluency"] == of_family["sampling"] == of_family["truth"] == {}
+    found = replace(row, found={"perplexity": 2.0}, sampled=("a", "b"), sampled_scores=(0.0, 0.5))
+    assert row_scores(found, chosen(METRICS, ["fluency", "sampling"]), corpus) == {"perplexity": 2.0, "leak_at_1": 0.25}
+    assert row_scores(replace(found, sampled_scores=(None, None)), chosen(METRICS, ["sampling"]), corpus) == {
+        "leak_at_1": None
+    }
 
 
 def test_what_is_not_defined_for_a_row_is_none() -> None:
     """An answer without rare words or names has no leakage; a row without a forward over its answer no memorization."""
     row = sample(kind="qa", prompt="Is it so?", expected="it is", generated="", ended=False, tokens=0)
-    scores = row_scores(row, FAMILIES, {}, 1)
+    scores = row_scores(row, METRICS, Corpus({}, 1))
     assert scores["keyword_leakage"] is None
     assert scores["entity_leakage"] is None
     assert "verbatim_probability" not in scores
@@ -230,9 +237,18 @@ def test_what_is_not_defined_for_a_row_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("family", "needs"),
-    [("membership", "--membership.nonmember"), ("sampling", "--sampling.samples"), ("truth", "--truth.forget or")],
+    [("membership", "membership.nonmember"), ("sampling", "sampling.samples"), ("truth", "truth.forget or")],
 )
 def test_a_family_by_name_needs_what_it_is_measured_on(family: str, needs: str) -> None:
-    with pytest.raises(InputError, match=f"--metrics: {family} needs {needs}"):
+    with pytest.raises(InputError, match=f"^metrics: {family} needs {needs}"):
         EvaluationOptions(metrics=["collapse", family])
     assert family in EvaluationOptions().families
+
+
+def test_needs_that_a_whole_family_has() -> None:
+    """Forget quality alone needs a retrained model, so truth as a family does not."""
+    needs = {family: shared_needs(METRICS, family) for family in FAMILIES}
+    assert needs == {
+        "fluency": ("base",), "sampling": ("sampling",), "memorization": (), "leakage": (), "collapse": (),
+        "membership": ("documents",), "truth": ("truth",),
+    }  # fmt: skip

@@ -2,18 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import transformers.dynamic_module_utils as dynamic
 from adapter_folders import write_adapter
+from merge_choice import merge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unlearn_pl.balance.search import BalanceOptions
+from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.compare_merges import compare_merges
 from unlearn_pl.commands.extract import extract
-from unlearn_pl.commands.merge import merge
+from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership
@@ -61,11 +63,9 @@ def scored(tmp_path):
     for side in ("Rome", "Oslo"):
         texts = [{"document": f"{name} was born in {side}."} for name in ("Anna", "Ida", "Bo", "Cy")]
         (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
-    return {
-        "data": EvaluationData(str(tmp_path / "forget.jsonl"), str(tmp_path / "retain.jsonl")),
-        "membership": Membership(member=str(tmp_path / "Rome.jsonl"), nonmember=str(tmp_path / "Oslo.jsonl")),
-        "generation": Generation(max_new_tokens=2),
-    }
+    membership = Membership(member=str(tmp_path / "Rome.jsonl"), nonmember=str(tmp_path / "Oslo.jsonl"))
+    options = ScoringOptions(membership=membership, generation=Generation(max_new_tokens=2))
+    return EvaluationData(str(tmp_path / "forget.jsonl"), str(tmp_path / "retain.jsonl")), options
 
 
 FEW = BalanceOptions(methods=["cat"], scales=[1.0], evaluations=1, splits=1, grid=2)
@@ -74,14 +74,15 @@ FEW = BalanceOptions(methods=["cat"], scales=[1.0], evaluations=1, splits=1, gri
 def test_own_code_runs_where_it_is_trusted_and_only_there(own, adapters, scored, tmp_path):
     def commands(trust):
         name = f"{tmp_path}/{trust}"
-        given = {"trust_remote_code": trust}
+        given, (data, scoring) = {"trust_remote_code": trust}, scored
+        options = replace(scoring, trust_remote_code=trust)
         return {
             "adapter": lambda: merge(own, adapters, name + "a", **given),
             "model": lambda: merge(own, adapters, save_model=name + "m", **given),
             "checkpoints": lambda: merge(own, None, name + "c", [own, own], **given),
             "extract": lambda: extract(own, own, name + "x", rank=2, **given),
-            "balance": lambda: balance(own, adapters, output=name + "b", search=FEW, **scored, **given),
-            "compare": lambda: compare_merges(own, adapters, output=name + "o", methods=["cat"], **scored, **given),
+            "balance": lambda: balance(own, adapters, data, name + "b", FEW, options=options),
+            "compare": lambda: compare_merges(own, adapters, data, name + "o", ["cat"], options=options),
         }
 
     for command in commands(False).values():
@@ -96,24 +97,24 @@ def test_own_code_runs_where_it_is_trusted_and_only_there(own, adapters, scored,
 
 def test_an_adapters_own_tokenizer_is_asked_for_and_kept(base_folder, adapters, scored, tokenizer, tmp_path):
     """One token more than the base's has: a merge without a word would lose it."""
-    folder = Path(adapters[1])
+    folder, (data, options) = Path(adapters[1]), scored
     other = AutoTokenizer.from_pretrained(base_folder)
     other.add_tokens(["<|q|>"])
     other.save_pretrained(folder)
     for command in (
         lambda: merge(base_folder, adapters, str(tmp_path / "m")),
         lambda: merge(base_folder, adapters, save_model=str(tmp_path / "m")),
-        lambda: balance(base_folder, adapters, output=str(tmp_path / "m"), search=FEW, **scored),
-        lambda: compare_merges(base_folder, adapters, output=str(tmp_path / "m"), methods=["cat"], **scored),
+        lambda: balance(base_folder, adapters, data, str(tmp_path / "m"), FEW, options=options),
+        lambda: compare_merges(base_folder, adapters, data, str(tmp_path / "m"), ["cat"], options=options),
     ):
         with pytest.raises(InputError, match=r"--tokenizer: .*under holds another tokenizer than .*<\|q\|>"):
             command()
     assert not (tmp_path / "m").exists()
     merge(base_folder, adapters, str(tmp_path / "m"), save_model=str(tmp_path / "model"), tokenizer=str(folder))
-    balance(base_folder, adapters, output=str(tmp_path / "b"), search=FEW, tokenizer=str(folder), **scored)
+    balance(base_folder, adapters, data, str(tmp_path / "b"), FEW, options=replace(options, tokenizer=str(folder)))
     for place in ("m", "model", "b/adapter"):
         assert "<|q|>" in AutoTokenizer.from_pretrained(tmp_path / place).get_vocab()
     merge(base_folder, adapters, str(tmp_path / "n"), tokenizer=base_folder)
     assert "<|q|>" not in AutoTokenizer.from_pretrained(tmp_path / "n").get_vocab()
-    with pytest.raises(InputError, match="--tokenizer: is for --adapters"):
+    with pytest.raises(InputError, match=r"^tokenizer: is for adapters"):
         merge(base_folder, None, str(tmp_path / "x"), [base_folder, base_folder], tokenizer=base_folder)

@@ -101,7 +101,7 @@ def files(tmp_path: Path) -> Path:
     ("verb", "name", "message"),
     [
         ("fit", "nowhere.ckpt", "must be a checkpoint file of `unlearn-pl fit`, got .*nowhere.ckpt, which is no file"),
-        ("validate", "adapter", "is a folder; .* an adapter folder goes to --model.adapter"),
+        ("validate", "adapter", "is a folder; .* an adapter folder goes to the model's adapter"),
         ("fit", "torn.ckpt", "torn.ckpt is torn or no checkpoint: "),
         ("test", "empty.ckpt", "empty.ckpt is torn or no checkpoint: "),
         ("fit", "pickle.ckpt", "pickle.ckpt is torn or no checkpoint: Weights only load failed"),
@@ -152,7 +152,7 @@ def test_words_of_lightning_that_name_no_file(
         (["--trainer.precision=16-mixed"], r"^--trainer\.precision: this device has no 16-mixed"),
         (["--trainer.accelerator=tpu"], r"^--trainer: "),
         (["--trainer.callbacks+=EMAWeightAveraging"], r"^--trainer\.callbacks: EMAWeightAveraging is not supported"),
-        (["--trainer.callbacks+=WeightSnapshot", "--trainer.callbacks.steps=[0]"], r"^WeightSnapshot steps: must be"),
+        (["--trainer.callbacks+=WeightSnapshot", "--trainer.callbacks.steps=[0]"], r"^WeightSnapshot.steps: must be"),
         (["--data.forget=${nowhere}"], r"Interpolation key 'nowhere' not found"),
         (["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"], r"^--trainer\.max_epochs: must be given, or"),
     ],

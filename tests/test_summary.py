@@ -16,19 +16,21 @@ from samples import changed
 
 from unlearn_pl.data.records import Record, kind_of_id
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.entries import Scores
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.membership_scores import verdicts
 from unlearn_pl.evaluation.retrained import Retrained, read_retrained, refuse_others
 from unlearn_pl.evaluation.run import write_results
-from unlearn_pl.evaluation.summary import Measured, add_mean, summary
+from unlearn_pl.evaluation.summary import results_of
+from unlearn_pl.evaluation.table import METRICS
 from unlearn_pl.evaluation.truth import Truth
+from unlearn_pl.metrics.measured import Measured
+from unlearn_pl.metrics.membership import verdicts
+from unlearn_pl.metrics.metric import mean_score
 from unlearn_pl.metrics.roc import area_under_curve
 from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.metrics.scores import group_scores, task_aggregate, terms_of
 from unlearn_pl.metrics.statistics import bootstrap_interval, mean_of
-from unlearn_pl.metrics.table import BY_NAME
+from unlearn_pl.metrics.table import chosen
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
 
 OPTIONS = EvaluationOptions(resamples=200)
@@ -61,6 +63,8 @@ def sampled(inputs: EvaluationInputs) -> list[Sample]:
             document=record.document_id,
             recall={"probability": 0.5, "extraction_strength": 0.5, "length": 2},
             split=split,
+            role=split,
+            completion=record.kind == "sc",
             task=record.task,
             kind=record.kind,
             prompt=record.input,
@@ -82,7 +86,23 @@ def measured_of(inputs: EvaluationInputs = INPUTS) -> Measured:
     subjects = {"art": 0.5, "law": 1.0}
     choice = {"average": 0.75, "macro": 0.75, "subjects": subjects, "questions": 4, "shortened": 0, "right": right}
     truth = {"forget": rows_with(0.5, 2.0, 0.8, 0.9, 1.1), "retain": rows_with(0.25, 0.5, 3.0)}
-    return Measured(sampled(inputs), attacks, *sides, choice, truth)
+    return Measured(
+        samples=sampled(inputs),
+        attacks=attacks,
+        members=sides[0],
+        nonmembers=sides[1],
+        choice=choice,
+        truth=truth,
+        resamples=OPTIONS.resamples,
+    )
+
+
+def summary(
+    measured: Measured, options: EvaluationOptions = OPTIONS, retrained: Retrained | None = None
+) -> dict[str, Any]:
+    """The results of these measurements."""
+    measured = replace(measured, retrained=retrained)
+    return results_of(measured, chosen(METRICS, options.metrics), options)
 
 
 def rows_with(*ratios: float) -> list[AnswerLogprobs]:
@@ -91,31 +111,19 @@ def rows_with(*ratios: float) -> list[AnswerLogprobs]:
 
 
 def scores_of(measured: Measured, retrained: Retrained | None = None) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = summary(measured, INPUTS, OPTIONS, retrained)["scores"]
+    found: dict[str, dict[str, Any]] = summary(measured, OPTIONS, retrained)["scores"]
     return found
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(-9, 9), min_size=1, max_size=30))
+@given(st.lists(st.integers(-9, 9), max_size=30))
 def test_the_interval_of_a_mean_contains_it(values: list[int]) -> None:
-    scores = Scores(resamples=100)
-    add_mean(scores, "length", "length", "retain", values, range(len(values)))
-    entry = scores.entries["length"]
-    if len(values) == 1 or min(values) == max(values):
-        assert entry["low"] is entry["high"] is None, "of one row, or of equal ones without a bound, nothing is known"
+    score = mean_score(values, range(len(values)), resamples=100, unit_range=False)
+    assert (score.n, score.value is None) == (len(values), not values)
+    if len(values) < 2 or min(values) == max(values):
+        assert score.interval is None, "of one row, or of equal ones without a bound, nothing is known"
     else:
-        assert entry["low"] - 1e-12 <= entry["value"] <= entry["high"] + 1e-12
-    assert (entry["n"], entry["better"], entry["range"]) == (len(values), "higher", ">= 1")
-
-
-def test_what_was_not_measured_is_not_there() -> None:
-    scores = Scores(resamples=10)
-    scores.add("length", BY_NAME["length"], "higher", None, 3)
-    assert scores.entries == {}
-    assert scores.value("length") is None
-    scores.add("length", BY_NAME["length"], "higher", 2.0, 3)
-    assert scores.value("length") == 2
-    assert scores.entries["length"]["low"] is None
+        assert score.interval[0] - 1e-12 <= score.value <= score.interval[1] + 1e-12
 
 
 def test_scores_of_rows_are_means_with_intervals() -> None:
@@ -144,9 +152,9 @@ def test_scores_of_rows_are_means_with_intervals() -> None:
 
 
 def test_results_are_reproducible() -> None:
-    first, second = (summary(measured_of(), INPUTS, OPTIONS) for _ in range(2))
+    first, second = (summary(measured_of()) for _ in range(2))
     assert json.dumps(first) == json.dumps(second)
-    more = summary(measured_of(), INPUTS, replace(OPTIONS, resamples=201))
+    more = summary(replace(measured_of(), resamples=201))
     values = [{name: entry["value"] for name, entry in found["scores"].items()} for found in (first, more)]
     assert values[0] == values[1]
     assert first["scores"] != more["scores"], "the intervals are those of other resamples"
@@ -171,7 +179,7 @@ def test_the_interval_of_the_aggregate() -> None:
     score reaches 1, as one half is among the likely values of this AUC."""
     measured = measured_of()
     names, groups = aggregate_groups(measured)
-    found = summary(measured, INPUTS, OPTIONS)
+    found = summary(measured)
     entries = found["scores"]
     entry, parts = (
         entries["aggregate"],
@@ -198,7 +206,7 @@ def test_personal_data_in_the_generations() -> None:
     measured = replace(measured_of(), samples=sampled(inputs))
     said = measured.samples[2]
     measured = changed(measured, lambda _: {"generated": "It is 900-11-2222."}, lambda one: one is said)
-    results = summary(measured, inputs, OPTIONS)
+    results = summary(measured)
     scores = results["scores"]
     assert results["notes"] == [FEW]
     whole = {name: entry["value"] for name, entry in scores.items() if name.endswith("/whole")}
@@ -208,20 +216,20 @@ def test_personal_data_in_the_generations() -> None:
     assert scores["forget/pii/ssn/partial"]["value"] == 1
     assert (scores["forget/pii/ssn/whole"]["n"], scores["forget/pii/all/whole"]["n"]) == (1, 3)
     assert scores["forget/pii/ssn/whole"]["better"] == "lower"
-    unwanted = summary(measured, inputs, replace(OPTIONS, metrics=["collapse"]))
+    unwanted = summary(measured, replace(OPTIONS, metrics=["collapse"]))
     assert not [name for name in unwanted["scores"] if "/pii/" in name]
 
 
 def test_a_task2_unlike_lume_gets_a_note() -> None:
     """Only for the set whose rows are unlike; the other set keeps its scores."""
     inputs = replace(INPUTS, forget=person("a", {"0": "last winter"}), retain=person("b", {"0": "1984-12-31"}))
-    results = summary(replace(measured_of(), samples=sampled(inputs)), inputs, OPTIONS)
+    results = summary(replace(measured_of(), samples=sampled(inputs)))
     note, few = results["notes"]
     assert few == FEW
     assert note.startswith("no pii scores on the forget set, whose Task2 is not like LUME's: ")
     assert "got 'last winter'" in note
     assert {name.split("/")[0] for name in results["scores"] if "/pii/" in name} == {"retain"}
-    assert summary(measured_of(), INPUTS, OPTIONS)["notes"] == [FEW], "rows without personal data are no reason"
+    assert summary(measured_of())["notes"] == [FEW], "rows without personal data are no reason"
 
 
 @pytest.mark.parametrize(("members", "nonmembers", "judged"), [(10, 10, True), (9, 10, False), (30, 9, False)])
@@ -229,11 +237,11 @@ def test_a_verdict_needs_ten_documents(members: int, nonmembers: int, judged: bo
     """Every member above every non-member: a leak, if there are enough to say so."""
     texts = [[f"{side} {number}" for number in range(n)] for side, n in (("a", members), ("b", nonmembers))]
     attacks = {"loss": [1.0] * members + [0.0] * nonmembers}
-    found = summary(replace(measured_of(), members=texts[0], nonmembers=texts[1], attacks=attacks), INPUTS, OPTIONS)
+    found = summary(replace(measured_of(), members=texts[0], nonmembers=texts[1], attacks=attacks))
     assert found["scores"]["membership/loss/auc"]["value"] == 1
     refusal = f"no verdict: it needs 10 documents on either side, got {min(members, nonmembers)}"
     assert found["verdicts"] == {"loss": "leaks: members stand out" if judged else refusal}
-    assert verdicts(Scores(resamples=1), {}) == {}
+    assert verdicts(Measured()) == {}
 
 
 def test_membership_by_halves() -> None:
@@ -251,19 +259,19 @@ def test_membership_by_halves() -> None:
 
 def test_a_model_against_itself(tmp_path: Path) -> None:
     """Through the file: no test tells the truth ratios apart, and no attack does better than on the other model."""
-    results = summary(measured_of(), INPUTS, OPTIONS)
+    results = summary(measured_of())
     write_results(tmp_path, results, [], {"hashes": {}, "config": {}})
     retrained = read_retrained(str(tmp_path))
     assert retrained.truth == measured_of().truth
     assert retrained.auc == {name: results["scores"][f"membership/{name}/auc"]["value"] for name in ATTACKS}
-    found = summary(measured_of(), INPUTS, OPTIONS, retrained)
+    found = summary(measured_of(), OPTIONS, retrained)
     assert found["scores"]["forget_quality"]["value"] == 1
     assert found["scores"]["privacy_to_retrained"]["value"] == 1
     assert found["scores"]["uds/privacy"]["value"] == 1
     assert found["notes"] == [FEW]
     other = replace(retrained, truth={"forget": rows_with(9.0, 8.0, 7.0, 6.0)})
     assert scores_of(measured_of(), other)["forget_quality"]["value"] == pytest.approx(2 / 126)
-    few = summary(measured_of(), INPUTS, OPTIONS, replace(retrained, truth={"forget": rows_with(9.0)}))
+    few = summary(measured_of(), OPTIONS, replace(retrained, truth={"forget": rows_with(9.0)}))
     assert few["scores"]["forget_quality"]["value"] is None
     assert (
         "no forget_quality: 5 rows against 1 cannot give a p-value below 0.333, so nothing could differ at 0.05"
@@ -301,7 +309,7 @@ def test_a_broken_model_has_no_membership_score() -> None:
     measured = replace(measured, attacks=attacks)
     first = measured.samples[0]
     measured = changed(measured, lambda one: {"recall": {**one.recall, "probability": None}}, lambda one: one is first)
-    found = summary(measured, INPUTS, OPTIONS)
+    found = summary(measured)
     assert [found[name] for name in ("membership_auc", "membership_score", "aggregate")] == [None] * 3
     assert found["scores"]["membership/loss/auc"]["value"] is found["scores"]["membership/loss/score"]["value"] is None
     assert found["verdicts"]["loss"] == "broken model: 1 of 24 documents have no finite loss"
@@ -408,7 +416,7 @@ def test_composites_are_there_exactly_when_their_parts_are(part: str) -> None:
         membership=Membership(nonmember="read already"),
         truth=Truth(forget="read already"),
     )
-    results = summary(measured, INPUTS, options, retrained)
+    results = summary(measured, options, retrained)
     there = {name for name, needed in COMPOSITES.items() if part not in needed}
     assert {name for name in COMPOSITES if name in results["scores"]} == there
     missing = [name for name in ("forget_quality", "privacy_to_retrained") if retrained and name not in there]

@@ -4,40 +4,31 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+LIGHTNING = "cli:main"
+"""Lightning's own command line, which takes the verb too; every other function is parsed by its signature."""
+
+# verb -> (help, "module:function")
 VERBS = {
-    "run": "a whole recipe: prepare, fit twice, merge, evaluate, table",
-    "fit": "train an adapter that unlearns",
-    "validate": "the loss terms of a model or checkpoint on every pair of rows",
-    "test": "the same, under the name test",
-    "predict": "the greedy answer to every row's prompt",
-    "merge": "merge adapters or checkpoints of one base model; --list shows all methods",
-    "balance": "search the merge of two adapters whose membership AUC is one half",
-    "compare-merges": "score every merge method, as PEFT scales it and at one norm, also over densities",
-    "extract": "a LoRA adapter from the difference of two checkpoints",
-    "evaluate": "score a model, with or without an adapter; --list shows all metrics",
-    "bench": "measure time, memory and exactness of training and evaluation",
+    "run": ("a whole recipe: prepare, fit twice, merge, evaluate, table", "recipe.run:run"),
+    "fit": ("train an adapter that unlearns", LIGHTNING),
+    "validate": ("the loss terms of a model or checkpoint on every pair of rows", LIGHTNING),
+    "test": ("the same, under the name test", LIGHTNING),
+    "predict": ("the greedy answer to every row's prompt", LIGHTNING),
+    "merge": ("merge adapters or checkpoints of one base model; --list shows all methods", "commands.merge:merge"),
+    "balance": ("search the merge of two adapters whose membership AUC is one half", "commands.balance:balance"),
+    "compare-merges": (
+        "score every merge method, as PEFT scales it and at one norm, also over densities",
+        "commands.compare_merges:compare_merges",
+    ),
+    "extract": ("a LoRA adapter from the difference of two checkpoints", "commands.extract:extract"),
+    "evaluate": (
+        "score a model, with or without an adapter; --list shows all metrics",
+        "commands.evaluate:evaluate",
+    ),
 }
-
-# The verbs that have verbs of their own.
-SUBVERBS = {
-    "bench": {
-        "train": "our training step beside the released one, on your model and rows",
-        "parts": "what each part of our step gives, by switching it off",
-        "growth": "how both grow with row length, vocabulary and depth",
-        "estimate": "what a large model would take, by arithmetic",
-        "evaluate": "our evaluation beside the official one, on your model and rows",
-        "merge": "our merges beside PEFT's, at the shapes of OLMo-1B",
-    }
-}
-
-# The verbs that are plain functions, by the module that has one of that name; the others are Lightning's.
-FUNCTIONS = {"run": "recipe.run"}
-FUNCTIONS |= {verb: f"commands.{verb}" for verb in ("merge", "balance", "evaluate", "extract")}
-FUNCTIONS["compare-merges"] = "commands.compare_merges"
-FUNCTIONS |= {f"bench {verb}": "commands.bench" for verb in SUBVERBS["bench"]}
-FUNCTIONS |= {f"bench {verb}": f"commands.bench_{verb}" for verb in ("evaluate", "merge")}
 
 
 def main() -> None:
@@ -53,20 +44,20 @@ def main() -> None:
         return
     if args[0] not in VERBS:
         fail(f"{args[0]!r} is no command; the commands are {', '.join(VERBS)}")
-    verb, args = args[0], args[1:]
-    if verb in SUBVERBS:
-        if not args or args[0] in ("-h", "--help"):
-            print(usage(verb))
-            return
-        if args[0] not in SUBVERBS[verb]:
-            fail(f"{args[0]!r} is no command of {verb}; its commands are {', '.join(SUBVERBS[verb])}")
-        verb, args = f"{verb} {args[0]}", args[1:]
+    with one_line_errors():
+        command(args[0])(args[1:])
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Inside the block what a user can mend, and a full disk, end the process with one line and exit code 2; signals
+    end it with a last line that says how to go on."""
     from unlearn_pl.errors import InputError, disk_fault
     from unlearn_pl.stopping import stoppable
 
     try:
         with stoppable():
-            command(verb)(args)
+            yield
     except InputError as error:
         if os.environ.get("UNLEARN_PL_TRACEBACK"):
             traceback.print_exc()
@@ -78,20 +69,17 @@ def main() -> None:
         fail(reason)
 
 
-def usage(verb: str | None = None) -> str:
-    """What --help prints, of all commands or of one that has commands of its own."""
-    verbs, name = (SUBVERBS[verb], f"unlearn-pl {verb}") if verb else (VERBS, "unlearn-pl")
-    about = VERBS[verb] if verb else "make a language model forget given documents, and prove how well that went"
-    lines = [f"  {verb:<16}{meaning}" for verb, meaning in verbs.items()]
+def usage() -> str:
+    """What --help prints."""
     return "\n".join(
         [
-            f"usage: {name} COMMAND ...",
+            "usage: unlearn-pl COMMAND ...",
             "",
-            f"{about[0].upper()}{about[1:]}.",
+            "Make a language model forget given documents, and prove how well that went.",
             "",
-            *lines,
+            *(f"  {verb:<16}{meaning}" for verb, (meaning, _) in VERBS.items()),
             "",
-            f"{name} COMMAND --help explains every field of a command; unlearn-pl --version prints the version.",
+            "unlearn-pl COMMAND --help explains every field of a command; unlearn-pl --version prints the version.",
         ]
     )
 
@@ -101,21 +89,18 @@ def command(verb: str) -> Callable[[list[str]], None]:
     from unlearn_pl.console import quiet
 
     quiet()
-    if verb not in FUNCTIONS:
-        from unlearn_pl import cli
-
-        return lambda args: cli.main([verb, *args])
+    place = VERBS[verb][1]
+    name, function = place.split(":")
+    module = importlib.import_module(f"unlearn_pl.{name}")
+    if place == LIGHTNING:
+        return lambda args: module.main([verb, *args])
     from unlearn_pl.parsing import parse_function
 
-    module = importlib.import_module(f"unlearn_pl.{FUNCTIONS[verb]}")
-    listing = getattr(module, "listing", None)
-
     def run(args: list[str]) -> None:
-        if args == ["--list"] and listing is not None:
-            listing()
+        if args == ["--list"] and hasattr(module, "listing"):
+            module.listing()
         else:
-            function = getattr(module, verb.split()[-1].replace("-", "_"))
-            parse_function(function, args, verb, getattr(module, "FLAGS", None))
+            parse_function(getattr(module, function), args, f"unlearn-pl {verb}")
 
     return run
 

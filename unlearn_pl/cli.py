@@ -101,7 +101,7 @@ class UnlearnCLI(LightningCLI):
             raise InputError(f"a class that is named has an argument that no YAML holds: {one_line(error)}") from error
 
     def _set_seed(self) -> None:
-        check_seed(self._get(self.config, "seed_everything"), "--seed_everything")
+        check_seed(self._get(self.config, "seed_everything"), "seed_everything")
         super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
@@ -118,7 +118,7 @@ class UnlearnCLI(LightningCLI):
                 if cause.__cause__ is None:
                     break
                 cause = cause.__cause__
-            raise (cause if isinstance(cause, InputError) else InputError(f"--trainer: {one_line(cause)}")) from error
+            raise (cause if isinstance(cause, InputError) else InputError(one_line(cause), "trainer")) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.refuse(subcommand)
@@ -149,7 +149,7 @@ class UnlearnCLI(LightningCLI):
         trainer = self.trainer
         with ExitStack() as stack:
             if trainer.is_global_zero and not is_dry(trainer):
-                stack.enter_context(sole_writer(trainer.default_root_dir, "--trainer.default_root_dir"))
+                stack.enter_context(sole_writer(trainer.default_root_dir, "trainer.default_root_dir"))
             stack.enter_context(stopped_well(trainer, self.arguments))
             trainer.fit(**options)
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 
 # Notices that say nothing about the user's run; each is matched at the start of the message.
@@ -49,3 +50,9 @@ def quiet() -> None:
         "lightning.fabric.utilities.seed",
     ):
         logging.getLogger(name).addFilter(_NoChatter())
+
+
+def log(line: str) -> None:
+    """A line of progress on stderr, apart from the results; under a launch of several processes only of the first."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)

@@ -42,10 +42,10 @@ def within(outer: str) -> Iterator[None]:
 MOST_SEED = (1 << 32) - 1
 
 
-def check_seed(seed: int, flag: str = "--seed") -> None:
+def check_seed(seed: int, name: str = "seed") -> None:
     """Raise InputError unless every generator of random numbers takes ``seed``."""
     if not 0 <= seed <= MOST_SEED:
-        raise InputError(f"{flag}: must be from 0 to {MOST_SEED}, got {seed}")
+        raise InputError(f"must be from 0 to {MOST_SEED}, got {seed}", name)
 
 
 def refusal_behind(error: BaseException) -> InputError | None:

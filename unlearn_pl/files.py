@@ -4,12 +4,13 @@ import errno
 import fcntl
 import glob
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
 def new_folder(
     path: str | Path,
     overwrite: bool = False,
-    argument: str = "--output",
+    argument: str = "output",
     keep: Callable[[Path], bool] | None = None,
 ) -> Iterator[Path]:
     """Yield an empty sibling folder that becomes ``path`` when the block ends well, and vanishes when it does not.
@@ -82,7 +83,7 @@ def _put_in_place(
         if not overwrite:
             apart = path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}")
             os.rename(temporary, apart)
-            raise InputError(f"{argument}: another process has written {path} in the meantime; this result is {apart}")
+            raise InputError(f"another process has written {path} in the meantime; this result is {apart}", argument)
         old = path.with_name(f".{path.name}.{uuid.uuid4().hex}{ASIDE}")
         with suppress(FileNotFoundError):  # another process has just moved it
             os.rename(path, old)
@@ -168,17 +169,39 @@ def sole_writer(folder: str | Path, argument: str) -> Iterator[None]:
         try:
             stack.enter_context(locked(folder))
         except BlockingIOError:
-            raise InputError(f"{argument}: another process is writing into {folder}; give another folder") from None
+            raise InputError(f"another process is writing into {folder}; give another folder", argument) from None
         yield
 
 
-def refuse_existing(path: str | Path, overwrite: bool, argument: str = "--output") -> None:
+def refuse_existing(path: str | Path, overwrite: bool, argument: str = "output") -> None:
     """Raise InputError if ``path`` holds something that may not be replaced, or cannot be written: ask before the long
     work, not after."""
     path = Path(path)
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
-        raise InputError(f"{argument}: {path} exists already; give another folder, or --overwrite to replace a folder")
+    if path.is_file() or (not overwrite and _is_filled(path)):
+        raise InputError(f"{path} exists already; give another folder, or overwrite to replace a folder", argument)
     check_writable(path.parent, argument)
+
+
+def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path], overwrite: bool) -> None:
+    """Raise InputError if one of the ``outputs`` (parameter -> folder, None for none) exists, or if writing it would
+    replace an input or another output."""
+    named = {name: Path(path) for name, path in outputs.items() if path is not None}
+    for name, path in named.items():
+        refuse_existing(path, overwrite, name)
+        inside = [read for read in inputs if Path(read).resolve().is_relative_to(path.resolve())]
+        if inside:
+            raise InputError(f"{path} would replace {inside[0]}, which is read; give another folder", name)
+    for (first, one), (second, other) in itertools.combinations(named.items(), 2):
+        if one.resolve().is_relative_to(other.resolve()) or other.resolve().is_relative_to(one.resolve()):
+            raise InputError(f"must be apart from {first}, got {other} and {one}", second)
+
+
+def _is_filled(folder: Path) -> bool:
+    """Whether something is in a folder; another process may move it away at any moment."""
+    try:
+        return any(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def check_writable(folder: str | Path, argument: str) -> None:
@@ -187,9 +210,9 @@ def check_writable(folder: str | Path, argument: str) -> None:
     while not nearest.exists():
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise InputError(f"{argument}: {folder} cannot be a folder, since {nearest} is a file")
+        raise InputError(f"{folder} cannot be a folder, since {nearest} is a file", argument)
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{argument}: {folder} cannot be written, since {nearest} allows no writing")
+        raise InputError(f"{folder} cannot be written, since {nearest} allows no writing", argument)
 
 
 def check_room(folder: str | Path, needed: int, argument: str) -> None:
@@ -199,7 +222,7 @@ def check_room(folder: str | Path, needed: int, argument: str) -> None:
         nearest = nearest.parent
     free = shutil.disk_usage(nearest).free
     if needed > free:
-        raise InputError(f"{argument}: {folder} needs {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free")
+        raise InputError(f"{folder} needs {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free", argument)
 
 
 def sha256_of(*paths: str | Path) -> str:

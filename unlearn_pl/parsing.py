@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -50,12 +50,10 @@ class ShortErrors(ArgumentParser):
         sys.exit(2)
 
 
-def parse_function(
-    function: Callable[..., None], args: list[str], verb: str, flags: Mapping[str, str] | None = None
-) -> None:
+def parse_function(function: Callable[..., None], args: list[str], program: str) -> None:
     """Parse ``args`` against the signature of ``function`` and call it. ``--config FILE`` gives arguments from a YAML
-    file; a first argument without dashes is such a file. ``flags``: what messages call a flag -> its name here."""
-    parser = function_parser(function, verb)
+    file; a first argument without dashes is such a file. ``program`` is the name in --help."""
+    parser = function_parser(function, program)
     if args and not args[0].startswith("-"):
         args = ["--config", *args]
     parsed = parser.parse_args(join_lists(args, list_arguments(function)))
@@ -71,8 +69,7 @@ def parse_function(
         refusal = refusal_behind(error)
         if refusal is None:
             raise
-        refusal = with_flag(refusal, known_keys(parser), args)
-        raise InputError(renamed(str(refusal), flags or {})) from error
+        raise with_flag(refusal, known_keys(parser), args) from error
 
 
 def with_flag(error: InputError, known: Iterable[str], given: Iterable[str]) -> InputError:
@@ -83,25 +80,21 @@ def with_flag(error: InputError, known: Iterable[str], given: Iterable[str]) -> 
     """
     if error.name is None:
         return error
-    flags = {arg.split("=", 1)[0].lstrip("-").rstrip("+") for arg in given if arg.startswith("--")}
-    fitting = [key for key in known if key == error.name] or [key for key in known if key.endswith(f".{error.name}")]
+    flags = [arg.split("=", 1)[0].lstrip("-").rstrip("+") for arg in given if arg.startswith("--")]
+    if error.name in known or error.name.split(".")[0] in known:  # the latter: an entry of a dictionary, --fits.over
+        return InputError(f"--{error.name}: {error.reason}")
+    # also of those that were given: they may lead into an option that is a single argument to the parser
+    fitting = {key for key in [*known, *flags] if key.endswith(f".{error.name}")}
     if len(fitting) > 1:
-        fitting = [key for key in fitting if key in flags]
-    if not fitting and error.name.split(".")[0] in known:  # an entry of a dictionary: --fits.over
-        fitting = [error.name]
-    return InputError(f"--{fitting[0]}: {error.reason}") if len(fitting) == 1 else error
+        fitting &= {*flags}
+    return InputError(f"--{fitting.pop()}: {error.reason}") if len(fitting) == 1 else error
 
 
-def renamed(message: str, flags: Mapping[str, str]) -> str:
-    """``message`` with each of ``flags`` by its other name."""
-    return re.sub(r"(?<![\w-])--\w+(?![\w-])", lambda found: flags.get(found[0], found[0]), message)
-
-
-def function_parser(function: Callable[..., None], verb: str) -> ShortErrors:
+def function_parser(function: Callable[..., None], program: str) -> ShortErrors:
     """The parser of a command that is a plain function; the fields of its ``options`` are flags of their own."""
     about = (inspect.getdoc(function) or "").split("\nArgs:")[0]  # the arguments are listed below it
-    usage = f"unlearn-pl {verb} [--config FILE.yaml] [--ARGUMENT=VALUE ...]"
-    parser = ShortErrors(prog=f"unlearn-pl {verb}", usage=usage, description=about)
+    usage = f"{program} [--config FILE.yaml] [--ARGUMENT=VALUE ...]"
+    parser = ShortErrors(prog=program, usage=usage, description=about)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
     kind = options_kind(function)
     parser.add_function_arguments(function, as_group=False, sub_configs=True, skip={OPTIONS} if kind else None)

@@ -49,15 +49,15 @@ def angle_report(
 def snapshot_paths(states: Sequence[Mapping[str, Tensor]], steps: Sequence[int]) -> dict[str, list[Factors]]:
     """For each module its factors at the three snapshots, in float64."""
     if len(states) != 3 or len(steps) != 3:
-        raise InputError(f"angles: need 3 snapshots and 3 steps, got {len(states)} and {len(steps)}")
+        raise InputError(f"need 3 snapshots and 3 steps, got {len(states)} and {len(steps)}", "states")
     snapshots = [factors_of(state, f"snapshot at step {step}") for state, step in zip(states, steps, strict=True)]
     shapes = [{module: (f.a.shape, f.b.shape) for module, f in snapshot.items()} for snapshot in snapshots]
     if any(shape != shapes[0] for shape in shapes):
-        raise InputError(f"angles: the snapshots at steps {list(steps)} differ in modules or shapes")
+        raise InputError(f"the snapshots at steps {list(steps)} differ in modules or shapes", "states")
     for state, step in zip(states, steps, strict=True):
         bad = [name for name, value in state.items() if not value.isfinite().all()]
         if bad:
-            raise InputError(f"angles: the snapshot at step {step} has NaN or infinite numbers in {bad[0]}")
+            raise InputError(f"the snapshot at step {step} has NaN or infinite numbers in {bad[0]}", "states")
     return {m: [Factors(s[m].a.double(), s[m].b.double()) for s in snapshots] for m in snapshots[0]}
 
 

@@ -6,28 +6,28 @@ Every function takes numbers and a path, and writes one file; matplotlib draws w
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from unlearn_pl.analysis.tables import COLUMNS, MERGED
+from unlearn_pl.analysis.tables import AGGREGATE, CHOICE, COLUMNS, MERGED, TASK
+from unlearn_pl.metrics.headline import HEADLINE
 
-Points = Mapping[str, Sequence[tuple[int, float | None]]]
 PANEL = (4.4, 3.2)
 
 
 @contextmanager
-def _figure(path: str | Path, panels: int, columns: int = 3) -> Iterator[Any]:
-    """Axes of ``panels`` panels; the file is written, under a temporary name first, when the block ends."""
+def panels(path: str | Path, count: int, columns: int = 3) -> Iterator[Any]:
+    """Axes of ``count`` panels; the file is written, under a temporary name first, when the block ends."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(columns, panels)
-    rows = -(-panels // columns)
+    columns = min(columns, count)
+    rows = -(-count // columns)
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for unused in axes[panels:]:
+    for unused in axes[count:]:
         unused.set_visible(False)
-    yield axes[:panels]
+    yield axes[:count]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
@@ -36,13 +36,13 @@ def _figure(path: str | Path, panels: int, columns: int = 3) -> Iterator[Any]:
     temporary.replace(path)
 
 
-def plot_losses(runs: Mapping[str, Points], path: str | Path) -> None:
+def plot_losses(runs: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: str | Path) -> None:
     """Figure 3 of the ZJUKLAB paper: the unweighted loss terms (nats) over optimizer steps, one panel a term.
 
     ``runs`` is run name -> term -> points (step, value).
     """
     terms = list(dict.fromkeys(term for curves in runs.values() for term in curves))
-    with _figure(path, len(terms)) as axes:
+    with panels(path, len(terms)) as axes:
         for axis, term in zip(axes, terms, strict=True):
             for name, curves in runs.items():
                 axis.plot(*zip(*curves.get(term, [(0, float("nan"))]), strict=True), label=name, linewidth=1)
@@ -50,21 +50,26 @@ def plot_losses(runs: Mapping[str, Points], path: str | Path) -> None:
             axis.legend()
 
 
-def plot_terms(curves: Points, path: str | Path) -> None:
-    """Figure 2 of the ZJUKLAB paper: regurgitation and knowledge by task and split over optimizer steps.
+class Curve(NamedTuple):
+    """A score in [0, 1] over optimizer steps."""
 
-    ``curves`` is term (``forget/Task1/regurgitation``) -> points (step, score in [0, 1], higher is better, or None).
-    """
-    parts = {term: (term.split("/", 1)[0], *term.split("/", 1)[1].rsplit("/", 1)) for term in curves}
-    tasks = list(dict.fromkeys(task for _, task, _ in parts.values()))  # a task's name may have a slash
-    with _figure(path, len(tasks)) as axes:
-        for axis, task in zip(axes, tasks, strict=True):
-            for term, points in curves.items():
-                split, of_task, kind = parts[term]
-                known = [(step, float("nan") if score is None else score) for step, score in points]
-                if of_task == task:
-                    axis.plot(*zip(*known, strict=True), "--" if split == "forget" else "-", label=f"{split} {kind}")
-            axis.set(title=task, xlabel="optimizer step", ylabel="score", ylim=(-0.03, 1.03))
+    panel: str
+    """Title of the panel that it is drawn in."""
+    label: str
+    points: Sequence[tuple[int, float | None]]
+    """(step, score), None for a step at which it says nothing."""
+    dashed: bool = False
+
+
+def plot_terms(curves: Sequence[Curve], path: str | Path) -> None:
+    """Figure 2 of the ZJUKLAB paper: the terms of the Task Aggregate over optimizer steps, higher is better."""
+    titles = list(dict.fromkeys(curve.panel for curve in curves))
+    with panels(path, len(titles)) as axes:
+        for axis, title in zip(axes, titles, strict=True):
+            for curve in (one for one in curves if one.panel == title):
+                known = [(step, float("nan") if score is None else score) for step, score in curve.points]
+                axis.plot(*zip(*known, strict=True), "--" if curve.dashed else "-", label=curve.label)
+            axis.set(title=title, xlabel="optimizer step", ylabel="score", ylim=(-0.03, 1.03))
             axis.legend(fontsize="small")
 
 
@@ -76,7 +81,7 @@ def plot_angles(report: Mapping[str, Any], path: str | Path) -> None:
         "before_total": f"{start}→{pivot} to {start}→{final}",
         "after_total": f"{pivot}→{final} to {start}→{final}",
     }
-    with _figure(path, 2) as axes:
+    with panels(path, 2) as axes:
         for axis, space in zip(axes, ("factors", "delta"), strict=True):
             layers = report[space]["layers"]
             for colour, (key, label) in enumerate(names.items()):
@@ -98,7 +103,7 @@ def plot_angles(report: Mapping[str, Any], path: str | Path) -> None:
 def plot_scores(models: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
     """The scores of a recipe's models side by side, each in [0, 1]; a score without data has no bar."""
     width = 0.8 / len(models)
-    with _figure(path, 1) as axes:
+    with panels(path, 1) as axes:
         for place, (name, scores) in enumerate(models.items()):
             heights = [scores[key] or 0.0 for key in COLUMNS.values()]
             axes[0].bar([i + (place + 0.5) * width - 0.4 for i in range(len(COLUMNS))], heights, width, label=name)
@@ -108,29 +113,25 @@ def plot_scores(models: Mapping[str, Mapping[str, Any]], path: str | Path) -> No
 
 
 def plot_balance(found: Mapping[str, Any], path: str | Path) -> None:
-    """A balance search: the calibration AUC over the mix, one line a method, density and scale; and the scores of the
-    points where all was measured. The chosen point is ringed."""
+    """A balance search (``found`` is its `balance.json`): the calibration AUC over the coefficient, one line a method,
+    density and scale; and the scores of the points where all was measured. The chosen point is ringed."""
     rays: dict[str, list[Mapping[str, Any]]] = {}
     for point in found["path"]:
         density = "" if point["density"] is None else f", density {point['density']:g}"
         if not point["shifts"]:
             rays.setdefault(f"{point['method']}, scale {point['scale']:g}{density}", []).append(point)
     chosen = found["chosen"]
-    with _figure(path, 2) as axes:
+    with panels(path, 2) as axes:
         for label, points in rays.items():
             points.sort(key=lambda point: point["mix"])
             axes[0].plot([p["mix"] for p in points], [p["calibration_auc"] for p in points], ".-", label=label)
         axes[0].axhline(0.5, color="black", linewidth=0.8)
         axes[0].plot(chosen["mix"], chosen["calibration_auc"], "ko", fillstyle="none", markersize=10)
         axes[0].set(title="calibration half", ylabel="membership AUC", ylim=(-0.03, 1.03))
-        scored = [point for point in found["path"] if point["task_aggregate"] is not None]
-        for name, key in (
-            ("Task Aggregate", "task_aggregate"),
-            ("MMLU", "mmlu"),
-            ("Aggregate", "aggregate_calibration"),
-        ):
+        scored = [point for point in found["path"] if point[TASK] is not None]
+        for name, key in ((TASK, TASK), (CHOICE, CHOICE), (AGGREGATE, "aggregate_calibration")):
             kept = [point for point in scored if point[key] is not None]
-            axes[1].plot([p["mix"] for p in kept], [p[key] for p in kept], "o", label=name)
+            axes[1].plot([p["mix"] for p in kept], [p[key] for p in kept], "o", label=HEADLINE[name])
         axes[1].plot(chosen["mix"], chosen["aggregate_calibration"], "ko", fillstyle="none", markersize=10)
         axes[1].set(title="scored points", ylabel="score", ylim=(-0.03, 1.03))
         for axis in axes:
@@ -141,7 +142,7 @@ def plot_balance(found: Mapping[str, Any], path: str | Path) -> None:
 def plot_densities(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Figure 5 of the ZJUKLAB paper: scores over the density, one panel a method; dashed: at the common norm."""
     methods = list(dict.fromkeys(row["method"] for row in rows if row["density"] is not None))
-    with _figure(path, max(len(methods), 1)) as axes:
+    with panels(path, max(len(methods), 1)) as axes:
         for axis, method in zip(axes, methods, strict=False):
             points = sorted((row for row in rows if row["method"] == method), key=lambda row: row["density"])
             for colour, (name, key) in enumerate(MERGED.items()):

@@ -1,15 +1,13 @@
-"""The table of a recipe: one line a model, plain text that is also Markdown."""
+"""Tables of models and merges, one a line: plain text that is also Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = {
-    "Task Aggregate": "task_aggregate",
-    "MIA AUC": "membership_auc",
-    "MIA score": "membership_score",
-    "MMLU": "mmlu",
-    "Aggregate": "aggregate",
-}
+from unlearn_pl.metrics.headline import HEADLINE
+
+TASK, AUC, SCORE, CHOICE, AGGREGATE = HEADLINE
+COLUMNS = {"Task Aggregate": TASK, "MIA AUC": AUC, "MIA score": SCORE, "MMLU": CHOICE, "Aggregate": AGGREGATE}
+"""Head of a column of a recipe's table -> key of the score."""
 
 
 def scores_table(models: Mapping[str, Mapping[str, Any]]) -> str:
@@ -20,7 +18,7 @@ def scores_table(models: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def terms_table(models: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line a term of the Task Aggregate, one column a model."""
+    """One line a term of the Task Aggregate, as the benchmark names them, one column a model."""
     terms = next(iter(models.values()))["terms"]
     lines = [["term", *models]]
     lines += [[term, *(number(scores["terms"][term]) for scores in models.values())] for term in terms]
@@ -28,10 +26,10 @@ def terms_table(models: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 COMPARED = {
-    "Task Aggregate": "task_aggregate",
-    "MMLU": "mmlu",
-    "AUC": "membership_auc",
-    "Aggregate": "aggregate",
+    "Task Aggregate": TASK,
+    "MMLU": CHOICE,
+    "AUC": AUC,
+    "Aggregate": AGGREGATE,
     "AUC, held out": "holdout_auc",
     "Aggregate, held out": "aggregate_holdout",
 }
@@ -44,7 +42,7 @@ def compared_table(models: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown(lines)
 
 
-MERGED = {"TA": "task_aggregate", "AUC": "membership_auc", "MMLU": "mmlu", "Aggregate": "aggregate"}
+MERGED = {"TA": TASK, "AUC": AUC, "MMLU": CHOICE, "Aggregate": AGGREGATE}
 
 
 def merges_table(parents: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -24,6 +24,7 @@ def find_crossings(
     curve: Callable[[float], float],
     grid: Sequence[float],
     level: float = 0.5,
+    *,
     tolerance: float = 0.01,
     evaluations: int = 8,
     step: float = 0.0,
@@ -43,7 +44,7 @@ def find_crossings(
         if index + 1 < len(grid) and not near[index] and not near[index + 1] and _finite(*values[index : index + 2]):
             ends = ((place, value), (grid[index + 1], values[index + 1]))
             if (value < level) != (values[index + 1] < level):
-                found.append(refine(curve, ends, level, tolerance, evaluations, step))
+                found.append(refine(curve, ends, level, tolerance=tolerance, evaluations=evaluations, step=step))
     found = [one for index, one in enumerate(found) if not index or one.at != found[index - 1].at]  # ends are shared
     assert all(one.at < other.at for one, other in pairwise(found))
     return found
@@ -53,6 +54,7 @@ def refine(
     curve: Callable[[float], float],
     ends: tuple[tuple[float, float], tuple[float, float]],
     level: float,
+    *,
     tolerance: float,
     evaluations: int,
     step: float = 0.0,

@@ -2,69 +2,22 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from unlearn_pl.balance.documents import Documents, Half
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.evaluation.run import evaluate_model, fitting_inputs
 from unlearn_pl.inference.batches import Progress, Work
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.merging.factors import Delta
 from unlearn_pl.merging.folding import FoldedWeights
-from unlearn_pl.merging.merge import Delta
-from unlearn_pl.metrics.intervals import auc_interval
-from unlearn_pl.metrics.roc import area_under_curve, halves, membership_score
+from unlearn_pl.metrics.roc import membership_score
 from unlearn_pl.metrics.scores import unscored_terms
-
-
-@dataclass(frozen=True)
-class Documents:
-    """Members and non-members of a membership attack, by halves: one to calibrate on, one held out."""
-
-    members: tuple[str, ...]
-    nonmembers: tuple[str, ...]
-
-    def parts(self, seed: int) -> list[tuple[list[int], list[int]]]:
-        """The halves (calibration, held out) of the members and of the non-members, by the split with this ``seed``.
-
-        Raises InputError if one of the four parts is empty.
-        """
-        parts = [halves(self.members, seed), halves(self.nonmembers, seed)]
-        if not all(half for part in parts for half in part):
-            raise InputError(
-                "--membership: calibrating needs members and non-members in both halves; of "
-                f"{len(self.members)} and {len(self.nonmembers)} documents one half has none: give more"
-            )
-        return parts
-
-    def sides(self, losses: list[float], seed: int, half: int | None) -> tuple[list[float], list[float]]:
-        """Attack scores (-loss) of members and non-members in the calibration half (0), the other (1) or both
-        (None)."""
-        scores = [-loss for loss in losses]
-        members, nonmembers = scores[: len(self.members)], scores[len(self.members) :]
-        if half is None:
-            return members, nonmembers
-        kept = [part[half] for part in self.parts(seed)]
-        return [members[i] for i in kept[0]], [nonmembers[i] for i in kept[1]]
-
-    def step(self, seed: int = 0, half: int = 0) -> float:
-        """The least by which the AUC of a half can change: one pair of a member and a non-member in other order."""
-        members, nonmembers = (len(part[half]) for part in self.parts(seed))
-        return 1 / (members * nonmembers)
-
-    def auc(self, losses: list[float], seed: int = 0, half: int | None = None) -> float:
-        """Area under the ROC curve of the loss attack, in [0, 1]; NaN if a loss is not finite, as of a broken model."""
-        if not all(map(math.isfinite, losses)):
-            return math.nan
-        return area_under_curve(*self.sides(losses, seed, half))
-
-    def interval(self, losses: list[float], seed: int = 0, half: int | None = None) -> tuple[float, float]:
-        """95 % interval of ``auc``; all of [0, 1] with a single document on a side."""
-        return auc_interval(*self.sides(losses, seed, half)) or (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -72,69 +25,94 @@ class Scores:
     """What is measured of one merged model."""
 
     losses: list[float]
-    """Mean NLL in nats a token of each member, then of each non-member."""
+    """Mean NLL in nats a token of each member, then of each non-member; not finite if the model is broken."""
     task_aggregate: float
     mmlu: float | None
-    terms: dict[str, float] = field(default_factory=dict)
+    terms: Mapping[str, float] = field(default_factory=dict)
 
     def aggregate(self, auc: float) -> float:
         """Mean of Task Aggregate, membership score at ``auc`` and multiple choice: the official aggregate; of the
-        first two if there are no questions."""
+        first two if there are no questions. NaN if ``auc`` is."""
         parts = [self.task_aggregate, membership_score(auc)] + ([] if self.mmlu is None else [self.mmlu])
         return sum(parts) / len(parts)
 
-    def facts(self, auc: float) -> dict[str, float | None]:
-        """The scores at ``auc``, for JSON; None for what a model without finite losses (``auc`` is NaN) has not."""
-        broken = not math.isfinite(auc)
+
+@dataclass(frozen=True)
+class Measurement:
+    """One merged model: the membership attack on its documents, and what else was measured."""
+
+    auc: Mapping[Half, float]
+    """Area under the ROC curve of the loss attack on each half of the documents, in [0, 1]; NaN if the model is
+    broken."""
+    scores: Scores | None = None
+    """None where only the documents' losses were measured."""
+
+    @property
+    def task_aggregate(self) -> float | None:
+        return None if self.scores is None else self.scores.task_aggregate
+
+    @property
+    def mmlu(self) -> float | None:
+        return None if self.scores is None else self.scores.mmlu
+
+    def aggregate(self, half: Half) -> float | None:
+        """The official aggregate with the AUC of a half; None if the model is broken or was not scored."""
+        return None if self.scores is None else finite(self.scores.aggregate(self.auc[half]))
+
+    def to_json(self) -> dict[str, float | None]:
+        """The headline scores on all documents."""
+        auc = self.auc["all"]
         return {
             "task_aggregate": self.task_aggregate,
             "mmlu": self.mmlu,
-            "membership_auc": None if broken else auc,
-            "membership_score": None if broken else membership_score(auc),
-            "aggregate": None if broken else self.aggregate(auc),
+            "membership_auc": finite(auc),
+            "membership_score": finite(membership_score(auc)),
+            "aggregate": self.aggregate("all"),
         }
 
 
-class MergeScorer:
-    """Scores ``model`` (adapters off, it has none) with merged deltas in its weights, without loading it again.
+def finite(value: float) -> float | None:
+    """The number, or None if it is not finite."""
+    return value if math.isfinite(value) else None
 
-    Raises InputError if the inputs have no documents for the attack.
+
+def measurement(documents: Documents, losses: list[float], scores: Scores | None = None) -> Measurement:
+    """What the documents' ``losses`` say of a merged model on each half of the first split, beside its ``scores``."""
+    return Measurement({half: documents.auc(losses, half) for half in ("calibration", "heldout", "all")}, scores)
+
+
+class MergeScorer:
+    """Scores ``model`` with merged deltas in its ``weights`` (those that an adapter changes), without loading it again.
+
+    Raises InputError if the inputs have no documents for the attack, or no row to judge the other sets by.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        modules: Iterable[str],
+        weights: FoldedWeights,
         inputs: EvaluationInputs,
         options: EvaluationOptions,
-        progress: Progress | None = None,
+        log: Progress | None = None,
     ):
-        if not inputs.nonmembers:
-            raise InputError("--membership.nonmember: needed: the membership attack steers the search, got none")
-        rows = [(split, record.task, record.kind, record.output) for split, record in inputs.split_records]
-        if unscored := unscored_terms(rows):
-            raise InputError(
-                f"--data: no Task Aggregate to judge merges by: ROUGE, which knows only a-z and 0-9, sees nothing of "
-                f"any answer of {unscored[0]}"
-            )
-        self.model, self.tokenizer = model, tokenizer
-        self.weights = FoldedWeights(model, modules)
-        inputs, notes = fitting_inputs(model, tokenizer, inputs)
+        check_inputs(inputs)
+        self.model, self.tokenizer, self.weights = model, tokenizer, weights
+        self.language_model = LanguageModel(model, tokenizer)
+        inputs, notes = fitting_inputs(self.language_model, inputs)
         for note in notes:
             warnings.warn(note, stacklevel=2)
         self.documents = Documents(tuple(inputs.members), tuple(inputs.nonmembers))
         # The documents' losses are known already when a model is scored; other metrics than the official are not asked
         self.inputs = replace(inputs, members=[], nonmembers=[], truth={})
         self.options = replace(options, metrics=[])
-        self.batch_size = options.membership.batch_size
-        self.work = Work(progress)
+        self.work = Work(log)
 
     def losses(self, deltas: Mapping[str, Delta]) -> list[float]:
         """Mean NLL of each member, then of each non-member, in nats a token."""
         self.weights.fold(deltas)
         texts = [*self.documents.members, *self.documents.nonmembers]
-        return document_losses(self.model, self.tokenizer, texts, self.batch_size)
+        return document_losses(self.language_model, texts, batch_size=self.options.membership.batch_size)
 
     def scores(self, deltas: Mapping[str, Delta], losses: list[float] | None = None) -> Scores:
         """All scores; ``losses`` are not measured again if they are known."""
@@ -142,11 +120,31 @@ class MergeScorer:
             losses = self.losses(deltas)
         else:
             self.weights.fold(deltas)
-        results: dict[str, Any] = evaluate_model(
-            self.model, self.tokenizer, self.inputs, self.options, self.work
-        ).results
+        results = evaluate_model(self.model, self.tokenizer, self.inputs, self.options, self.work).results
         if results["task_aggregate"] is None:
-            raise InputError(f"--data: no Task Aggregate to judge merges by: {'; '.join(results['notes'])}")
+            raise InputError(f"no Task Aggregate to judge merges by: {'; '.join(results['notes'])}", "data")
         if self.inputs.subjects and results["mmlu"] is None:  # finite losses, but no finite answers
             losses = [math.nan] * len(losses)
         return Scores(losses, results["task_aggregate"], results["mmlu"], results["terms"])
+
+    def measure(self, deltas: Mapping[str, Delta]) -> Measurement:
+        """A merge that is no point of a path, such as one at the scale of its method's definition."""
+        scores = self.scores(deltas)
+        return measurement(self.documents, scores.losses, scores)
+
+    def rounding(self, deltas: Mapping[str, Delta]) -> float:
+        """How far what the weights hold is from ``deltas``, as a share of their norm; see ``FoldedWeights``."""
+        return self.weights.rounding(deltas)
+
+
+def check_inputs(inputs: EvaluationInputs) -> None:
+    """Raise InputError unless there are non-members to attack, and an answer to judge in every group of rows."""
+    if not inputs.nonmembers:
+        raise InputError("needed: the membership attack steers the search, got none", "membership.nonmember")
+    rows = [(split, record.task, record.kind, record.output) for split, record in inputs.split_records]
+    if unscored := unscored_terms(rows):
+        raise InputError(
+            f"no Task Aggregate to judge merges by: ROUGE, which knows only a-z and 0-9, sees nothing of any answer of "
+            f"{unscored[0]}",
+            "data",
+        )

@@ -24,7 +24,7 @@ class SaveAdapter(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved = False
         if trainer.is_global_zero and not is_dry(trainer):
-            refuse_existing(adapter_folder(trainer), True, "--trainer.default_root_dir")
+            refuse_existing(adapter_folder(trainer), True, "default_root_dir")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, pl_module)
@@ -38,7 +38,7 @@ class SaveAdapter(Callback):
         elif 0 not in (trainer.max_epochs, trainer.max_steps):  # nothing was what was asked for
             raise InputError(
                 f"nothing was trained, and no adapter was written: the fit came to its end before the first optimizer "
-                f"step{why_ended(trainer)} (--trainer.max_time, --trainer.limit_train_batches)"
+                f"step{why_ended(trainer)} (the Trainer's max_time, limit_train_batches)"
             )
 
     def _save(self, trainer: Trainer, pl_module: Any) -> None:
@@ -51,7 +51,7 @@ class SaveAdapter(Callback):
             if broken:
                 raise InputError(
                     f"the adapter holds NaN or infinite numbers ({broken[0]} and {len(broken) - 1} more tensors) "
-                    f"and was not written; a lower --model.learning_rate may help"
+                    f"and was not written; a lower learning_rate may help"
                 )
             save_adapter(pl_module.model, folder, **training_facts(trainer, pl_module))
             rank_zero_info(f"adapter: {folder} (optimizer step {trainer.global_step}{why_ended(trainer)})")

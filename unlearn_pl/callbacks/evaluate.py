@@ -1,6 +1,7 @@
 """EvaluateDuringFit: the SemEval scores of the model while it trains."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from unlearn_pl.analysis.figures import plot_terms
+from unlearn_pl.analysis.figures import Curve, plot_terms
 from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
@@ -49,7 +50,7 @@ class EvaluateDuringFit(Callback):
     ):
         for name, value in (("every_n_epochs", every_n_epochs), ("every_n_steps", every_n_steps)):
             if value is not None and value < 1:
-                raise InputError(f"EvaluateDuringFit {name}: must be at least 1, got {value}")
+                raise InputError(f"must be at least 1, got {value}", f"EvaluateDuringFit.{name}")
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.options = EvaluationOptions(membership or Membership(), choice or Choice(), generation or Generation())
         self.documents_per_task = documents_per_task
@@ -106,8 +107,7 @@ class EvaluateDuringFit(Callback):
         if trainer.is_global_zero:
             target = Path(trainer.default_root_dir) / "evaluations.json"
             write_json(target, self.history)
-            curves = {term: [(e["step"], e["terms"][term]) for e in self.history] for term in results["terms"]}
-            plot_terms(curves, target.with_suffix(".png"))
+            plot_terms(term_curves(self.history), target.with_suffix(".png"))
             shown = ", ".join(f"{key} {results[key]:.3f}" for key in SCORES if results[key] is not None)
             rank_zero_info(f"evaluation at step {step}: {shown}")
 
@@ -116,3 +116,15 @@ class EvaluateDuringFit(Callback):
         numbers = {f"evaluation/{key}": value for key, value in scores.items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, entry["step"])
+
+
+def term_curves(history: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """The terms of the Task Aggregate (``forget/Task1/regurgitation``) over the steps, those of one task in one panel,
+    which may have a slash in its name."""
+    curves = []
+    for term in history[-1]["terms"]:
+        split, rest = term.split("/", 1)
+        task, kind = rest.rsplit("/", 1)
+        points = [(entry["step"], entry["terms"][term]) for entry in history]
+        curves.append(Curve(task, f"{split} {kind}", points, dashed=split == "forget"))
+    return curves

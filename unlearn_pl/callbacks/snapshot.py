@@ -27,7 +27,7 @@ class WeightSnapshot(Callback):
     def __init__(self, steps: list[int] | None = None):
         self.steps = [165] if steps is None else list(steps)
         if not self.steps or min(self.steps) < 1:
-            raise InputError(f"WeightSnapshot steps: must be optimizer steps of at least 1, got {self.steps}")
+            raise InputError(f"must be optimizer steps of at least 1, got {self.steps}", "WeightSnapshot.steps")
 
         self._earlier: str | None = None
 

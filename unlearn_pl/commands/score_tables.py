@@ -1,11 +1,12 @@
 """The results of an evaluation, and the table of all metrics, on the terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from unlearn_pl.metrics.table import METRICS
+from unlearn_pl.metrics.metric import Metric
 
 # key of the results -> its name in the table
 SCORES = {
@@ -53,9 +54,9 @@ def _shown(value: float | bool | None) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else f"{value:.3f}"
 
 
-def print_metrics() -> None:
-    """Print every metric: name, family, formula, which values are better, range, source."""
-    table = Table("Metric", "--metrics", "Formula", "Better", "Range", "Source")
-    for metric in METRICS:
-        table.add_row(metric.name, metric.family, metric.formula, metric.better, metric.range, metric.source)
-    Console(width=200).print(table)
+def print_metrics(metrics: Sequence[Metric]) -> None:
+    """Print every metric: name, family, formula, which values are better, range, source, what it needs."""
+    table = Table("Metric", "--metrics", "Formula", "Better", "Range", "Source", "Needs")
+    for one in metrics:
+        table.add_row(one.name, one.family, one.formula, one.better, one.range, one.source, ", ".join(one.needs))
+    Console(width=240).print(table)

@@ -8,6 +8,7 @@ from typing import Any
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions
+from unlearn_pl.metrics.measured import RetrainedScores
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
 
 # settings of an evaluation that its numbers depend on, beside the sources
@@ -18,12 +19,9 @@ READING = (("data", "documents_per_task"), ("data", "columns"))
 
 
 @dataclass(frozen=True)
-class Retrained:
+class Retrained(RetrainedScores):
     """What is needed of those results."""
 
-    truth: Mapping[str, Sequence[AnswerLogprobs]]
-    auc: Mapping[str, float | None]
-    """Attack -> AUC."""
     hashes: Mapping[str, str | None] = field(default_factory=dict)
     """Source -> SHA-256, of ``provenance``."""
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -115,7 +115,7 @@ ATTACKS: dict[str, Attack] = {
     "zlib": Attack("Zlib", "-NLL / bytes of the text after zlib", "Carlini et al. 2021, arXiv 2012.07805", zlib_score),
     "min_k": Attack(
         "Min-K%",
-        "mean of the lowest log p, --membership.min_k_share",
+        "mean of the lowest log p, the share min_k_share of them",
         "Shi et al. 2024, arXiv 2310.16789",
         min_k_score,
         takes_share=True,

@@ -74,24 +74,9 @@ def is_degenerate(text: str) -> bool:
     return packed or (longest_repetition(text) or 0) >= _REPEATED_SHARE
 
 
-def collapse_scores(text: str, ended: bool, tokens: int) -> dict[str, float | None]:
-    """All numbers of one generation: the functions of this file, and what only the generating loop knows. Of a text
-    without words all but the latter are None: it says nothing of repetition.
-
-    ``ended``: whether the model stopped by itself, by its end token; it becomes 0 or 1, as ``degenerate`` does.
-    ``tokens``: generated tokens, at least 0; it becomes ``length``.
-    """
-    assert tokens >= 0, tokens
-    return {
-        "distinct_1": distinct_n(text, 1),
-        "distinct_2": distinct_n(text, 2),
-        "distinct_3": distinct_n(text, 3),
-        "longest_repetition": longest_repetition(text),
-        "compression_ratio": compression_ratio(text),
-        "degenerate": int(is_degenerate(text)) if text.strip() else None,
-        "ended": int(ended),
-        "length": tokens,
-    }
+def degenerate_share(text: str) -> float | None:
+    """``is_degenerate`` as 0 or 1; None for a text without words, which says nothing of repetition."""
+    return int(is_degenerate(text)) if text.strip() else None
 
 
 def _units(text: str) -> tuple[list[str], bool]:

@@ -10,6 +10,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -157,28 +158,37 @@ def _summary(matches: Sequence[float], others: Sequence[float]) -> dict[str, flo
     }
 
 
-def document_frequencies(texts: Iterable[str]) -> Counter[str]:
-    r"""word (``\w+`` of the plain text) -> number of texts that hold it."""
-    return Counter(word for text in texts for word in set(_words(text)))
+@dataclass(frozen=True)
+class Corpus:
+    r"""How common words (``\w+`` of the plain text) are in some texts."""
+
+    frequency: Mapping[str, int]
+    """Word -> number of texts that hold it."""
+    documents: int
+    """Number of texts."""
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Corpus":
+        """That of ``texts``."""
+        words = [set(_words(text)) for text in texts]
+        return cls(Counter(word for found in words for word in found), len(words))
 
 
-def keywords(
-    expected: str, prompt: str, document_frequency: Mapping[str, int], documents: int, rare: float = 0.1
-) -> list[str]:
+def keywords(expected: str, prompt: str, corpus: Corpus, rare: float = 0.1) -> list[str]:
     """The rare words of an expected answer that the prompt does not give, each once, in their order.
 
-    A word has at least four characters or a digit, and stands in at most the share ``rare``, in [0, 1], of the
-    ``documents`` (at least 1) that ``document_frequency`` was counted on; a word of a single document is always rare,
-    or fewer than ten documents would have no keywords. In scripts without spaces a "word" is a whole clause.
+    A word has at least four characters or a digit, and stands in at most the share ``rare``, in [0, 1], of the texts of
+    the ``corpus``, which has some; a word of a single text is always rare, or fewer than ten texts would have no
+    keywords. In scripts without spaces a "word" is a whole clause.
     """
-    assert documents >= 1, documents
+    assert corpus.documents >= 1, corpus.documents
     assert 0 <= rare <= 1, rare
     given = set(_words(prompt))
     return [
         word
         for word in dict.fromkeys(_words(expected))
         if (len(word) >= 4 or _has_digit(word)) and word not in given
-        if (count := document_frequency.get(word, 0)) <= 1 or count / documents <= rare
+        if (count := corpus.frequency.get(word, 0)) <= 1 or count / corpus.documents <= rare
     ]
 
 

@@ -6,9 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unlearn_pl.checkpoints.merge import CheckpointOptions
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.commands.merge import merge
+from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions
 from unlearn_pl.recipe.fit import run_fit
 from unlearn_pl.recipe.options import Balancing, Merging, RecipeOptions
@@ -145,9 +147,9 @@ class Recipe:
             reads=tuple(adapters),
             outputs=(folder / "adapter", folder / "model"),
             work=lambda _: merge(
-                self.base, [str(path) for path in adapters], str(folder / "adapter"), method=merging.method,
-                weights=merging.weights, density=merging.density, save_model=str(folder / "model"), overwrite=True,
-                trust_remote_code=self.options.trust_remote_code,
+                self.base, [str(path) for path in adapters], str(folder / "adapter"),
+                save_model=str(folder / "model"), overwrite=True,
+                options=CheckpointOptions.of(merging, trust_remote_code=self.options.trust_remote_code),
             ),
         )  # fmt: skip
 
@@ -160,10 +162,12 @@ class Recipe:
             reads=local(self.base, *adapters, *self._scoring_files()),
             outputs=(folder,),
             work=lambda _: balance(
-                self.base, adapters, output=str(folder), search=balancing.search, overwrite=True,
-                trust_remote_code=self.options.trust_remote_code, data=self.inputs,
-                membership=self.evaluation.membership, choice=self.evaluation.choice,
-                generation=self.evaluation.generation,
+                self.base, adapters, self.inputs, str(folder), balancing.search,
+                options=ScoringOptions(
+                    membership=self.evaluation.membership, choice=self.evaluation.choice,
+                    generation=self.evaluation.generation, overwrite=True,
+                    trust_remote_code=self.options.trust_remote_code,
+                ),
             ),
         )  # fmt: skip
 

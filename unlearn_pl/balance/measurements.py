@@ -1,0 +1,60 @@
+"""The merges along the paths between two adapters, each measured once."""
+
+import math
+
+from unlearn_pl.balance.documents import Half
+from unlearn_pl.balance.path import MergePath, Point
+from unlearn_pl.balance.scorer import Measurement, MergeScorer, Scores, measurement
+from unlearn_pl.inference.batches import Progress
+
+
+class Measurements:
+    """What was measured at the points of a path, in the order in which they were visited; asked for another point, it
+    measures that."""
+
+    def __init__(self, path: MergePath, scorer: MergeScorer, log: Progress | None = None):
+        self.path, self.scorer, self.documents = path, scorer, scorer.documents
+        self.log: Progress = log or (lambda line: None)
+        self._losses: dict[Point, list[float]] = {}
+        self._scores: dict[Point, Scores] = {}
+        self._known: dict[object, tuple[list[float], Scores | None]] = {}
+        """The same by what is merged, which points may share."""
+
+    def losses(self, point: Point) -> list[float]:
+        """Losses of all documents at a point, in nats a token."""
+        if point not in self._losses:
+            if point.identity not in self._known:
+                losses = self.scorer.losses(self.path.merge(point)[0])
+                self._known[point.identity] = losses, None
+                auc = self.documents.auc(losses, "calibration")
+                told = f"calibration AUC {auc:.3f}" if math.isfinite(auc) else "losses are not finite, it is left out"
+                self.log(f"{point}: {told}")
+            self._losses[point] = self._known[point.identity][0]
+        return self._losses[point]
+
+    def auc(self, point: Point, half: Half = "calibration", split: int = 0) -> float:
+        """AUC of a half of the documents at a point; NaN if it breaks the model."""
+        return self.documents.auc(self.losses(point), half, split)
+
+    def scores(self, point: Point) -> Scores:
+        """All scores at a point."""
+        if point not in self._scores:
+            losses = self.losses(point)
+            known = self._known[point.identity][1]
+            self._scores[point] = known or self.scorer.scores(self.path.merge(point)[0], losses)
+            self._losses[point] = self._scores[point].losses  # not finite if its answers to questions are not
+            self._known[point.identity] = self._losses[point], self._scores[point]
+            self.log(f"{point}: Aggregate on the calibration half {self.objective(point):.3f}")
+        return self._scores[point]
+
+    def objective(self, point: Point) -> float:
+        """The score that a search maximises: the aggregate on the calibration half; endlessly bad if broken."""
+        scores, auc = self.scores(point), self.auc(point)
+        return scores.aggregate(auc) if math.isfinite(auc) else -math.inf
+
+    def measured(self) -> dict[Point, Measurement]:
+        """Every point visited, with what was measured there."""
+        return {
+            point: measurement(self.documents, losses, self._scores.get(point))
+            for point, losses in self._losses.items()
+        }
