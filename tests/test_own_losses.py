@@ -75,7 +75,7 @@ def test_simnpo_written_out() -> None:
     halves = {"logits": [[0.0, 0.0]] * 2, "targets": [0, 1], "rows": [0, 0]}
     expected = math.log1p(math.exp(-2 * (math.log(2) - 0.5)))
     assert term_value(SimNPO(beta=2.0, delta=0.5), forget=halves).item() == pytest.approx(expected, rel=1e-9)
-    with pytest.raises(InputError, match=r"^beta: of SimNPO must be above 0, got 0"):
+    with pytest.raises(InputError, match=r"^beta: must be above 0, got 0"):
         SimNPO(beta=0.0)
 
 

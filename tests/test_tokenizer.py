@@ -17,6 +17,7 @@ from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationData
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.load import load_tokenizer
 from unlearn_pl.models.lora import Lora, attach_lora, open_adapter, save_adapter
@@ -92,13 +93,13 @@ def test_a_reference_may_have_fewer_embeddings(
     tokenizer.save_pretrained(tmp_path / "small")
     rows = write_rows(tmp_path, forget=2, retain=2)
     with pytest.raises(
-        InputError, match=rf"^--reference: token '.*': token id .* is beyond the {len(tokenizer) - 300} rows"
+        InputError, match=rf"^reference: token '.*': token id .* is beyond the {len(tokenizer) - 300} rows"
     ):
         evaluate(
             base_folder,
             EvaluationData(str(rows["forget"]), str(rows["retain"])),
             str(tmp_path / "out"),
-            generation=Generation(max_new_tokens=2),
+            options=EvaluationOptions(generation=Generation(max_new_tokens=2)),
             reference=str(tmp_path / "small"),
             device="cpu",
         )
@@ -179,7 +180,12 @@ def test_fit_and_evaluate_refuse_rows_with_ids_beyond(
         with pytest.raises(InputError, match=r"--data.forget: token id 384 is beyond"):
             getattr(runner, verb)(run, datamodule=ForgetRetainData(**files))
     with pytest.raises(InputError, match="token id 384 is beyond"):
-        evaluate(str(tmp_path / "base"), EvaluationData(**files), str(tmp_path / "out"), generation=Generation(2))
+        evaluate(
+            str(tmp_path / "base"),
+            EvaluationData(**files),
+            str(tmp_path / "out"),
+            options=EvaluationOptions(generation=Generation(2)),
+        )
 
 
 def test_evaluate_over_the_command_line(base_folder: str, adapter: str, tmp_path: Path) -> None:

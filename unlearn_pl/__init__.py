@@ -12,42 +12,59 @@ if TYPE_CHECKING:
     from unlearn_pl.data.readers import read_records
     from unlearn_pl.data.records import Record
     from unlearn_pl.errors import InputError
+    from unlearn_pl.evaluation.options import EvaluationOptions
+    from unlearn_pl.evaluation.results import Results
+    from unlearn_pl.evaluation.run import evaluate
     from unlearn_pl.models.lora import Lora
     from unlearn_pl.objectives.base import Objective
     from unlearn_pl.objectives.forget import NPO, GradAscent, SimNPO
     from unlearn_pl.objectives.retain import RetainKL, RetainNLL
+    from unlearn_pl.tasks.base import Benchmark, RowSet
+    from unlearn_pl.tasks.lume import Lume
     from unlearn_pl.training.module import UnlearningModule
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Benchmark": "tasks.base",
+    "EvaluationOptions": "evaluation.options",
     "ForgetRetainData": "data.datamodule",
     "GradAscent": "objectives.forget",
     "InputError": "errors",
     "Lora": "models.lora",
+    "Lume": "tasks.lume",
     "NPO": "objectives.forget",
     "Objective": "objectives.base",
     "Record": "data.records",
+    "Results": "evaluation.results",
     "RetainKL": "objectives.retain",
     "RetainNLL": "objectives.retain",
+    "RowSet": "tasks.base",
     "SimNPO": "objectives.forget",
     "UnlearningModule": "training.module",
+    "evaluate": "evaluation.run",
     "read_records": "data.readers",
 }
 """Public name -> the module that defines it."""
 
 __all__ = [
     "NPO",
+    "Benchmark",
+    "EvaluationOptions",
     "ForgetRetainData",
     "GradAscent",
     "InputError",
     "Lora",
+    "Lume",
     "Objective",
     "Record",
+    "Results",
     "RetainKL",
     "RetainNLL",
+    "RowSet",
     "SimNPO",
     "UnlearningModule",
+    "evaluate",
     "read_records",
 ]
 

@@ -13,8 +13,9 @@ from unlearn_pl.balance.search import find_balance
 from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.errors import InputError, within
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.files import check_room, check_writable
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.adapters import read_adapter, read_adapters
@@ -66,7 +67,9 @@ class MergeAfterFit(Callback):
         with within("MergeAfterFit"):
             self.settings = MergeOptions(method=method or "ties", weights=weights, density=density).settings(2)
             refuse_dense(self.settings)
-        self.options = EvaluationOptions(membership or Membership(), choice or Choice(), generation or Generation())
+        self.options = EvaluationOptions(
+            membership=membership or Membership(), choice=choice or Choice(), generation=generation or Generation()
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Refuse what cannot be merged, read or written before training, not after it."""

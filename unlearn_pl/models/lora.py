@@ -5,7 +5,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -240,6 +240,11 @@ def reference(model: PeftModel) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+def without_adapter(model: nn.Module) -> AbstractContextManager[None]:
+    """Inside the block ``model`` has its adapter off, if it has one."""
+    return reference(model) if isinstance(model, PeftModel) else nullcontext()
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:

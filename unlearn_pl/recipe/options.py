@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from unlearn_pl.balance.options import BalanceOptions
-from unlearn_pl.evaluation.inputs import EvaluationOptions
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.recipe.prepare import Prepare
 

@@ -11,7 +11,8 @@ from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.commands.merge import merge
 from unlearn_pl.commands.scoring import ScoringOptions
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions
+from unlearn_pl.evaluation.inputs import EvaluationData
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.recipe.fit import run_fit
 from unlearn_pl.recipe.options import Balancing, Merging, RecipeOptions
 from unlearn_pl.recipe.prepare import Prepare, prepare_base, prepare_data
@@ -183,7 +184,7 @@ class Recipe:
             outputs=(folder,),
             work=lambda _: evaluate(
                 model, output=str(folder), adapter=adapter, overwrite=True,
-                trust_remote_code=self.options.trust_remote_code, data=self.inputs, **vars(self.evaluation),
+                trust_remote_code=self.options.trust_remote_code, data=self.inputs, options=self.evaluation,
             ),
         )  # fmt: skip
 
