@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unlearn_pl.evaluation.run import evaluate
     from unlearn_pl.models.lora import Lora
     from unlearn_pl.objectives.base import Objective
-    from unlearn_pl.objectives.forget import NPO, GradAscent
+    from unlearn_pl.objectives.forget import NPO, GradAscent, SimNPO
     from unlearn_pl.objectives.retain import RetainKL, RetainNLL
     from unlearn_pl.tasks.base import Benchmark, RowSet
     from unlearn_pl.tasks.lume import Lume
@@ -40,6 +40,7 @@ _HOME = {
     "RetainKL": "objectives.retain",
     "RetainNLL": "objectives.retain",
     "RowSet": "tasks.base",
+    "SimNPO": "objectives.forget",
     "UnlearningModule": "training.module",
     "evaluate": "evaluation.run",
     "read_records": "data.readers",
@@ -61,6 +62,7 @@ __all__ = [
     "RetainKL",
     "RetainNLL",
     "RowSet",
+    "SimNPO",
     "UnlearningModule",
     "evaluate",
     "read_records",
