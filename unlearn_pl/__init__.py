@@ -8,13 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from unlearn_pl.balance.search import find_balance
+    from unlearn_pl.checkpoints.merge import merge_checkpoints
     from unlearn_pl.data.datamodule import ForgetRetainData
     from unlearn_pl.data.readers import read_records
     from unlearn_pl.data.records import Record
     from unlearn_pl.errors import InputError
+    from unlearn_pl.evaluation.run import evaluate
+    from unlearn_pl.inference.model import LanguageModel
+    from unlearn_pl.merging.merge import merge_adapters
     from unlearn_pl.models.lora import Lora
     from unlearn_pl.objectives.base import Objective
-    from unlearn_pl.objectives.forget import NPO, GradAscent
+    from unlearn_pl.objectives.forget import NPO, GradAscent, SimNPO
     from unlearn_pl.objectives.retain import RetainKL, RetainNLL
     from unlearn_pl.training.module import UnlearningModule
 
@@ -31,6 +36,12 @@ _HOME = {
     "RetainKL": "objectives.retain",
     "RetainNLL": "objectives.retain",
     "UnlearningModule": "training.module",
+    "find_balance": "balance.search",
+    "merge_checkpoints": "checkpoints.merge",
+    "evaluate": "evaluation.run",
+    "LanguageModel": "inference.model",
+    "merge_adapters": "merging.merge",
+    "SimNPO": "objectives.forget",
     "read_records": "data.readers",
 }
 """Public name -> the module that defines it."""
@@ -40,12 +51,18 @@ __all__ = [
     "ForgetRetainData",
     "GradAscent",
     "InputError",
+    "LanguageModel",
     "Lora",
     "Objective",
     "Record",
     "RetainKL",
     "RetainNLL",
+    "SimNPO",
     "UnlearningModule",
+    "evaluate",
+    "find_balance",
+    "merge_adapters",
+    "merge_checkpoints",
     "read_records",
 ]
 
