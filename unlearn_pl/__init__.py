@@ -8,6 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from unlearn_pl.balance.options import BalanceOptions
+    from unlearn_pl.balance.search import find_balance
+    from unlearn_pl.checkpoints.merge import merge_checkpoints
     from unlearn_pl.data.datamodule import ForgetRetainData
     from unlearn_pl.data.readers import read_records
     from unlearn_pl.data.records import Record
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from unlearn_pl.evaluation.options import EvaluationOptions
     from unlearn_pl.evaluation.results import Results
     from unlearn_pl.evaluation.run import evaluate
+    from unlearn_pl.inference.model import LanguageModel
+    from unlearn_pl.merging.merge import merge_adapters
+    from unlearn_pl.merging.options import MergeOptions
     from unlearn_pl.models.lora import Lora
     from unlearn_pl.objectives.base import Objective
     from unlearn_pl.objectives.forget import NPO, GradAscent, SimNPO
@@ -26,13 +32,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "BalanceOptions": "balance.options",
     "Benchmark": "tasks.base",
     "EvaluationOptions": "evaluation.options",
     "ForgetRetainData": "data.datamodule",
     "GradAscent": "objectives.forget",
     "InputError": "errors",
+    "LanguageModel": "inference.model",
     "Lora": "models.lora",
     "Lume": "tasks.lume",
+    "MergeOptions": "merging.options",
     "NPO": "objectives.forget",
     "Objective": "objectives.base",
     "Record": "data.records",
@@ -43,19 +52,25 @@ _HOME = {
     "SimNPO": "objectives.forget",
     "UnlearningModule": "training.module",
     "evaluate": "evaluation.run",
+    "find_balance": "balance.search",
+    "merge_adapters": "merging.merge",
+    "merge_checkpoints": "checkpoints.merge",
     "read_records": "data.readers",
 }
 """Public name -> the module that defines it."""
 
 __all__ = [
     "NPO",
+    "BalanceOptions",
     "Benchmark",
     "EvaluationOptions",
     "ForgetRetainData",
     "GradAscent",
     "InputError",
+    "LanguageModel",
     "Lora",
     "Lume",
+    "MergeOptions",
     "Objective",
     "Record",
     "Results",
@@ -65,6 +80,9 @@ __all__ = [
     "SimNPO",
     "UnlearningModule",
     "evaluate",
+    "find_balance",
+    "merge_adapters",
+    "merge_checkpoints",
     "read_records",
 ]
 
