@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from unlearn_pl.models.lora import Lora
     from unlearn_pl.objectives.base import Objective
     from unlearn_pl.objectives.forget import NPO, GradAscent, SimNPO
+    from unlearn_pl.objectives.passes import Needs, Passes
     from unlearn_pl.objectives.retain import RetainKL, RetainNLL
     from unlearn_pl.tasks.base import Benchmark, RowSet
     from unlearn_pl.tasks.lume import Lume
@@ -43,7 +44,9 @@ _HOME = {
     "Lume": "tasks.lume",
     "MergeOptions": "merging.options",
     "NPO": "objectives.forget",
+    "Needs": "objectives.passes",
     "Objective": "objectives.base",
+    "Passes": "objectives.passes",
     "Record": "data.records",
     "Results": "evaluation.results",
     "RetainKL": "objectives.retain",
@@ -71,7 +74,9 @@ __all__ = [
     "Lora",
     "Lume",
     "MergeOptions",
+    "Needs",
     "Objective",
+    "Passes",
     "Record",
     "Results",
     "RetainKL",
