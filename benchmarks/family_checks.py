@@ -29,7 +29,7 @@ from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
 from unlearn_pl.objectives.forget import NPO
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.training.loss import PackedLoss
-from unlearn_pl.training.policy import prepare_policy
+from unlearn_pl.training.prepare import prepare_policy
 from unlearn_pl.training.reference import live_reference
 
 PROMPTS = [

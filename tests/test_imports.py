@@ -15,7 +15,7 @@ LEVELS = [
     {"objectives", "merging", "metrics"},
     {"checkpoints", "tasks", "analysis", "inference"},
     {"evaluation"},
-    {"balance", "training"},
+    {"balance", "training", "testing"},
     {"callbacks"},
     {"commands", "cli"},
     {"recipe"},

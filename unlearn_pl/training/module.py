@@ -15,12 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unlearn_pl.data.batch import PairBatch, Rows
 from unlearn_pl.data.encoding import Encoded, start_ids
 from unlearn_pl.data.records import Split
-from unlearn_pl.data.splits import SIDES
+from unlearn_pl.data.splits import SIDES, side_of
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.fast.linear import torch_products
+from unlearn_pl.models.layers import check_layers
 from unlearn_pl.models.load import with_end
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
 from unlearn_pl.models.padding import check_padding
@@ -32,8 +33,8 @@ from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.checkpointed import CheckpointedModule
 from unlearn_pl.training.divergence import refuse_divergence
 from unlearn_pl.training.loss import PackedLoss
-from unlearn_pl.training.packs import refuse_long_rows
-from unlearn_pl.training.policy import adamw, prepare_policy
+from unlearn_pl.training.packs import refuse_long_rows, refuse_missing
+from unlearn_pl.training.prepare import adamw, prepare_policy
 from unlearn_pl.training.reference import Reference, live_reference
 from unlearn_pl.training.schedule import (
     Warmup,
@@ -164,6 +165,7 @@ class UnlearningModule(CheckpointedModule):
         )
         if not prepare_policy(self.model, self.gradient_checkpointing, self.fast) and self.fast:
             rank_zero_warn(f"{type(base).__name__} takes no packed rows; they are padded in groups of like lengths")
+        check_layers(self.model, self.packed_loss.layers)
         if self.packed_loss.reads_padding:
             self.packed_loss.pad_token_id = int(self.tokenizer.pad_token_id)
             check_padding(self.model, self.packed_loss.pad_token_id)
@@ -203,8 +205,10 @@ class UnlearningModule(CheckpointedModule):
         """The encoded rows, None with a data module from elsewhere. Raises InputError if one has a token without an
         embedding, or more tokens than the model has positions."""
         rows = getattr(getattr(self.trainer, "datamodule", None), "encoded", None)
+        if rows is not None and not self.trainer.predicting:
+            refuse_missing(self.packed_loss.needs, rows)
         for split, encoded in (rows or {}).items():
-            check_ids(self.model, (row.input_ids for row in encoded), split)
+            check_ids(self.model, (row.input_ids for row in encoded), side_of(split))
             if not self.trainer.predicting:  # which reads prompts alone
                 refuse_long_rows(self.model, split, encoded)
         return rows
@@ -220,8 +224,8 @@ class UnlearningModule(CheckpointedModule):
 
     def _open_cache(self, rows: dict[Split, Sequence[Encoded]]) -> Reference:
         precision = str(self.trainer.precision)
-        asks = self.packed_loss.asks
-        return open_or_build(self.model, rows, asks, self.reference_cache, precision, rank_zero_info) or live_reference
+        needs = self.packed_loss.needs
+        return open_or_build(self.model, rows, needs, self.reference_cache, precision, rank_zero_info) or live_reference
 
     def on_train_start(self) -> None:
         """What a resumed fit needs that Lightning does not restore, after it has emptied all gradients."""
