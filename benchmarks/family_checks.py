@@ -139,7 +139,7 @@ def _train(
     build: Build, forget: list[Encoded], retain: list[Encoded], dtype: torch.dtype, lora: Lora
 ) -> dict[str, Any]:
     ours = adapted(build().to(dtype), 0, lora).to(dtype)
-    plain = adapted(build().to(dtype), 0, lora, layers={}).to(dtype)
+    plain = adapted(build().to(dtype), 0, lora, fast=False).to(dtype)
     packed = prepare_policy(ours)
     terms = {
         "ga": NPO(0.5, beta=0.3, reduction="sequence_mean"),

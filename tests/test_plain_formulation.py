@@ -115,7 +115,7 @@ def plain_loss(model: PeftModel) -> Tensor:
 
 def adapted(base: PreTrainedModel, targets: str | list[str], own_layers: bool, dtype: torch.dtype) -> PeftModel:
     """With an adapter that does something; by PEFT's own layers or by ours."""
-    model = attach_lora(base, Lora(4, 8, 0.0, targets), 1, None if own_layers else {}).to(dtype)
+    model = attach_lora(base, Lora(4, 8, 0.0, targets), 1, fast=own_layers).to(dtype)
     shake(model)
     return model
 

@@ -20,6 +20,7 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
+from unlearn_pl.models.fast.linear import torch_products
 from unlearn_pl.models.layers import check_layers
 from unlearn_pl.models.load import with_end
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
@@ -86,6 +87,10 @@ class UnlearningModule(CheckpointedModule):
         trust_remote_code: Run model code that comes with a hub repository.
         tokenizer: Folder or hub name of a tokenizer, or from Python a tokenizer, which a base in memory needs; default:
             the base's. The command line takes it from the data.
+        fast: Compute the loss by what of `unlearn_pl.models.fast` is exact for the model. `false`: by PEFT's own LoRA
+            layers, transformers' own attention over padded rows, and torch's products alone. Without dropout the two
+            differ by rounding; with it they drop other entries, at the same rate. A reference cache of one serves the
+            other too; `reference_cache.folder` null computes that part anew.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class UnlearningModule(CheckpointedModule):
         seed: int = 42,
         trust_remote_code: bool = False,
         tokenizer: TokenizerSource | None = None,
+        fast: bool = True,
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -125,7 +131,7 @@ class UnlearningModule(CheckpointedModule):
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
         self.gradient_checkpointing = gradient_checkpointing
         self.max_length, self.seed, self.trust_remote_code = max_length, seed, trust_remote_code
-        self.given_tokenizer = tokenizer
+        self.given_tokenizer, self.fast = tokenizer, fast
         self.packed_loss = PackedLoss(self.objectives, max_length, tokens_per_forward)
         self.reference_cache = reference_cache or ReferenceCache()
         self.reference: Reference = live_reference
@@ -153,11 +159,11 @@ class UnlearningModule(CheckpointedModule):
         base = self._base.load()
         refuse_broken(base, "an adapter")
         self.model = (
-            open_adapter(base, self.adapter, trainable=True)
+            open_adapter(base, self.adapter, trainable=True, fast=self.fast)
             if self.adapter
-            else attach_lora(base, self.lora, self.seed)
+            else attach_lora(base, self.lora, self.seed, self.fast)
         )
-        if not prepare_policy(self.model, self.gradient_checkpointing):
+        if not prepare_policy(self.model, self.gradient_checkpointing, self.fast) and self.fast:
             rank_zero_warn(f"{type(base).__name__} takes no packed rows; they are padded in groups of like lengths")
         check_layers(self.model, self.packed_loss.layers)
         if self.packed_loss.reads_padding:
@@ -188,7 +194,7 @@ class UnlearningModule(CheckpointedModule):
         rows = self._checked_rows()
         if rows is None:  # a data module from elsewhere
             return
-        with self.trainer.precision_plugin.forward_context():
+        with self.trainer.precision_plugin.forward_context(), torch_products(not self.fast):
             if self.trainer.local_rank == 0:
                 self.reference = self._open_cache(rows)
             self.trainer.strategy.barrier("reference cache")
@@ -289,7 +295,8 @@ class UnlearningModule(CheckpointedModule):
         return [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
 
     def _loss(self, batch: PairBatch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, terms = self.packed_loss(self.model, batch, self.reference)
+        with torch_products(not self.fast):
+            loss, terms = self.packed_loss(self.model, batch, self.reference)
         shown = {f"{stage}/{slot}": term for slot, term in terms.items()}
         shown |= {f"{stage}/{slot}_weighted": self.objectives[slot].weight * term for slot, term in terms.items()}
         options: dict[str, Any] = {"batch_size": len(batch), "sync_dist": stage != "train"}
