@@ -189,8 +189,8 @@ def test_everything_is_checked_before_the_model_is_loaded(
         ({"data": EvaluationData(data.forget, str(tmp_path / "gone.jsonl"))}, "data.retain: .*gone.jsonl"),
         ({"adapter": str(tmp_path)}, "adapter: .* has no adapter_config.json"),
         ({"dtype": "int8"}, "dtype: must be one of float32, bfloat16, float16, got int8"),
-        ({"device": "toaster"}, "--device: toaster cannot be used here"),
-        ({"device": "cuda:0"}, "--device: cuda:0 cannot be used here"),
+        ({"device": "toaster"}, "device: toaster cannot be used here"),
+        ({"device": "cuda:0"}, "device: cuda:0 cannot be used here"),
         ({"output": data.forget}, "output: .* exists already"),
         ({"choice": Choice(str(tmp_path / "gone"))}, "choice.folder: .* found none"),
         ({"membership": Membership(nonmember=str(tmp_path / "gone.jsonl"))}, "membership.nonmember: "),
@@ -325,7 +325,7 @@ def test_lm_eval_that_fails_leaves_all_other_results(
     again = Harness(tasks=["mmlu"])
     with pytest.raises(Stopped) as stop:
         evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)
-    kept = f"all but lm-eval's scores is in {out}: run the same command again, with --overwrite"
+    kept = f"all but lm-eval's scores is in {out}: run the same again, with overwrite"
     assert str(stop.value) == f"stopped by SIGTERM; {kept}"
     monkeypatch.setattr(stored, "run_harness", lambda *args, **options: {"mmlu": {"acc,none": 0.5}})
     evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)

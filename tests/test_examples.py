@@ -14,7 +14,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 def run(program: Path, folder: Path) -> str:
     """What a program prints that runs in ``folder``, with this tree's package."""
-    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    paths = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, cwd=folder, env=paths)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -27,7 +27,7 @@ def test_an_example_runs_and_is_short(program: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {"unlearn", "own_loss", "merge_and_score"} <= {path.stem for path in EXAMPLES}
+    assert {"unlearn", "own_loss", "own_benchmark", "merge_and_score"} <= {path.stem for path in EXAMPLES}
 
 
 def test_the_page_about_python_runs(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from unlearn_pl.data.readers import read_records
     from unlearn_pl.data.records import Record
     from unlearn_pl.errors import InputError
+    from unlearn_pl.evaluation.options import EvaluationOptions
+    from unlearn_pl.evaluation.results import Results
     from unlearn_pl.evaluation.run import evaluate
     from unlearn_pl.inference.model import LanguageModel
     from unlearn_pl.merging.merge import merge_adapters
@@ -21,42 +23,54 @@ if TYPE_CHECKING:
     from unlearn_pl.objectives.base import Objective
     from unlearn_pl.objectives.forget import NPO, GradAscent, SimNPO
     from unlearn_pl.objectives.retain import RetainKL, RetainNLL
+    from unlearn_pl.tasks.base import Benchmark, RowSet
+    from unlearn_pl.tasks.lume import Lume
     from unlearn_pl.training.module import UnlearningModule
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Benchmark": "tasks.base",
+    "EvaluationOptions": "evaluation.options",
     "ForgetRetainData": "data.datamodule",
     "GradAscent": "objectives.forget",
     "InputError": "errors",
+    "LanguageModel": "inference.model",
     "Lora": "models.lora",
+    "Lume": "tasks.lume",
     "NPO": "objectives.forget",
     "Objective": "objectives.base",
     "Record": "data.records",
+    "Results": "evaluation.results",
     "RetainKL": "objectives.retain",
     "RetainNLL": "objectives.retain",
-    "UnlearningModule": "training.module",
-    "find_balance": "balance.search",
-    "merge_checkpoints": "checkpoints.merge",
-    "evaluate": "evaluation.run",
-    "LanguageModel": "inference.model",
-    "merge_adapters": "merging.merge",
+    "RowSet": "tasks.base",
     "SimNPO": "objectives.forget",
+    "UnlearningModule": "training.module",
+    "evaluate": "evaluation.run",
+    "find_balance": "balance.search",
+    "merge_adapters": "merging.merge",
+    "merge_checkpoints": "checkpoints.merge",
     "read_records": "data.readers",
 }
 """Public name -> the module that defines it."""
 
 __all__ = [
     "NPO",
+    "Benchmark",
+    "EvaluationOptions",
     "ForgetRetainData",
     "GradAscent",
     "InputError",
     "LanguageModel",
     "Lora",
+    "Lume",
     "Objective",
     "Record",
+    "Results",
     "RetainKL",
     "RetainNLL",
+    "RowSet",
     "SimNPO",
     "UnlearningModule",
     "evaluate",

@@ -195,7 +195,7 @@ def _harness(
 ) -> dict[str, dict[str, float]]:
     """What lm-eval gives. Raises InputError, whatever went wrong: all other results are written by then."""
     try:
-        with advising(lambda: f"all but lm-eval's scores is in {output}: run the same command again, with --overwrite"):
+        with advising(lambda: f"all but lm-eval's scores is in {output}: run the same again, with overwrite"):
             return run_harness(model, tokenizer, options, manager=manager)
     except Exception as error:  # of its tasks' own code, downloads and data sets: there is no common kind
         reason = (str(error).strip() or repr(error)).splitlines()[0]

@@ -124,4 +124,4 @@ def check_sizes(options: Synthetic) -> None:
     }
     for name, most in limits.items():
         if not 1 <= getattr(options, name) <= most:
-            raise InputError(f"--prepare.synthetic.{name}: must be from 1 to {most}, got {getattr(options, name)}")
+            raise InputError(f"must be from 1 to {most}, got {getattr(options, name)}", name)
