@@ -8,9 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from unlearn_pl import ForgetRetainData, Lora, Objective, Record, RetainNLL, UnlearningModule
+from unlearn_pl import ForgetRetainData, Lora, Needs, Objective, Passes, Record, RetainNLL, UnlearningModule
 from unlearn_pl.models.tiny import TinyModel, build_tiny
-from unlearn_pl.objectives.passes import Needs, Passes
 from unlearn_pl.testing import term_value
 
 

@@ -68,8 +68,11 @@ def config(base_folder: str, tmp_path: Path) -> str:
         ),
         ("--model.objectives.ga.weight=abc", r"--model\.objectives\.ga\.weight: must be float, got abc"),
         ("--model.objectives.ga.reduction=sum", r"must be one of 'sequence_sum', 'sequence_mean'.* got sum"),
-        ("--model.objectives.ga.beta=0", r"NPO beta: must be above 0, got 0"),
-        ("--model.objectives.gb.weight=1", r"a new slot needs a class first: one of NPO, SimNPO, GradAscent, "),
+        ("--model.objectives.ga.beta=0", r"--model\.objectives\.ga\.beta: must be above 0, got 0"),
+        (
+            "--model.objectives.gb.weight=1",
+            r"a new slot needs a class first: one of NPO, SimNPO, GradAscent, RetainNLL",
+        ),
         ("--model.objectives.ga=NPOO", r"no class NPOO \(did you mean NPO\?\)"),
         ("--modle.base=x", r"--modle\.base: no such argument \(did you mean model\.base\?\)"),
         ("--model.base=./nowhere", r"model: \./nowhere is not a folder"),

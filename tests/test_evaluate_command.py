@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.lm_eval import Harness
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.hashing import source_hash
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.load import load_base
@@ -51,10 +49,8 @@ def write_rows(path: Path, split: str) -> str:
 
 
 def evaluate(model: str, data: EvaluationData, output: str, adapter: str | None = None, **more: Any) -> None:
-    """The command, its options by name among the other arguments."""
-    names = {option.name for option in fields(EvaluationOptions)} & set(more)
-    options = EvaluationOptions(**{name: more.pop(name) for name in names})
-    command.evaluate(model, data, output, adapter, options=options, **more)
+    """The command, its options by name."""
+    command.evaluate(model, data, output, adapter, options=command.EvaluateOptions(**more))
 
 
 @pytest.fixture

@@ -200,7 +200,7 @@ def test_gradient_is_exactly_zero_where_no_answer_token_follows(term: object) ->
 
 
 def test_beta_must_be_positive() -> None:
-    with pytest.raises(InputError, match=r"beta: of NPO must be above 0, got 0"):
+    with pytest.raises(InputError, match=r"^beta: must be above 0, got 0"):
         NPO(beta=0.0)
 
 

@@ -131,7 +131,7 @@ def test_without_padding_it_is_the_mean_over_all_tokens(model: PeftModel) -> Non
         for positions in ("released", "attended")
     ]
     assert values[0] == pytest.approx(values[1], rel=1e-12)
-    with pytest.raises(InputError, match=r"--model.max_length: rows of a micro-batch are longer than 9 tokens"):
+    with pytest.raises(InputError, match=r"^max_length: rows of a micro-batch are longer than 9 tokens"):
         PackedLoss({"gk": RetainKL(1.0, "released")}, length - 1, None, PAD)(model, rows, live_reference)
 
 

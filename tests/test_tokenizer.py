@@ -12,12 +12,11 @@ from lightning_runs import module, trainer, write_rows
 from tiny_adapters import shake
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from unlearn_pl.commands.evaluate import evaluate
+from unlearn_pl.commands.evaluate import EvaluateOptions, evaluate
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationData
-from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.load import load_tokenizer
 from unlearn_pl.models.lora import Lora, attach_lora, open_adapter, save_adapter
@@ -99,9 +98,9 @@ def test_a_reference_may_have_fewer_embeddings(
             base_folder,
             EvaluationData(str(rows["forget"]), str(rows["retain"])),
             str(tmp_path / "out"),
-            options=EvaluationOptions(generation=Generation(max_new_tokens=2)),
-            reference=str(tmp_path / "small"),
-            device="cpu",
+            options=EvaluateOptions(
+                generation=Generation(max_new_tokens=2), reference=str(tmp_path / "small"), device="cpu"
+            ),
         )
 
 
@@ -177,14 +176,14 @@ def test_fit_and_evaluate_refuse_rows_with_ids_beyond(
     run = module(str(tmp_path / "base"))
     for verb in ("fit", "validate", "test", "predict"):
         runner = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
-        with pytest.raises(InputError, match=r"--data.forget: token id 384 is beyond"):
+        with pytest.raises(InputError, match=r"^forget: token id 384 is beyond"):
             getattr(runner, verb)(run, datamodule=ForgetRetainData(**files))
     with pytest.raises(InputError, match="token id 384 is beyond"):
         evaluate(
             str(tmp_path / "base"),
             EvaluationData(**files),
             str(tmp_path / "out"),
-            options=EvaluationOptions(generation=Generation(2)),
+            options=EvaluateOptions(generation=Generation(2)),
         )
 
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from unlearn_pl.balance.options import BalanceOptions
     from unlearn_pl.balance.search import find_balance
     from unlearn_pl.checkpoints.merge import merge_checkpoints
     from unlearn_pl.data.datamodule import ForgetRetainData
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from unlearn_pl.evaluation.run import evaluate
     from unlearn_pl.inference.model import LanguageModel
     from unlearn_pl.merging.merge import merge_adapters
+    from unlearn_pl.merging.options import MergeOptions
     from unlearn_pl.models.lora import Lora
     from unlearn_pl.objectives.base import Objective
     from unlearn_pl.objectives.forget import NPO, GradAscent, SimNPO
+    from unlearn_pl.objectives.passes import Needs, Passes
     from unlearn_pl.objectives.retain import RetainKL, RetainNLL
     from unlearn_pl.tasks.base import Benchmark, RowSet
     from unlearn_pl.tasks.lume import Lume
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "BalanceOptions": "balance.options",
     "Benchmark": "tasks.base",
     "EvaluationOptions": "evaluation.options",
     "ForgetRetainData": "data.datamodule",
@@ -38,8 +42,11 @@ _HOME = {
     "LanguageModel": "inference.model",
     "Lora": "models.lora",
     "Lume": "tasks.lume",
+    "MergeOptions": "merging.options",
     "NPO": "objectives.forget",
+    "Needs": "objectives.passes",
     "Objective": "objectives.base",
+    "Passes": "objectives.passes",
     "Record": "data.records",
     "Results": "evaluation.results",
     "RetainKL": "objectives.retain",
@@ -57,6 +64,7 @@ _HOME = {
 
 __all__ = [
     "NPO",
+    "BalanceOptions",
     "Benchmark",
     "EvaluationOptions",
     "ForgetRetainData",
@@ -65,7 +73,10 @@ __all__ = [
     "LanguageModel",
     "Lora",
     "Lume",
+    "MergeOptions",
+    "Needs",
     "Objective",
+    "Passes",
     "Record",
     "Results",
     "RetainKL",

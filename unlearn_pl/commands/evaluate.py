@@ -1,5 +1,7 @@
 """``unlearn-pl evaluate``: the scores of one model, on the terminal and in two files."""
 
+from dataclasses import dataclass, field, fields
+
 from unlearn_pl.commands.score_tables import print_metrics, print_results
 from unlearn_pl.console import log
 from unlearn_pl.errors import InputError
@@ -12,8 +14,34 @@ from unlearn_pl.models.device import find_device
 from unlearn_pl.tasks.base import Benchmark
 from unlearn_pl.tasks.lume import Lume
 
-DEFAULTS = EvaluationOptions()
-NO_HARNESS = Harness()
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(EvaluationOptions):
+    """What is measured, and how the model is loaded."""
+
+    benchmark: Benchmark | None = None
+    """Another benchmark than the rows of `data`: the import path of a class (my_file.MyBenchmark; what it takes is
+    --benchmark.NAME)."""
+    reference: str | None = None
+    """Folder or hub name of the model before unlearning, for perplexity and the reference attack; with an adapter it is
+    the model without it."""
+    retrained: str | None = None
+    """Output folder of an evaluation of a model that never saw the forget set, for forget quality."""
+    harness: Harness = field(default_factory=Harness)
+    """Tasks of lm-eval, on the first process alone."""
+    dtype: str = "float32"
+    """Type of the weights: float32, bfloat16 or float16."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own)."""
+    tokenizer: str | None = None
+    """Folder or hub name of a tokenizer; default: the model's. To be named for an adapter whose folder holds another
+    one."""
+    trust_remote_code: bool = False
+    """Let a model from the hub run its own code on this machine."""
+    overwrite: bool = False
+    """Replace the results if the output folder has them."""
+    verbose: bool = False
+    """Print every score with its interval, and every note."""
 
 
 def listing() -> None:
@@ -22,22 +50,7 @@ def listing() -> None:
 
 
 def evaluate(
-    model: str,
-    data: EvaluationData,
-    output: str,
-    adapter: str | None = None,
-    *,
-    benchmark: Benchmark | None = None,
-    options: EvaluationOptions = DEFAULTS,
-    reference: str | None = None,
-    retrained: str | None = None,
-    harness: Harness = NO_HARNESS,
-    dtype: str = "float32",
-    device: str = "auto",
-    tokenizer: str | None = None,
-    trust_remote_code: bool = False,
-    overwrite: bool = False,
-    verbose: bool = False,
+    model: str, data: EvaluationData, output: str, adapter: str | None = None, *, options: EvaluateOptions
 ) -> None:
     """Score a model as SemEval-2025 Task 4 does, or another benchmark, and by what its scores miss: what it forgot,
     what it kept, whether it gives members away, and whether it still writes sentences. `unlearn-pl evaluate --list`
@@ -54,33 +67,23 @@ def evaluate(
         data: The rows that the model had to forget and those it had to keep, in the form of SemEval-2025 Task 4.
         output: Folder for the files.
         adapter: Folder of a PEFT adapter to put on the model.
-        benchmark: Another benchmark than these rows: the import path of a class (my_file.MyBenchmark; what it takes is
-            --benchmark.NAME).
-        reference: Folder or hub name of the model before unlearning, for perplexity and the reference attack; with an
-            adapter it is the model without it.
-        retrained: Output folder of an evaluation of a model that never saw the forget set, for forget quality.
-        harness: Tasks of lm-eval, on the first process alone.
-        dtype: Type of the weights: float32, bfloat16 or float16.
-        device: Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own).
-        tokenizer: Folder or hub name of a tokenizer; default: the model's. To be named for an adapter whose folder
-            holds another one.
-        trust_remote_code: Let a model from the hub run its own code on this machine.
-        overwrite: Replace the results if the output folder has them.
-        verbose: Print every score with its interval, and every note.
     """
-    if benchmark is not None and data != EvaluationData():
+    if options.benchmark is not None and data != EvaluationData():
         raise InputError("not with data: a benchmark brings its own rows", "benchmark")
     stored = StoredModel(
         model=model,
         adapter=adapter,
-        reference=reference,
-        tokenizer=tokenizer,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
+        reference=options.reference,
+        tokenizer=options.tokenizer,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
     )
-    check_stored(stored, options, output, overwrite)
-    place = find_device(device)
-    inputs = read_inputs(benchmark or data, options)
-    results = evaluate_stored(stored, inputs, options, output, place, retrained=retrained, harness=harness, log=log)
+    measured = EvaluationOptions(**{field.name: getattr(options, field.name) for field in fields(EvaluationOptions)})
+    check_stored(stored, measured, output, options.overwrite)
+    place = find_device(options.device)
+    inputs = read_inputs(options.benchmark or data, measured)
+    results = evaluate_stored(
+        stored, inputs, measured, output, place, retrained=options.retrained, harness=options.harness, log=log
+    )
     if results is not None:
-        print_results(results, output, verbose)
+        print_results(results, output, options.verbose)

@@ -139,10 +139,11 @@ def any_function(
     base = None if reference is None else head.finish(products_of(head, reference))
     with torch.set_grad_enabled(differentiate):
         values = function(head.finish(products), targets, base, *beside)
+        total = values.sum()
     assert values.shape == targets.shape, f"the function gave {tuple(values.shape)} for {len(targets)} positions"
     if not differentiate:
         return [values]
-    (grad,) = torch.autograd.grad(values.sum(), products)
+    (grad,) = torch.autograd.grad(total, products)
     return [values.detach(), through_linear(head, grad)]
 
 

@@ -32,7 +32,7 @@ class NPO(Objective):
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
-            raise InputError(f"of NPO must be above 0, got {self.beta}", "beta")
+            raise InputError(f"must be above 0, got {self.beta}", "beta")
 
     @property
     def needs(self) -> Mapping[Split, Needs]:
@@ -66,7 +66,7 @@ class SimNPO(Objective):
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
-            raise InputError(f"of SimNPO must be above 0, got {self.beta}", "beta")
+            raise InputError(f"must be above 0, got {self.beta}", "beta")
 
     @property
     def needs(self) -> Mapping[Split, Needs]:
