@@ -12,7 +12,7 @@ LIGHTNING = "cli:main"
 
 # verb -> (help, "module:function")
 VERBS = {
-    "run": ("a whole recipe: prepare, fit twice, merge, evaluate, table", "recipe.run:run"),
+    "run": ("a whole recipe: prepare, fit, merge, balance, evaluate, table", "recipe.run:run"),
     "fit": ("train an adapter that unlearns", LIGHTNING),
     "validate": ("the loss terms of a model or checkpoint on every pair of rows", LIGHTNING),
     "test": ("the same, under the name test", LIGHTNING),

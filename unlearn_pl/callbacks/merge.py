@@ -22,7 +22,7 @@ from unlearn_pl.merging.adapters import read_adapter, read_adapters
 from unlearn_pl.merging.merge import MergedAdapter, refuse_dense
 from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.models.adapter_folder import is_adapter_folder
-from unlearn_pl.models.load import load_base, refuse_quantised
+from unlearn_pl.models.load import refuse_quantised
 from unlearn_pl.models.lora import save_adapter
 
 
@@ -123,7 +123,7 @@ class MergeAfterFit(Callback):
         folder = Path(trainer.default_root_dir) / "merged"
         # a fresh base on the CPU: the trained one lives on a device and may be wrapped by the strategy
         if self.balance is not None or trainer.is_global_zero:
-            base = load_base(pl_module.base, pl_module.dtype_name, pl_module.trust_remote_code)
+            base = pl_module.fresh_base()
             merged = self._merge(trainer, base) if self.balance is None else self._search(trainer, pl_module, base)
             if trainer.is_global_zero:
                 model = folder / "model" if self.save_model else None
