@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MethodType
 from typing import Any
 from unittest import mock
 
@@ -26,7 +25,6 @@ from benchmarks.variants import Ours, Settings
 from unlearn_pl.files import write_json
 from unlearn_pl.models.body import causal_model
 from unlearn_pl.models.fast import linear as matmul
-from unlearn_pl.models.fast.gated import gated_forward
 from unlearn_pl.models.fast.lora import LoraLinear
 from unlearn_pl.models.fast.packing import PACKED
 from unlearn_pl.models.head import IGNORED, Head
@@ -80,26 +78,14 @@ def padded(variant: Ours) -> Iterator[None]:
 
 
 @contextmanager
-def product_kept(variant: Ours) -> Iterator[None]:
-    """The feed-forward blocks run as transformers has them."""
-    blocks = [module for module in variant.policy.modules() if "forward" in vars(module)]
-    for block in blocks:
-        del block.forward
-    yield
-    for block in blocks:
-        block.forward = MethodType(gated_forward, block)
-
-
-@contextmanager
 def peft_layers(variant: Ours) -> Iterator[None]:
     """LoRA as PEFT computes it."""
     layers = [module for module in variant.policy.modules() if isinstance(module, LoraLinear)]
-    with product_kept(variant):
-        for layer in layers:
-            layer.__class__ = PeftLinear
-        yield
-        for layer in layers:
-            layer.__class__ = LoraLinear
+    for layer in layers:
+        layer.__class__ = PeftLinear
+    yield
+    for layer in layers:
+        layer.__class__ = LoraLinear
 
 
 @contextmanager
@@ -164,7 +150,6 @@ PARTS: dict[str, Callable[[Ours], AbstractContextManager[Any]]] = {
     "reference cache": no_cache,
     "head in chunks": lambda variant: mock.patch.object(Head, "scores", plain_scores),
     "oneDNN products": lambda variant: mock.patch.object(matmul, "_ONEDNN_LINEAR", None),
-    "gated blocks": product_kept,
     "our LoRA layers": peft_layers,
     "dropout": no_dropout,
 }
