@@ -11,7 +11,7 @@ from benchmarks.released import EncodedPair
 from unlearn_pl.__main__ import one_line_errors
 from unlearn_pl.data.encoding import Encoding, encode_record
 from unlearn_pl.data.pairing import PairSampler
-from unlearn_pl.data.readers import read_split
+from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import sha256_of
 from unlearn_pl.models.device import find_device

@@ -21,16 +21,14 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.command import BenchData, hashes_of, run, shown, tell
 from benchmarks.official import PASSES, answer_each, attack_each, continue_each
 from benchmarks.workload import Amounts, Workload, choose_work
-from unlearn_pl.data.readers import read_split
+from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Choice, Subject, answer_choices, fitting_prompt, letter_ids
+from unlearn_pl.evaluation.choice import LETTERS, Choice, Subject, answer_choices, fitting_prompt, letter_ids
 from unlearn_pl.evaluation.membership import document_attacks
 from unlearn_pl.files import sha256_of, write_json
 from unlearn_pl.inference.batches import Work
-from unlearn_pl.inference.generation import Generation, Prompt, generate
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.next_token import choose_letters
-from unlearn_pl.inference.rows import encode_texts, evaluating
+from unlearn_pl.inference.generation import Generation, Prompt
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter
@@ -67,8 +65,9 @@ def compare_evaluation(
     Raises InputError if a row exceeds the model's positions.
     """
     # Said now and not after an hour
-    encode_texts(model, tokenizer, [r.input for r in work.records], "--max_new_tokens: prompt", amounts.max_new_tokens)
-    encode_texts(model, tokenizer, work.documents, "--documents: document")
+    ours = LanguageModel(model, tokenizer)
+    ours.encode_texts([row.input for row in work.records], "max_new_tokens", amounts.max_new_tokens)
+    ours.encode_texts(work.documents, "documents")
     device = next(model.parameters()).device
     first = work.subjects[0]
     small = Subject(first.name, first.shots, first.questions[:WARM_ROWS])
@@ -82,7 +81,7 @@ def compare_evaluation(
         for kind, calls in calls_of(model, tokenizer, work, amounts.max_new_tokens, tell).items():
             tell(f"round {number + 1} of {rounds}: {kind}")
             done[-1][kind] = take_turns(calls, device, swapped=number % 2 == 1, tell=tell)
-    letters = own_letters(model, tokenizer, work.subjects)
+    letters = own_letters(ours, work.subjects)
     return (
         time_figures(done)
         | generation_figures(done, work)
@@ -98,28 +97,29 @@ def calls_of(
     # Parts of one size: a last one of a few rows would be no batch at all
     parts = math.ceil(len(work.records) / CHUNK_ROWS)
     chunks = [work.records[len(work.records) * n // parts : len(work.records) * (n + 1) // parts] for n in range(parts)]
-    both, told, attacks = (model, tokenizer), Work(tell), tuple(PASSES)
+    both, attacks = (model, tokenizer), tuple(PASSES)
+    ours = LanguageModel(model, tokenizer, work=Work(tell))
     return {
         "generation": {
             "official": [
                 partial(continue_each, *both, [row.input for row in chunk], max_new_tokens, tell) for chunk in chunks
             ],
             "ours": [
-                partial(generate, *both, [Prompt.of(row) for row in chunk], Generation(max_new_tokens), told)
+                partial(ours.generate, [Prompt.of(row) for row in chunk], Generation(max_new_tokens))
                 for chunk in chunks
             ],
         },
         "choice": {
             "official": [partial(answer_each, *both, work.subjects)],
-            "ours": [partial(answer_choices, *both, work.subjects, Choice(), told)],
+            "ours": [partial(answer_choices, ours, work.subjects)],
         },
         "membership": {
             "official": [partial(attack_each, *both, work.documents, attack) for attack in attacks],
-            "ours": [partial(document_attacks, *both, work.documents, attacks, work=told)],
+            "ours": [partial(document_attacks, ours, work.documents, attacks)],
         },
         "membership_loss": {
             "official": [partial(attack_each, *both, work.documents, "loss")],
-            "ours": [partial(document_attacks, *both, work.documents, ("loss",), work=told)],
+            "ours": [partial(document_attacks, ours, work.documents)],
         },
     }
 
@@ -149,11 +149,11 @@ def timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     return result, time.perf_counter() - began
 
 
-def own_letters(model: nn.Module, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[Subject]) -> list[str | None]:
+def own_letters(ours: LanguageModel, subjects: Sequence[Subject]) -> list[str | None]:
     """The letters behind the outcomes that ``answer_choices`` gives."""
-    rows = [fitting_prompt(model, tokenizer, subject, q)[0] for subject in subjects for q in subject.questions]
-    with evaluating(model):
-        return choose_letters(Network(model), rows, letter_ids(tokenizer), Choice().batch_size)
+    prompts = [fitting_prompt(ours, subject, question)[0] for subject in subjects for question in subject.questions]
+    places = ours.next_token(prompts, letter_ids(ours.tokenizer), batch_size=Choice.batch_size)
+    return [None if place is None else LETTERS[place] for place in places]
 
 
 def time_figures(done: Sequence[Round]) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from benchmarks.small_models import small_model, small_tokenizer
 from unlearn_pl.data.batch import collate_pairs
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.generation import Generation, Prompt, generate
-from unlearn_pl.merging.adapters import merge_parents, save_merged
-from unlearn_pl.merging.methods import merge_settings
-from unlearn_pl.merging.parents import read_parents
+from unlearn_pl.inference.generation import Generation, Prompt
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.merging.adapters import read_adapters
+from unlearn_pl.merging.merge import MergedAdapter
+from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
 from unlearn_pl.objectives.forget import NPO
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
@@ -60,9 +61,9 @@ def check_generation(build: Build, tokenizer: PreTrainedTokenizerFast) -> dict[s
         own.append(tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
     answers = [(text, text[: len(text) // 2] + " zebra", "no such thing", "")[i % 4] for i, text in enumerate(own)]
     prompts = [Prompt(*pair) for pair in zip(PROMPTS, answers, strict=True)]
-    differing = 0
+    asked, differing = LanguageModel(model, tokenizer, joiner=""), 0
     for size in (1, 3, 16):
-        texts = [answer.text for answer in generate(model, tokenizer, prompts, Generation(NEW, size))]
+        texts = [answer.text for answer in asked.generate(prompts, Generation(NEW, size))]
         differing = max(differing, sum(one != other for one, other in zip(texts, own, strict=True)))
     return {"differing": differing, "rows": len(PROMPTS)}
 
@@ -193,9 +194,10 @@ def _merge(build: Build, vocabulary: int, lora: Lora) -> dict[str, Any]:
         folders = [home / "one", home / "two"]
         apart: dict[str, Any] = {}
         for method, density in (("ties", 0.8), ("cat", None)):
-            settings = merge_settings(2, method, density=density)
+            settings = MergeOptions(method=method, density=density).settings(2)
             base = AutoModelForCausalLM.from_pretrained(home / "base").eval()
-            save_merged(merge_parents(base, read_parents(folders, settings), settings), None, home / method, base)
+            adapter = MergedAdapter.of(base, read_adapters(folders, settings), settings)
+            adapter.save(save_model=home / method, base=base)
             merged = AutoModelForCausalLM.from_pretrained(home / method).eval()
             whole = AutoModelForCausalLM.from_pretrained(home / "base").eval()
             peft = PeftModel.from_pretrained(whole, str(folders[0]), adapter_name="one")

@@ -29,10 +29,11 @@ from benchmarks.merge_path import compare_path_step
 from benchmarks.random_adapters import NAMES, one_layer, random_parents, with_peft
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import write_json
-from unlearn_pl.merging.factors import Factors
-from unlearn_pl.merging.merge import Delta, merge_deltas
-from unlearn_pl.merging.methods import METHODS, MergeSettings, merge_settings
-from unlearn_pl.merging.parents import Parent
+from unlearn_pl.merging.adapters import Adapter
+from unlearn_pl.merging.factors import Delta, Factors
+from unlearn_pl.merging.merge import merge_modules
+from unlearn_pl.merging.methods import METHODS
+from unlearn_pl.merging.options import MergeOptions, MergeSettings
 from unlearn_pl.models.load import load_base, load_tokenizer, resolve
 from unlearn_pl.provenance import provenance
 
@@ -58,7 +59,7 @@ class Repeats:
 
 def compare_merging(
     model: PreTrainedModel,
-    parents: Sequence[Parent],
+    parents: Sequence[Adapter],
     density: float,
     seed: int,
     repeats: Repeats,
@@ -73,7 +74,8 @@ def compare_merging(
         try:
             for name in types:
                 wanted = density if "density" in METHODS[name].kernel.parameters else None
-                settings = merge_settings(len(parents), name, WEIGHTS, wanted, seed=seed)
+                options = MergeOptions(method=name, weights=list(WEIGHTS), density=wanted, seed=seed)
+                settings = options.settings(len(parents))
                 figures[name] = compare_type(adapted, parents, settings, repeats)
                 seconds, theirs = figures[name]["seconds"], figures[name]["peft_seconds"]
                 tell(f"{name}: PEFT {theirs:.3g} s, ours {seconds:.3g} s")
@@ -84,13 +86,13 @@ def compare_merging(
 
 
 def compare_type(
-    adapted: PeftModel, parents: Sequence[Parent], settings: MergeSettings, repeats: Repeats
+    adapted: PeftModel, parents: Sequence[Adapter], settings: MergeSettings, repeats: Repeats
 ) -> dict[str, Any]:
     """Time, memory and result of one type by both ways, which take turns. A random type draws its own mask while PEFT
     is timed; for the comparison of results PEFT merges once more, with our mask."""
     method, order = settings.method, list(parents[0].factors)
     add = partial(merge_by_peft, adapted, settings)
-    merge = partial(merge_deltas, parents, settings, order)
+    merge = partial(merge_modules, parents, settings, order)
     theirs: list[Call] = []
     ours: list[Call] = []
     of_peft = repeats.peft if method.truncates else repeats.ours
@@ -162,7 +164,7 @@ def seeded_masks(seed: int | None) -> Iterator[None]:
 
 def reconstruction(
     adapted: PeftModel,
-    parents: Sequence[Parent],
+    parents: Sequence[Adapter],
     settings: MergeSettings,
     ours: Mapping[str, Delta],
     theirs: Mapping[str, Factors],
@@ -173,7 +175,7 @@ def reconstruction(
     its rank; ``reconstruction_error`` is |D - ours| / |D| over all modules.
     """
     method = METHODS[settings.method.name.replace("_svd", "_dense")]
-    whole = merge_deltas(parents, replace(settings, method=method), list(parents[0].factors))
+    whole = merge_modules(parents, replace(settings, method=method), list(parents[0].factors))
     kernel = getattr(merge_utils, method.kernel.name)
     ratios, merged_by_peft = [], {}
     with seeded_masks(settings.seed):

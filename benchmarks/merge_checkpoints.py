@@ -22,7 +22,6 @@ from unlearn_pl.checkpoints.merge import merge_checkpoints
 from unlearn_pl.console import quiet
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder
-from unlearn_pl.merging.methods import merge_settings
 from unlearn_pl.models.load import DTYPES
 
 Tell = Callable[[str], None]
@@ -135,7 +134,7 @@ def check_folder(folder: Path, sizes: Sizes) -> None:
 
 def make_checkpoint(folder: Path, number: int, sizes: Sizes) -> None:
     """Normal numbers, 0 +- 0.02: number 0 is the base, the others are the base and 0 +- 0.001 of their own."""
-    with new_folder(folder, argument="--checkpoints") as temporary:
+    with new_folder(folder, argument="checkpoints") as temporary:
         sizes.config().save_pretrained(temporary)
         written = lay_out(temporary, sizes.plan(), shard_bytes=1 << 62)
         for place, stored in enumerate(written.tensors.values()):
@@ -167,7 +166,7 @@ def _with_peak(work: Callable[[Path, float], float], folder: Path, density: floa
 
 def bare_loop(folder: Path) -> float:
     """Read the three files side by side and write the last one's bytes anew, by one thread; the seconds."""
-    with new_folder(folder / "copied", argument="--checkpoints") as output, ExitStack() as files:
+    with new_folder(folder / "copied", argument="checkpoints") as output, ExitStack() as files:
         sources = [files.enter_context((folder / name / SINGLE_FILE).open("rb", buffering=0)) for name in NAMES]
         buffers = [bytearray(BLOCK_BYTES) for _ in sources]
         began = time.perf_counter()
@@ -181,11 +180,10 @@ def bare_loop(folder: Path) -> float:
 
 def merge_by_ties(folder: Path, density: float) -> float:
     """Merge the two over the base; the seconds."""
-    settings = merge_settings(2, "ties", density=density, checkpoints=True)
     base, *others = (folder / name for name in NAMES)
     output = folder / "merged"
     began = time.perf_counter()
-    merge_checkpoints(base, others, output, settings.method.kernel, settings.weights, settings.options)
+    merge_checkpoints(base, others, output, method="ties", density=density)
     seconds = time.perf_counter() - began
     shutil.rmtree(output)
     return seconds

@@ -11,9 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.measure import Call, measured
 from benchmarks.random_adapters import random_parents
 from unlearn_pl.evaluation.membership import document_losses
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.merging.folding import FoldedWeights
-from unlearn_pl.merging.merge import merge_deltas
-from unlearn_pl.merging.methods import merge_settings
+from unlearn_pl.merging.merge import merge_modules
+from unlearn_pl.merging.options import MergeOptions
 
 DOCUMENT_TOKENS = 300
 
@@ -28,11 +29,11 @@ def compare_path_step(
     """
     parents, texts = random_parents(model, rank, seed), random_documents(tokenizer, documents, seed)
     folded = FoldedWeights(model, parents[0].factors)
-    losses = partial(document_losses, model, tokenizer, texts)
+    losses = partial(document_losses, LanguageModel(model, tokenizer), texts)
 
     def step(weight: float) -> list[float]:
-        settings = merge_settings(len(parents), "cat", (weight, 1 - weight))
-        folded.fold(merge_deltas(parents, settings))
+        settings = MergeOptions(method="cat", weights=[weight, 1 - weight]).settings(len(parents))
+        folded.fold(merge_modules(parents, settings))
         return losses()
 
     found: dict[str, list[Call]] = {"step": [], "bare": []}

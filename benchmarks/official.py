@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import start_ids
-from unlearn_pl.evaluation.choice import Subject, fitting_prompt, letter_ids
-from unlearn_pl.inference.generation import decode_answer, eos_ids
-from unlearn_pl.inference.next_token import LETTERS
-from unlearn_pl.inference.rows import evaluating
+from unlearn_pl.data.encoding import decode_answer, start_ids
+from unlearn_pl.evaluation.choice import LETTERS, Subject, fitting_prompt, letter_ids
+from unlearn_pl.inference.forward import evaluating
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.inference.own_generate import eos_ids
 from unlearn_pl.metrics.attacks import MIN_K_SHARE, STD_FLOOR
 from unlearn_pl.models.body import causal_model
 
@@ -78,12 +78,12 @@ def generation_config(causal: nn.Module, config: GenerationConfig) -> Iterator[N
 def answer_each(model: nn.Module, tokenizer: PreTrainedTokenizerBase, subjects: Sequence[Subject]) -> list[str]:
     """The letter of each question, subject by subject: its whole prompt, with all shots, goes through the model alone,
     and the highest of the four letters' logits at its last position counts."""
-    letters, causal = letter_ids(tokenizer), causal_model(model)
+    letters, causal, asked = letter_ids(tokenizer), causal_model(model), LanguageModel(model, tokenizer)
     chosen = []
     with evaluating(model):
         for subject in subjects:
             for question in subject.questions:
-                row, _ = fitting_prompt(model, tokenizer, subject, question)
+                row = start_ids(fitting_prompt(asked, subject, question)[0], tokenizer)
                 logits = model(input_ids=torch.tensor([row], device=causal.device)).logits[0, -1]
                 chosen.append(LETTERS[int(logits[letters].argmax())])
     return chosen

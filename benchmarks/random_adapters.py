@@ -10,8 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import OlmoConfig, OlmoForCausalLM, PreTrainedModel
 
+from unlearn_pl.merging.adapters import Adapter
 from unlearn_pl.merging.factors import Factors
-from unlearn_pl.merging.parents import PREFIX, Parent
+from unlearn_pl.models.adapter_folder import PREFIX
 
 NAMES = ("first", "second")
 # A learned delta's singular values fall: the columns of B get shorter by this from one to the next
@@ -29,7 +30,7 @@ def one_layer(hidden: int, intermediate: int) -> PreTrainedModel:
         return OlmoForCausalLM(config).eval()
 
 
-def random_parents(model: PreTrainedModel, rank: int, seed: int) -> list[Parent]:
+def random_parents(model: PreTrainedModel, rank: int, seed: int) -> list[Adapter]:
     """Two adapters of every linear layer but the head, in the model's order, as training leaves them; alpha = rank.
 
     Both have one initial A (normal, / sqrt(in)) with a tenth of drift each, and a B of their own with falling columns.
@@ -46,10 +47,10 @@ def random_parents(model: PreTrainedModel, rank: int, seed: int) -> list[Parent]
             b = torch.randn(layer.out_features, rank, generator=generator) * fall
             own[PREFIX + name] = Factors(a / math.sqrt(layer.in_features), b)
     config = {"r": rank, "lora_alpha": rank}
-    return [Parent(Path(name), config, own, {}) for name, own in zip(NAMES, factors, strict=True)]
+    return [Adapter(Path(name), config, own, {}) for name, own in zip(NAMES, factors, strict=True)]
 
 
-def with_peft(model: PreTrainedModel, parents: Sequence[Parent]) -> PeftModel:
+def with_peft(model: PreTrainedModel, parents: Sequence[Adapter]) -> PeftModel:
     """``model`` with the parents as adapters ``NAMES``, which share their numbers."""
     targets = [name.removeprefix(PREFIX) for name in parents[0].factors]
     configs = [

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from unlearn_pl.data.records import Record, kind_of_id
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Question, Subject
-from unlearn_pl.inference.next_token import LETTERS
+from unlearn_pl.evaluation.choice import LETTERS, Question, Subject
 
 
 @dataclass(frozen=True)

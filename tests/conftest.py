@@ -96,14 +96,14 @@ def model(tiny_model: Callable[[], LlamaForCausalLM]) -> LlamaForCausalLM:
 @pytest.fixture
 def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes [B, T] of the token ids of each forward of an evaluation."""
-    from unlearn_pl.inference.model import Network
+    from unlearn_pl.inference.engine import Engine
 
     seen: list[tuple[int, ...]] = []
-    real = Network.states
+    real = Engine.states
 
-    def spy(network: Network, ids: torch.Tensor, *others: object, **options: object) -> torch.Tensor:
+    def spy(engine: Engine, ids: torch.Tensor, *others: object, **options: object) -> torch.Tensor:
         seen.append(tuple(ids.shape))
-        return real(network, ids, *others, **options)  # type: ignore[arg-type]
+        return real(engine, ids, *others, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Network, "states", spy)
+    monkeypatch.setattr(Engine, "states", spy)
     return seen

@@ -9,12 +9,13 @@ import transformers
 from row_by_row import one_by_one, sharpened
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from unlearn_pl.evaluation.choice import Choice, Question, Subject, answer_choices, letter_ids
-from unlearn_pl.inference import next_token as letters
-from unlearn_pl.inference.generation import Generation, Prompt, generate
+from unlearn_pl.evaluation.choice import Question, Subject, answer_choices, letter_ids
+from unlearn_pl.inference import next_token
+from unlearn_pl.inference.engine import Engine
+from unlearn_pl.inference.generation import Generation, Prompt
 from unlearn_pl.inference.kv_cache import attends_fully, generates_together
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.next_token import letter_logits
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.inference.next_token import candidate_logits
 
 # Its cache is of a class that only its own generate makes; that is said each time
 pytestmark = pytest.mark.filterwarnings("ignore:MiniMaxForCausalLM. text by our cache would differ")
@@ -128,7 +129,7 @@ def build(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
 def test_traits(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     """Each way of the code is gone by some architecture below."""
     model = build(name, tokenizer)
-    found = (Network(model).head is not None, attends_fully(model), generates_together(model))
+    found = (Engine(model).head is not None, attends_fully(model), generates_together(model))
     assert found == TRAITS[name]
 
 
@@ -142,7 +143,7 @@ def test_generation(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     answers = [(text, text[: len(text) // 2] + " zebra", "no such thing", "")[i % 4] for i, text in enumerate(own)]
     prompts = [Prompt(*pair) for pair in zip(PROMPTS, answers, strict=True)]
     for batch_size in (3, 16):
-        found = generate(model, tokenizer, prompts, Generation(16, batch_size))
+        found = LanguageModel(model, tokenizer, joiner="").generate(prompts, Generation(16, batch_size))
         assert [answer.text for answer in found] == own
 
 
@@ -167,8 +168,8 @@ def test_choices(name: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pyt
         subjects.append(replace(subject, questions=tuple(asked)))
     seen = []
 
-    def spy(network: Network, rows: list[list[int]], *others: object) -> torch.Tensor:
-        logits = letter_logits(network, rows, *others)  # type: ignore[arg-type]
+    def spy(engine: Engine, rows: list[list[int]], *others: object) -> torch.Tensor:
+        logits = candidate_logits(engine, rows, *others)  # type: ignore[arg-type]
         for slot, rest in enumerate(rows):
             whole = [row for row in own if list(row[-len(rest) :]) == list(rest)]
             assert len(whole) == 1
@@ -176,9 +177,9 @@ def test_choices(name: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pyt
             seen.append(whole[0])
         return logits
 
-    monkeypatch.setattr(letters, "letter_logits", spy)
+    monkeypatch.setattr(next_token, "candidate_logits", spy)
     for batch_size in (1, 3, 16):
         seen.clear()
-        found = answer_choices(model, tokenizer, subjects, Choice(shots=2, batch_size=batch_size))
+        found = answer_choices(LanguageModel(model, tokenizer), subjects, batch_size=batch_size)
         assert (found["average"], found["shortened"]) == (1, 0)
         assert set(seen) == set(own)

@@ -19,6 +19,7 @@ from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.files import sha256_of
 from unlearn_pl.inference.generation import Generation
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.roc import area_under_curve
 from unlearn_pl.models.load import load_base, load_tokenizer
 from unlearn_pl.parsing import parse_function
@@ -97,7 +98,9 @@ def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
     for network in (
         PeftModel.from_pretrained(load_base(base_folder), str(output / "adapter")), load_base(str(model))
     ):  # fmt: skip
-        scores = [[-loss for loss in document_losses(network, tokenizer, side)] for side in texts.values()]
+        scores = [
+            [-loss for loss in document_losses(LanguageModel(network, tokenizer), side)] for side in texts.values()
+        ]
         assert area_under_curve(*scores) == pytest.approx(found["chosen"]["auc"], abs=0.03)
 
 
@@ -113,7 +116,7 @@ def test_refusals_leave_nothing(base_folder, adapters, data, membership, tmp_pat
     for given, message in (
         ({"membership": Membership()}, "^membership.nonmember: needed"),
         ({"adapters": adapters[:1]}, "^adapters: two are needed"),
-        ({"output": str(tmp_path / "member.jsonl")}, "--output: .* exists already"),
+        ({"output": str(tmp_path / "member.jsonl")}, "output: .* exists already"),
         ({"device": "moon"}, "--device: moon cannot be used here"),
         ({"search": BalanceOptions(groups=9)}, "^groups: must be at most 2"),
     ):

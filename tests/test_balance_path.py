@@ -9,8 +9,7 @@ from peft import PeftModel
 
 from unlearn_pl.balance.path import LEAST_COEFFICIENT, Point, Ray, open_path
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.factors import Factors, factors_of
-from unlearn_pl.merging.merge import norm
+from unlearn_pl.merging.factors import Factors, factors_of, norm
 from unlearn_pl.merging.methods import METHODS
 
 SCALING = 2.0  # alpha 8 / rank 4
@@ -82,8 +81,8 @@ def test_groups_are_neighbouring_layers_and_move_by_themselves(path, pair):
 )
 def test_a_written_point_opens_with_peft_and_says_what_it_is(path, tiny_model, tmp_path, point):
     merged = path.merged(point)
-    merged.write(tmp_path)
-    opened = PeftModel.from_pretrained(tiny_model(), str(tmp_path))
+    merged.save(tmp_path / "adapter")
+    opened = PeftModel.from_pretrained(tiny_model(), str(tmp_path / "adapter"))
     got = {
         f"base_model.model.{name}".replace(
             "base_model.model.base_model.model.", "base_model.model."
@@ -92,7 +91,7 @@ def test_a_written_point_opens_with_peft_and_says_what_it_is(path, tiny_model, t
         if hasattr(layer, "get_delta_weight")
     }
     close(got, dense(path.merge(point)[0]))
-    facts = json.loads((tmp_path / "unlearn_pl.json").read_text())["merge"]
+    facts = json.loads((tmp_path / "adapter/unlearn_pl.json").read_text())["merge"]
     assert facts["balance"]["mix"] == point.coefficient
     assert facts["method"] == point.ray.method
     if point.offsets:

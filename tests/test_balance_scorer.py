@@ -16,7 +16,7 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.inference.generation import Generation
-from unlearn_pl.merging.adapters import open_merged
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.merging.folding import FoldedWeights
 from unlearn_pl.metrics.roc import area_under_curve
 
@@ -52,13 +52,13 @@ def test_losses_are_those_of_the_merged_model(scorer, path, tiny_model, tokenize
 
     point = Point(Ray(scale=1.2), 0.3)
     texts = [*scorer.documents.members, *scorer.documents.nonmembers]
-    before = document_losses(scorer.model, tokenizer, texts)
+    before = document_losses(LanguageModel(scorer.model, tokenizer), texts)
     with scorer.weights:
         got = scorer.losses(path.merge(point)[0])
-        other = open_merged(sharpened(tiny_model()), path.merged(point))
-        assert got == pytest.approx(document_losses(other, tokenizer, texts), rel=1e-4)
+        other = path.merged(point).open(sharpened(tiny_model()))
+        assert got == pytest.approx(document_losses(LanguageModel(other, tokenizer), texts), rel=1e-4)
         assert got != pytest.approx(before, rel=1e-3)
-    assert document_losses(scorer.model, tokenizer, texts) == before
+    assert document_losses(LanguageModel(scorer.model, tokenizer), texts) == before
 
 
 def test_scores_hold_what_evaluation_says(scorer, path):

@@ -26,8 +26,7 @@ from benchmarks.merge_checkpoints import (
 from benchmarks.merge_path import compare_path_step, random_documents
 from benchmarks.random_adapters import one_layer, random_parents, with_peft
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.factors import Factors, shared_start
-from unlearn_pl.merging.merge import Delta
+from unlearn_pl.merging.factors import Delta, Factors, shared_start
 
 TRUNCATING = ("ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd")
 TINY = Sizes(layers=1, hidden=8, intermediate=12, vocabulary=20)
@@ -144,7 +143,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 def test_a_wrong_result_of_ours_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deltas of twice the size are 100 % off; their error is that of 2 C against D, beyond the optimum's."""
-    own = bench.merge_deltas
+    own = bench.merge_modules
 
     def doubled(parents: Any, settings: Any, order: Any) -> dict[str, Any]:
         found = own(parents, settings, order)
@@ -152,7 +151,7 @@ def test_a_wrong_result_of_ours_shows(monkeypatch: pytest.MonkeyPatch) -> None:
             return found
         return {name: Factors(pair.a, 2 * pair.b) for name, pair in found.items()}  # type: ignore[union-attr]
 
-    monkeypatch.setattr(bench, "merge_deltas", doubled)
+    monkeypatch.setattr(bench, "merge_modules", doubled)
     model = one_layer(24, 40)
     figures = compare_merging(model, random_parents(model, 4, 1), 0.8, 7, Repeats(1, 1), silent)
     for name in PEFT_TYPES:

@@ -10,9 +10,10 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Choice, Question, Subject, answer_choices, letter_ids
+from unlearn_pl.evaluation.choice import Question, Subject, answer_choices, letter_ids
 from unlearn_pl.evaluation.membership import document_attacks
-from unlearn_pl.inference.generation import Generation, Prompt, generate
+from unlearn_pl.inference.generation import Generation, Prompt
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.attacks import ATTACKS
 
 Build = Callable[[], LlamaForCausalLM]
@@ -85,7 +86,7 @@ def test_generation_is_that_of_transformers(model, tokenizer, broken: Callable) 
         broken(model)
     own = one_by_one(model, tokenizer, TEXTS, 12)
     for batch_size in (1, 3, 16):
-        found = generate(model, tokenizer, prompts(), Generation(12, batch_size))
+        found = LanguageModel(model, tokenizer, joiner="").generate(prompts(), Generation(12, batch_size))
         assert [answer.text for answer in found] == own
         for answer, expected in zip(found, ANSWERS, strict=True):
             assert (answer.recall is None) == (expected == "")
@@ -107,9 +108,9 @@ def test_attacks_on_a_broken_model(model, tokenizer, broken: Callable) -> None: 
             lost.append(not math.isfinite(model(input_ids=ids, labels=ids).loss))
     if any(lost):
         with pytest.warns(UserWarning, match=f"membership: {sum(lost)} of {len(lost)} documents have no finite loss"):
-            found = document_attacks(model, tokenizer, documents, names, 3)
+            found = document_attacks(LanguageModel(model, tokenizer), documents, names, batch_size=3)
     else:
-        found = document_attacks(model, tokenizer, documents, names, 3)
+        found = document_attacks(LanguageModel(model, tokenizer), documents, names, batch_size=3)
     for name in names:
         assert [score == -math.inf for score in found[name]] == lost
         assert not any(map(math.isnan, found[name]))
@@ -128,7 +129,7 @@ def test_choices_of_a_broken_model(model, tokenizer, broken: Callable) -> None: 
             logits = model(input_ids=ids).logits[0, -1, letter_ids(tokenizer)]
         right.append(int(logits.argmax()) == 1 if logits.isfinite().all() else None)
     for batch_size in (1, 3, 16):
-        found = answer_choices(model, tokenizer, [topic], Choice(shots=2, batch_size=batch_size))
+        found = answer_choices(LanguageModel(model, tokenizer), [topic], batch_size=batch_size)
         assert (found["right"], found["questions"]) == (right, 5)
         known = None if None in right else sum(right) / 5
         assert (found["average"], found["macro"], found["subjects"]) == (known, known, {topic.name: known})
@@ -140,7 +141,7 @@ def test_a_model_that_always_ends(model, tokenizer, batch_size: int, lead: float
     """Empty texts of one token, the EOS; with a tie of all tokens too, since EOS is the first of them."""
     model = fixed(model, tokenizer.eos_token_id, lead)
     assert one_by_one(model, tokenizer, TEXTS, 12) == [""] * len(TEXTS)
-    for answer in generate(model, tokenizer, prompts(), Generation(12, batch_size)):
+    for answer in LanguageModel(model, tokenizer, joiner="").generate(prompts(), Generation(12, batch_size)):
         assert (answer.text, answer.tokens, answer.ended, answer.cut) == ("", 1, True, False)
         assert answer.recall is None or answer.recall.exact_memorization == 0
 
@@ -149,8 +150,8 @@ def test_a_model_that_always_ends(model, tokenizer, batch_size: int, lead: float
 def test_an_endless_repeater(model, tokenizer, batch_size: int) -> None:  # type: ignore[no-untyped-def]
     """One token until the limit, whether the expected answer is that token, begins with it, or not."""
     model = fixed(model, SEVEN)
-    own = generate(
-        model, tokenizer, [*prompts(), Prompt("7", "7" * 20), Prompt("7", "77x")], Generation(12, batch_size)
+    own = LanguageModel(model, tokenizer, joiner="").generate(
+        [*prompts(), Prompt("7", "7" * 20), Prompt("7", "77x")], Generation(12, batch_size)
     )
     assert [answer.text for answer in own] == ["7" * 12] * (len(TEXTS) + 2)
     assert {(answer.tokens, answer.ended, answer.cut) for answer in own} == {(12, False, False)}
@@ -163,7 +164,9 @@ def test_a_repeater_of_half_a_character(model, tokenizer) -> None:  # type: igno
     half = tokenizer.encode("東")[0]
     assert tokenizer.decode([half]) == "\ufffd"
     options = Generation(5, 2, stop_decided=True)
-    found = generate(fixed(model, half), tokenizer, [Prompt(text, " 東", exact="東") for text in TEXTS], options)
+    found = LanguageModel(fixed(model, half), tokenizer).generate(
+        [Prompt(text, "東", exact=True) for text in TEXTS], options
+    )
     assert [(answer.text, answer.cut) for answer in found] == [("\ufffd" * 5, False)] * len(TEXTS)
 
 
@@ -172,7 +175,7 @@ def test_attacks_on_a_model_with_one_word(model, tokenizer, token: int) -> None:
     """Far ahead of all others: every other token has log probability -1000, with mean and deviation 0."""
     documents = [text for text in TEXTS if text != "7"]
     names = [name for name in ATTACKS if name != "reference"]
-    found = document_attacks(fixed(model, token, 1000.0), tokenizer, documents, names, 2)
+    found = document_attacks(LanguageModel(fixed(model, token, 1000.0), tokenizer), documents, names)
     for place, document in enumerate(documents):
         others = [one != token for one in tokenizer(document).input_ids[1:]]
         assert found["loss"][place] == pytest.approx(-1000 * sum(others) / len(others))
@@ -182,7 +185,9 @@ def test_attacks_on_a_model_with_one_word(model, tokenizer, token: int) -> None:
 def test_right_answers_in_any_script(model, tokenizer) -> None:  # type: ignore[no-untyped-def]
     """What the model says, whatever bytes that are, is accepted as the expected answer where it can be written."""
     own = one_by_one(model, tokenizer, TEXTS, 12)
-    found = generate(model, tokenizer, [Prompt(*p) for p in zip(TEXTS, own, strict=True)], Generation(12, 4))
+    found = LanguageModel(model, tokenizer, joiner="").generate(
+        [Prompt(*p) for p in zip(TEXTS, own, strict=True)], Generation(12, 4)
+    )
     assert [answer.text for answer in found] == own
     scripts = "".join(own)
     assert any(ord(character) > 127 for character in scripts)
@@ -223,27 +228,33 @@ def test_rows_of_ten_thousand_tokens(long_model, tokenizer) -> None:  # type: ig
     with torch.no_grad():
         out = long_model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
         loss = long_model(input_ids=ids, labels=ids).loss.item()
-    found = generate(long_model, tokenizer, [Prompt(text, " Paris"), Prompt("7", " Paris")], Generation(3, 2))
+    found = LanguageModel(long_model, tokenizer, joiner="").generate(
+        [Prompt(text, " Paris"), Prompt("7", " Paris")], Generation(3, 2)
+    )
     assert found[0].text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-    assert document_attacks(long_model, tokenizer, [text, "7 x"])["loss"][0] == pytest.approx(-loss, rel=1e-4)
+    assert document_attacks(LanguageModel(long_model, tokenizer), [text, "7 x"])["loss"][0] == pytest.approx(
+        -loss, rel=1e-4
+    )
     topic = subject("a?", "b?", text)
-    assert answer_choices(long_model, tokenizer, [topic], Choice(shots=2, batch_size=2))["shortened"] == 0
+    assert answer_choices(LanguageModel(long_model, tokenizer), [topic])["shortened"] == 0
 
 
 def test_rows_that_no_model_position_holds(long_model, tokenizer) -> None:  # type: ignore[no-untyped-def]
     text = long_text(tokenizer, 20_000)
-    with pytest.raises(InputError, match=r"generation: prompt 2: its prompt of \d+ tokens and an answer of 1 exceed"):
-        generate(long_model, tokenizer, [Prompt("7"), Prompt(text)], Generation(3))
+    with pytest.raises(InputError, match=r"prompts: number 2: its prompt of \d+ tokens and an answer of 1 exceed"):
+        LanguageModel(long_model, tokenizer, joiner="").generate([Prompt("7"), Prompt(text)], Generation(3))
     with pytest.raises(
-        InputError, match=r"prompt 2: its prompt of 1 tokens and an answer of \d+ exceed the model's 16384"
+        InputError, match=r"prompts: number 2: its prompt of 1 tokens and an answer of \d+ exceed the model's 16384"
     ):
-        generate(long_model, tokenizer, [Prompt("7"), Prompt("7", text)], Generation(3))
-    with pytest.raises(InputError, match=r"--membership: document 1: \d+ tokens exceed the model's 16384 positions"):
-        document_attacks(long_model, tokenizer, [text])
+        LanguageModel(long_model, tokenizer, joiner="").generate([Prompt("7"), Prompt("7", text)], Generation(3))
+    with pytest.raises(
+        InputError, match=r"^membership.documents: number 1: \d+ tokens exceed the model's 16384 positions"
+    ):
+        document_attacks(LanguageModel(long_model, tokenizer), [text])
     with pytest.raises(InputError, match="the model has 16384 positions, a question of топоним_🎉 has"):
-        answer_choices(long_model, tokenizer, [subject("a?", "b?", text)], Choice(shots=2))
+        answer_choices(LanguageModel(long_model, tokenizer), [subject("a?", "b?", text)])
 
 
 def test_nothing_to_do(model, tokenizer) -> None:  # type: ignore[no-untyped-def]
-    assert generate(model, tokenizer, []) == []
-    assert document_attacks(model, tokenizer, []) == {"loss": []}
+    assert LanguageModel(model, tokenizer).generate([]) == []
+    assert document_attacks(LanguageModel(model, tokenizer), []) == {"loss": []}

@@ -28,7 +28,8 @@ from unlearn_pl.callbacks.snapshot import WeightSnapshot
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.inference.generation import Generation, generate_greedy
+from unlearn_pl.inference.generation import Generation
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.load import load_base
 from unlearn_pl.models.lora import Lora, adapter_state
 
@@ -243,12 +244,13 @@ def test_predictions_are_the_texts_of_an_evaluation(
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("forget", "retain")}
     monkeypatch.setattr("unlearn_pl.training.module.NEW_TOKENS", 5)
     data = ForgetRetainData(**files, max_length=8, batch_size=3)
-    with pytest.warns(UserWarning, match="have been cut|predict: 2 of 3"):
+    with pytest.warns(UserWarning, match="have been cut|generation: 1 of 2"):
         trainer(tmp_path, [WritePredictions()]).predict(predicted, data)
     written = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     plain = AutoModelForCausalLM.from_pretrained(base_folder)  # what a fresh adapter leaves it
     expected = [
-        generate_greedy(plain, tokenizer, [line], budget)[0] for line, budget in zip(lines[:2], (5, 2), strict=True)
+        LanguageModel(plain, tokenizer).generate([line], Generation(budget))[0].text
+        for line, budget in zip(lines[:2], (5, 2), strict=True)
     ]
     assert [row["generated"] for row in written] == [*expected, None] * 2
 

@@ -67,7 +67,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_blocks_are_the_tensor(entries: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("read")
     save_file(STATE, folder / "model.safetensors")
-    found = read_checkpoint(folder, "--base").tensors
+    found = read_checkpoint(folder, "base").tensors
     assert found.keys() == STATE.keys()
     for name, value in STATE.items():
         stored = found[name]
@@ -90,7 +90,7 @@ def test_tensors_come_in_the_order_of_their_bytes(tmp_path: Path) -> None:
 
 def test_shards_are_read_like_one_file(tmp_path: Path) -> None:
     write(tmp_path, STATE, shard_bytes=20)
-    found = read_checkpoint(tmp_path, "--base").tensors
+    found = read_checkpoint(tmp_path, "base").tensors
     assert {name: (stored.dtype, stored.shape) for name, stored in found.items()} == plan(STATE)
 
 
@@ -105,18 +105,18 @@ def test_block_entries_bounds_the_widest_type() -> None:
 
 
 def test_no_weights_and_pickles_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--base: .* has neither$"):
-        read_checkpoint(tmp_path, "--base")
+    with pytest.raises(InputError, match=r"base: .* has neither$"):
+        read_checkpoint(tmp_path, "base")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(InputError, match="pickle, which is not opened"):
-        read_checkpoint(tmp_path, "--base")
+        read_checkpoint(tmp_path, "base")
 
 
 @pytest.mark.parametrize("content", [b"", b"12345678", (1 << 40).to_bytes(8, "little") + b"{}"])
 def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
-        read_checkpoint(tmp_path, "--base")
+        read_checkpoint(tmp_path, "base")
 
 
 def test_a_cut_file_is_refused(tmp_path: Path) -> None:
@@ -124,12 +124,12 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     content = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(content[:-1])
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
-        read_checkpoint(tmp_path, "--base")
+        read_checkpoint(tmp_path, "base")
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_noticed(tmp_path: Path) -> None:
     save_file({"a": torch.ones(8)}, tmp_path / "model.safetensors")
-    stored = read_checkpoint(tmp_path, "--base").tensors["a"]
+    stored = read_checkpoint(tmp_path, "base").tensors["a"]
     blocks = byte_blocks(stored, 4)
     next(blocks)
     with (tmp_path / "model.safetensors").open("r+b") as stream:
@@ -143,7 +143,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     gone = sorted(tmp_path.glob("*.safetensors"))[1]
     gone.unlink()
     with pytest.raises(InputError, match=f"names the file {gone.name}, which is not in the folder"):
-        read_checkpoint(tmp_path, "--base")
+        read_checkpoint(tmp_path, "base")
 
 
 def test_a_name_without_a_tensor_is_refused(tmp_path: Path) -> None:
@@ -152,20 +152,20 @@ def test_a_name_without_a_tensor_is_refused(tmp_path: Path) -> None:
     index["weight_map"]["ghost"] = index["weight_map"]["a"]
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="does not hold ghost, though"):
-        read_checkpoint(tmp_path, "--base")
+        read_checkpoint(tmp_path, "base")
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": 3}', '{"weight_map": {"a": "../a.safetensors"}}'])
 def test_a_broken_index_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(InputError, match=r"model\.safetensors\.index\.json"):
-        read_checkpoint(tmp_path, "--base")
+        read_checkpoint(tmp_path, "base")
 
 
 def test_unknown_types_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="a is of type F8_E4M3; merged are F64, F32, F16, BF16"):
-        read_checkpoint(tmp_path, "--base")
+        read_checkpoint(tmp_path, "base")
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

@@ -12,12 +12,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from unlearn_pl.checkpoints import merge as engine
+from unlearn_pl.checkpoints.alike import read_alike
 from unlearn_pl.checkpoints.folder import read_checkpoint
-from unlearn_pl.checkpoints.merge import merge_checkpoints, read_alike, tensor_generator
+from unlearn_pl.checkpoints.merge import CheckpointOptions, merge_checkpoints, tensor_generator
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.kernels import KERNELS, KernelOptions
+from unlearn_pl.merging.options import MergeOptions
 
-TIES = KernelOptions(density=0.6, majority_sign="total")
+TIES: dict[str, Any] = {"method": "ties", "density": 0.6}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
@@ -58,12 +59,13 @@ def make(tiny_model: Callable[[], LlamaForCausalLM], tmp_path: Path) -> Callable
     return write
 
 
-def merged(
-    base: Path, others: list[Path], method: str = "ties", weights: Any = None, options: Any = TIES, **kw: Any
-) -> Path:
-    output = base.parent / kw.pop("name", "merged")
-    merge_checkpoints(base, others, output, KERNELS[method], weights or [1.0] * len(others), options, **kw)
-    return output
+def merged(base: Path, others: list[Path], method: str = "linear", weights: Any = None, **options: Any) -> Path:
+    """The merged folder. A single checkpoint is merged with itself, at half of its weight each: it is itself again."""
+    output = base.parent / options.pop("name", "merged")
+    if len(others) == 1:
+        others = others * 2
+        weights = [weight / 2 for weight in (weights or [1.0]) * 2]
+    return merge_checkpoints(base, others, output, method=method, weights=weights, **options).folder
 
 
 def ties(deltas: list[Tensor], weights: list[float], density: float) -> Tensor:
@@ -97,7 +99,7 @@ def test_ties_is_ties_of_every_tensor(make: Any, threads: int, monkeypatch: pyte
     base, others = make(0), [make(1), make(2), make(3)]
     torch.set_num_threads(threads)
     try:
-        output = merged(base, others, weights=[1.0, 0.5, 2.0], scale=0.7)
+        output = merged(base, others, weights=[1.0, 0.5, 2.0], scale=0.7, **TIES)
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(1)
@@ -109,34 +111,34 @@ def test_ties_is_ties_of_every_tensor(make: Any, threads: int, monkeypatch: pyte
 
 def test_a_model_with_itself_is_itself(make: Any) -> None:
     base, other = make(0), make(1)
-    output = merged(base, [other, other], options=KernelOptions(density=1.0, majority_sign="total"))
+    output = merged(base, [other, other], method="ties", density=1.0)
     for name, value in state_of(other).items():
         torch.testing.assert_close(state_of(output)[name], value, atol=1e-8, rtol=2e-7)
 
 
 def test_equal_models_cancel(make: Any) -> None:
     base, other = make(0), make(1)
-    output = merged(base, [other, other], "linear", [1.0, -1.0], KernelOptions())
+    output = merged(base, [other, other], "linear", [1.0, -1.0])
     assert all(torch.equal(value, state_of(output)[name]) for name, value in state_of(base).items())
 
 
 def test_the_base_itself_adds_nothing(make: Any) -> None:
     base, other = make(0), make(1)
-    alone = merged(base, [other], "linear", [0.5], KernelOptions(), name="alone")
-    beside = merged(base, [other, base], "linear", [0.5, 3.0], KernelOptions(), name="beside")
+    alone = merged(base, [other], "linear", [0.5], name="alone")
+    beside = merged(base, [other, base], "linear", [0.5, 3.0], name="beside")
     assert all(torch.equal(value, state_of(beside)[name]) for name, value in state_of(alone).items())
 
 
 def test_files_do_not_change_the_numbers(make: Any) -> None:
     """Sharded inputs and outputs, with a random kernel, whose draws belong to the tensor's name."""
-    options, others = KernelOptions(density=0.5), [make(1), make(2)]
-    whole = merged(make(0), others, "dare_linear", options=options, seed=3)
+    options, others = {"density": 0.5}, [make(1), make(2)]
+    whole = merged(make(0), others, "dare_linear", **options, seed=3)
     sharded = [make(seed, shard="10KB", name=f"sharded{seed}") for seed in range(3)]
     assert len(list(sharded[0].glob("*.safetensors"))) > 2
-    parts = merged(sharded[0], sharded[1:], "dare_linear", options=options, seed=3, shard_bytes=9000, name="parts")
+    parts = merged(sharded[0], sharded[1:], "dare_linear", **options, seed=3, shard_gb=9e-6, name="parts")
     assert len(list(parts.glob("*.safetensors"))) > 2
     assert all(torch.equal(value, state_of(parts)[name]) for name, value in state_of(whole).items())
-    other_seed = merged(make(0), others, "dare_linear", options=options, seed=4, name="other_seed")
+    other_seed = merged(make(0), others, "dare_linear", **options, seed=4, name="other_seed")
     assert not torch.equal(state_of(other_seed)[HEAD], state_of(whole)[HEAD])
 
 
@@ -159,7 +161,7 @@ def test_narrow_output_is_the_wide_one_rounded(make: Any, dtype: str) -> None:
 def test_mixed_types_are_computed_in_float32(make: Any) -> None:
     """A bfloat16 base with a float32 checkpoint gives bfloat16, rounded once."""
     base, others = make(0, torch.bfloat16), [make(1), make(2, torch.float16)]
-    expected, got = dense_ties(base, others, [1.0, 1.0], 0.6, 1.0), state_of(merged(base, others))
+    expected, got = dense_ties(base, others, [1.0, 1.0], 0.6, 1.0), state_of(merged(base, others, **TIES))
     for name, value in expected.items():
         assert got[name].dtype == torch.bfloat16
         torch.testing.assert_close(got[name].float(), value, atol=1e-6, rtol=1 / 128)
@@ -172,7 +174,7 @@ def test_integers_are_copied_and_scalars_merged(make: Any) -> None:
         rewrite(
             folder, lambda state, seed=seed: state.update(steps=torch.tensor([3, 4]), gate=torch.tensor(float(seed)))
         )
-    got = state_of(merged(folders[0], folders[1:], "linear", [1.0, 1.0], KernelOptions()))
+    got = state_of(merged(folders[0], folders[1:], "linear", [1.0, 1.0]))
     assert got["steps"].tolist() == [3, 4]
     assert got["gate"].shape == ()
     assert got["gate"].item() == 3.0
@@ -180,7 +182,7 @@ def test_integers_are_copied_and_scalars_merged(make: Any) -> None:
 
 def test_transformers_opens_exactly_what_was_written(make: Any) -> None:
     base, others = make(0), [make(1), make(2)]
-    output = merged(base, others, facts={"method": "ties"}, shard_bytes=20000)
+    output = merged(base, others, **TIES, shard_gb=2e-5)
     model = AutoModelForCausalLM.from_pretrained(output)
     assert all(torch.equal(value, state_of(output)[name]) for name, value in model.state_dict().items())
     dense = AutoModelForCausalLM.from_pretrained(base)
@@ -188,8 +190,24 @@ def test_transformers_opens_exactly_what_was_written(make: Any) -> None:
     ids = torch.arange(20)[None]
     torch.testing.assert_close(model(ids).logits, dense(ids).logits, atol=1e-6, rtol=1e-5)
     facts = json.loads((output / "unlearn_pl.json").read_text())
-    assert facts["method"] == "ties"
+    assert facts["merge"]["method"] == "ties"
     assert "versions" in facts
+
+
+def test_the_result_says_what_was_written_and_options_are_given_whole_or_by_their_names(make: Any) -> None:
+    base, others, at = make(0), [make(1), make(2)], make(0).parent
+    options = CheckpointOptions(method="ties", density=0.6, dtype="bfloat16")
+    whole = merge_checkpoints(base, others, at / "whole", options)
+    named = merge_checkpoints(base, others, at / "named", method="ties", density=0.6, dtype="bfloat16")
+    mixed = merge_checkpoints(base, others, at / "mixed", MergeOptions(density=0.6), dtype="bfloat16")
+    assert whole.settings == named.settings == mixed.settings
+    assert (whole.folder, whole.base, whole.checkpoints) == (at / "whole", base, tuple(others))
+    assert whole.tensors == len(state_of(whole.folder))
+    files = [result.folder / "model.safetensors" for result in (whole, named, mixed)]
+    assert len({path.read_bytes() for path in files}) == 1
+    assert state_of(whole.folder)[HEAD].dtype == torch.bfloat16
+    with pytest.raises(InputError, match=r"^output: .* would replace .*model0, which is read"):
+        merge_checkpoints(base, others, at, overwrite=True)
 
 
 # --- tied weights --------------------------------------------------------------------------------------------------
@@ -221,9 +239,7 @@ def test_a_tied_weight_is_merged_and_written_once(make: Any, change: Any, which:
 def test_tied_weights_that_differ_are_refused(make: Any) -> None:
     base, other = make(0, tie=True), make(1, tie=True)
     rewrite(other, lambda state: state.update({HEAD: state[EMBEDDING] + 1}))
-    with pytest.raises(
-        InputError, match=r"--checkpoints: .*model1 holds different numbers in lm_head\.weight and model"
-    ):
+    with pytest.raises(InputError, match=r"checkpoints: .*model1 holds different numbers in lm_head\.weight and model"):
         merged(base, [other])
 
 
@@ -235,18 +251,16 @@ def test_an_existing_output_stays(make: Any) -> None:
     output = merged(base, [other])
     before = state_of(output)[HEAD]
     with pytest.raises(InputError, match="exists already"):
-        merged(base, [other], "linear", [2.0], KernelOptions())
+        merged(base, [other], "linear", [2.0])
     assert torch.equal(state_of(output)[HEAD], before)
-    merged(base, [other], "linear", [2.0], KernelOptions(), overwrite=True)
+    merged(base, [other], "linear", [2.0], overwrite=True)
     assert not torch.equal(state_of(output)[HEAD], before)
 
 
 def test_missing_tensors_and_other_shapes_are_refused(make: Any) -> None:
     base, other = make(0), make(1)
     rewrite(other, lambda state: state.pop("model.norm.weight"))
-    with pytest.raises(
-        InputError, match=r"--checkpoints: .*model1 lacks 1 of the model's weights, such as model\.norm"
-    ):
+    with pytest.raises(InputError, match=r"checkpoints: .*model1 lacks 1 of the model's weights, such as model\.norm"):
         read_alike(base, [other])
     rewrite(other, lambda state: state.update({"model.norm.weight": torch.ones(31)}))
     with pytest.raises(InputError, match=r"model\.norm\.weight is \[32\] in .*model0 and \[31\] in .*model1"):
@@ -263,7 +277,7 @@ def test_integers_must_be_equal(make: Any, value: Tensor) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize(("which", "argument"), [(0, "--base"), (2, "--checkpoints")])
+@pytest.mark.parametrize(("which", "argument"), [(0, "base"), (2, "checkpoints")])
 def test_broken_numbers_are_named_and_leave_nothing(make: Any, value: float, which: int, argument: str) -> None:
     folders = [make(seed) for seed in range(3)]
 
@@ -282,20 +296,20 @@ def test_large_numbers_are_no_broken_ones(make: Any) -> None:
     base, other = make(0), make(1)
     rewrite(base, lambda state: state.update({"model.norm.weight": torch.zeros(32)}))
     rewrite(other, lambda state: state.update({"model.norm.weight": torch.full((32,), 3e38)}))
-    got = state_of(merged(base, [other], "linear", [1.0], KernelOptions()))
+    got = state_of(merged(base, [other], "linear", [1.0]))
     assert torch.equal(got["model.norm.weight"], torch.full((32,), 3e38))
-    with pytest.raises(InputError, match=r"--dtype: the merged model\.norm\.weight holds numbers beyond the range"):
-        merged(base, [other], "linear", [1.0], KernelOptions(), dtype="float16", name="narrow")
+    with pytest.raises(InputError, match=r"dtype: the merged model\.norm\.weight holds numbers beyond the range"):
+        merged(base, [other], "linear", [1.0], dtype="float16", name="narrow")
     rewrite(base, lambda state: state.update({"model.norm.weight": torch.full((32,), -3e38)}))
     with pytest.raises(InputError, match="the difference is infinite in float32"):
-        merged(base, [other], "linear", [1.0], KernelOptions(), name="far")
+        merged(base, [other], "linear", [1.0], name="far")
 
 
 def test_of_tensors_too_small_for_the_density_one_entry_is_kept(make: Any) -> None:
     """The norms have 32 entries, int(0.03 * 32) is 0: a model with a learned scalar can be merged at any density."""
     base, other = make(0), make(1)
     state, changed = state_of(base), state_of(other)
-    got = state_of(merged(base, [other], options=KernelOptions(0.03, "total", vote="plain"), weights=[1.0]))
+    got = state_of(merged(base, [other, other], "ties", density=0.03))
     delta = changed["model.norm.weight"] - state["model.norm.weight"]
     place = int(delta.abs().argmax())
     wanted = state["model.norm.weight"].clone()
@@ -305,7 +319,7 @@ def test_of_tensors_too_small_for_the_density_one_entry_is_kept(make: Any) -> No
 
 
 def test_an_unknown_type_is_refused(make: Any) -> None:
-    with pytest.raises(InputError, match="--dtype: must be one of float32, bfloat16, float16, got int8"):
+    with pytest.raises(InputError, match="dtype: must be one of float32, bfloat16, float16, got int8"):
         merged(make(0), [make(1)], dtype="int8")
 
 
@@ -313,15 +327,15 @@ def test_an_unknown_type_is_refused(make: Any) -> None:
 def test_a_killed_merge_leaves_no_folder(make: Any, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is raised in the middle: the output does not exist, no temporary folder stays, other threads stop."""
     base, others, calls = make(0), [make(1), make(2)], []
-    real = engine.merge_one
+    real = engine.merge_tensors
 
-    def killed(merge: Any, name: str, buffers: Any) -> None:
-        calls.append(name)
+    def killed(*given: Any) -> Tensor:
+        calls.append(given)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        real(merge, name, buffers)
+        return real(*given)
 
-    monkeypatch.setattr(engine, "merge_one", killed)
+    monkeypatch.setattr(engine, "merge_tensors", killed)
     before = sorted(base.parent.iterdir())
     torch.set_num_threads(threads)
     try:
@@ -331,4 +345,4 @@ def test_a_killed_merge_leaves_no_folder(make: Any, threads: int, monkeypatch: p
     finally:
         torch.set_num_threads(1)
     assert sorted(base.parent.iterdir()) == before
-    assert len(calls) < 4 + 2 * threads < len(read_checkpoint(base, "--base").tensors)  # some may be on their way
+    assert len(calls) < 4 + 2 * threads < len(read_checkpoint(base, "base").tensors)  # some may be on their way

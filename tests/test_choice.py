@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice, Question, Subject, answer_choices, letter_ids, read_subjects
+from unlearn_pl.inference.model import LanguageModel
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -75,7 +76,7 @@ def test_answers_one_by_one(
     subjects = read_subjects(choice)
     right = {subject.name: one_by_one(model, tokenizer, subject) for subject in subjects}
     rates = {name: sum(values) / len(values) for name, values in right.items()}
-    found = answer_choices(model, tokenizer, subjects, choice)
+    found = answer_choices(LanguageModel(model, tokenizer), subjects, batch_size=choice.batch_size)
     assert found["subjects"] == pytest.approx(rates)
     assert found["average"] == pytest.approx(sum(map(sum, right.values())) / 9)
     assert found["macro"] == pytest.approx(sum(rates.values()) / 2)
@@ -100,7 +101,7 @@ def test_the_letter_with_the_highest_logit_wins(
     marked = [
         Subject(s.name, s.shots, tuple(Question(q.text, q.options, answers[q]) for q in s.questions)) for s in subjects
     ]
-    assert answer_choices(model, tokenizer, marked, Choice(str(folder), shots=0))["average"] == 1
+    assert answer_choices(LanguageModel(model, tokenizer), marked)["average"] == 1
 
 
 def test_fewer_shots_where_not_all_fit(folder: Path, tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -111,16 +112,16 @@ def test_fewer_shots_where_not_all_fit(folder: Path, tiny_model: Build, tokenize
     sizes = [[len(tokenizer(s.prompt(s.questions[0], n)).input_ids) for n in range(3)] for s in subjects]
     model.config.max_position_embeddings = max(size[1] for size in sizes)
     assert model.config.max_position_embeddings < min(size[2] for size in sizes)
-    assert answer_choices(model, tokenizer, subjects, choice)["shortened"] == 2
+    assert answer_choices(LanguageModel(model, tokenizer), subjects, batch_size=choice.batch_size)["shortened"] == 2
     model.config.max_position_embeddings = sizes[0][0] - 1
-    with pytest.raises(InputError, match=r"--choice.folder: the model has \d+ positions, a question of numbers has"):
-        answer_choices(model, tokenizer, subjects, choice)
+    with pytest.raises(InputError, match=r"^choice.folder: the model has \d+ positions, a question of numbers has"):
+        answer_choices(LanguageModel(model, tokenizer), subjects, batch_size=choice.batch_size)
 
 
 def test_letters_must_differ(tokenizer: PreTrainedTokenizerFast) -> None:
     class Blind:
-        def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-            return [3]
+        def __call__(self, text: str, **options: bool) -> dict[str, list[int]]:
+            return {"input_ids": [3]}
 
     with pytest.raises(InputError, match="does not tell the letters"):
         letter_ids(Blind())  # type: ignore[arg-type]
@@ -143,20 +144,20 @@ def test_bad_rows_name_file_and_row(folder: Path, content: bytes, message: str) 
     path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         read_subjects(Choice(str(folder), shots=1))
-    assert str(caught.value).startswith(f"--choice.folder: {path}")
+    assert str(caught.value).startswith(f"choice.folder: {path}")
 
 
 def test_bad_folders(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"--choice.folder: .* must hold test/<subject>_test.csv files, found none"):
+    with pytest.raises(InputError, match=r"^choice.folder: .* must hold test/<subject>_test.csv files, found none"):
         read_subjects(Choice(str(folder / "nowhere")))
-    with pytest.raises(InputError, match=r"--choice.shots: .*numbers_dev.csv has only 2 questions, got 5"):
+    with pytest.raises(InputError, match=r"^choice.shots: .*numbers_dev.csv has only 2 questions, got 5"):
         read_subjects(Choice(str(folder)))
     (folder / "dev" / "numbers_dev.csv").unlink()
-    with pytest.raises(InputError, match=r"--choice.folder: cannot read .*numbers_dev.csv: No such file"):
+    with pytest.raises(InputError, match=r"^choice.folder: cannot read .*numbers_dev.csv: No such file"):
         read_subjects(Choice(str(folder), shots=1))
 
 
 @pytest.mark.parametrize("options", [{"shots": -1}, {"limit": 0}, {"batch_size": 0}])
 def test_options_are_checked(options: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=rf"--choice.{next(iter(options))}: must be at least"):
+    with pytest.raises(InputError, match=rf"^choice.{next(iter(options))}: must be at least"):
         Choice(**options)  # type: ignore[arg-type]

@@ -55,8 +55,9 @@ def test_recipe_config(path: Path) -> None:
     parser = function_parser(run, "run")
     config = parser.instantiate_classes(parser.parse_args(["--config", name_of(path)]))
     assert config.name == path.stem
-    assert Path(config.over).is_file()
-    assert Path(config.under).is_file()
+    assert config.fits
+    assert all(Path(fit).is_file() for fit in config.fits.values())
+    assert all(set(merge.of) <= set(config.fits) for merge in (*config.merges.values(), *config.searches.values()))
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from merge_choice import merge_settings
 
 from unlearn_pl.balance.conflict import measure_conflict
+from unlearn_pl.merging.adapters import Adapter
 from unlearn_pl.merging.factors import Factors
-from unlearn_pl.merging.methods import merge_settings
-from unlearn_pl.merging.parents import Parent
 
 NAME = "base_model.model.layer"
 
 
 def parent(a, b, alpha=1):
     pair = Factors(torch.tensor(a), torch.tensor(b))
-    return Parent(Path("none"), {"r": pair.a.shape[0], "lora_alpha": alpha * pair.a.shape[0]}, {NAME: pair}, {})
+    return Adapter(Path("none"), {"r": pair.a.shape[0], "lora_alpha": alpha * pair.a.shape[0]}, {NAME: pair}, {})
 
 
 def test_factors_by_hand():

@@ -5,7 +5,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from unlearn_pl.inference.decided import is_decided
+from unlearn_pl.inference.generation import is_decided
 
 # Letters whose case is special (German s, dotted I, Greek sigmas, a ligature), spaces of several sorts, and any other
 texts = st.text(st.sampled_from("abAB ,'ßẞİıΣσςﬁ\n\t\u00a0\u3000\ufffd") | st.characters(), max_size=12)

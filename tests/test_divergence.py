@@ -40,7 +40,7 @@ def test_a_loss_of_nan_stops_the_fit(base_folder: str, rows: dict[str, str], tmp
         )
     message = str(caught.value)
     assert message.startswith("training diverged at optimizer step 2: the loss is not finite (slot ga nan, gd nan")
-    assert "Lower --model.learning_rate (1e+19)" in message
+    assert "Lower learning_rate (1e+19)" in message
     assert "\n" not in message
     assert earlier.read_bytes() == before
     for path in tmp_path.glob("*.ckpt"):

@@ -13,11 +13,11 @@ from unlearn_pl.data.encoding import (
     Encoding,
     decoded_ids,
     encode_document,
+    encode_pair,
     encode_record,
     holds_unknown,
     inner_ids,
     is_unknown,
-    joined_ids,
     start_ids,
     token_ids,
 )
@@ -61,7 +61,7 @@ def own_ids(tokenizer, text: str) -> list[int]:
 def test_prompt_and_answer_are_the_whole_text(name, prompt, end, answer):
     """Where the prompt's tokens begin the whole text's, what follows them is the answer; else the text is the same."""
     tokenizer, prompt = kind(name), prompt + end
-    first, rest = joined_ids(prompt, f" {answer}", tokenizer)
+    first, rest = encode_pair(prompt, answer, tokenizer)
     whole = own_ids(tokenizer, f"{prompt} {answer}")
     assert first == own_ids(tokenizer, prompt)
     if whole[: len(first)] == first:
@@ -75,7 +75,7 @@ def test_a_space_is_a_border_for_every_kind(name):
     tokenizer = kind(name)
     for text in TEXTS:
         for place in (place for place, character in enumerate(text) if character == " " and text[place - 1] != " "):
-            first, rest = joined_ids(text[:place], text[place:], tokenizer)
+            first, rest = encode_pair(text[:place], text[place + 1 :], tokenizer)
             assert first + rest == own_ids(tokenizer, text) == start_ids(text, tokenizer)
 
 
@@ -84,14 +84,14 @@ def test_bytes_are_cut_as_they_are_apart(prompt, answer):
     """For byte-level BPE the border before a space is always one between tokens."""
     tokenizer = kind("byte BPE")
     apart = token_ids(prompt, tokenizer), token_ids(f" {answer}", tokenizer)
-    assert joined_ids(prompt, f" {answer}", tokenizer) == apart
+    assert encode_pair(prompt, answer, tokenizer) == apart
 
 
 def test_where_the_border_is_none_the_answer_has_its_inner_tokens():
     """Two spaces are one token: the prompt keeps its own, and no mark of a beginning is put between."""
     tokenizer = sentencepiece()
     tokenizer.add_tokens(["\u2581\u2581"])
-    prompt, answer = joined_ids("When was ", " Anna", tokenizer)
+    prompt, answer = encode_pair("When was ", "Anna", tokenizer)
     assert tokenizer.convert_ids_to_tokens(prompt)[-2:] == ["\u2581was", "\u2581"]
     assert tokenizer.convert_ids_to_tokens(answer) == ["\u2581Anna"]
     assert tokenizer.convert_ids_to_tokens(token_ids(" Anna", tokenizer))[0] != "\u2581Anna"
@@ -102,7 +102,7 @@ def test_where_the_border_is_none_the_answer_has_its_inner_tokens():
 @given(text=some_words)
 def test_a_decoded_text_has_the_tokens_it_was_decoded_from(name, text):
     tokenizer = kind(name)
-    answer = joined_ids("When", f" {text}", tokenizer)[1]
+    answer = encode_pair("When", text, tokenizer)[1]
     assert decoded_ids(tokenizer.decode(answer), tokenizer) == answer
     assert decoded_ids("", tokenizer) == []
 
@@ -193,9 +193,9 @@ def test_nothing_left_names_row_and_flags(tokenizer):
     with pytest.raises(InputError) as caught:
         encode_record(RECORD, tokenizer, Encoding(max_length=8, prompt_share=1.0), forget=False)
     message = str(caught.value)
-    assert message.startswith("--data.retain: row '7qa1': nothing of the answer is left after truncation")
-    assert "--data.max_length 8" in message
-    assert "--data.prompt_share 1.0" in message
+    assert message.startswith("retain: row '7qa1': nothing of the answer is left after truncation")
+    assert "max_length 8" in message
+    assert "prompt_share 1.0" in message
     assert "\n" not in message
 
 
@@ -204,7 +204,7 @@ def test_a_text_without_tokens_is_refused(tokenizer):
     deaf = copy.deepcopy(tokenizer)
     deaf.backend_tokenizer.normalizer = normalizers.Replace("~", "")
     encoding = Encoding(joiner="")
-    with pytest.raises(InputError, match=r"--data.forget: row '1sc1': the tokenizer makes no token of its input"):
+    with pytest.raises(InputError, match=r"^forget: row '1sc1': the tokenizer makes no token of its input"):
         encode_record(Record("1sc1", "~", "a", "Task1", "sc"), deaf, encoding, forget=True)
     with pytest.raises(InputError, match="no token of its output"):
         encode_record(Record("1sc1", "a", "~", "Task1", "sc"), deaf, encoding, forget=True)
@@ -242,13 +242,13 @@ def test_a_tokenizer_needs_eos(tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 1}, "--data.max_length: must be at least 2, got 1"),
-        ({"prompt_share": 0.0}, "--data.prompt_share: must be above 0 and at most 1, got 0.0"),
-        ({"prompt_share": 1.5}, "--data.prompt_share: must be above 0 and at most 1, got 1.5"),
-        ({"prompt_share": float("nan")}, "--data.prompt_share: must be above 0 and at most 1, got nan"),
+        ({"max_length": 1}, "max_length: must be at least 2, got 1"),
+        ({"prompt_share": 0.0}, "prompt_share: must be above 0 and at most 1, got 0.0"),
+        ({"prompt_share": 1.5}, "prompt_share: must be above 0 and at most 1, got 1.5"),
+        ({"prompt_share": float("nan")}, "prompt_share: must be above 0 and at most 1, got nan"),
         # int(.1 * 5) = 0, and the last 0 tokens of a list, [-0:], are all of them
-        ({"prompt_share": 0.1, "max_length": 5}, "--data.prompt_share: must leave the prompt at least one token"),
-        ({"joiner": "\n"}, r"--data.joiner: must be ' ' (one space) or '' (nothing), got '\n'"),
+        ({"prompt_share": 0.1, "max_length": 5}, "prompt_share: must leave the prompt at least one token"),
+        ({"joiner": "\n"}, r"joiner: must be ' ' (one space) or '' (nothing), got '\n'"),
     ],
 )
 def test_options_have_ranges(options, message):

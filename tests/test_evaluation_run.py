@@ -19,7 +19,8 @@ from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.evaluation.run import evaluate_model, write_results
 from unlearn_pl.evaluation.summary import official
 from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
-from unlearn_pl.inference.generation import Answer, Generation, generate_greedy
+from unlearn_pl.inference.generation import Answer, Generation
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.scores import knowledge_score, regurgitation_score
@@ -74,7 +75,9 @@ def test_results_follow_from_their_parts(
     assert [(row.id, row.split) for row in samples] == [
         (row["id"], split) for split in ("forget", "retain") for row in rows_of(split)
     ]
-    assert [row.generated for row in samples] == generate_greedy(model, tokenizer, [row.prompt for row in samples], 8)
+    asked = LanguageModel(model, tokenizer)
+    answers = asked.generate([row.prompt for row in samples], Generation(8))
+    assert [row.generated for row in samples] == [answer.text for answer in answers]
     for row in samples:
         score = regurgitation_score if row.kind == "sc" else knowledge_score
         assert row.score == score(row.expected, row.generated)
@@ -84,7 +87,7 @@ def test_results_follow_from_their_parts(
     assert len(results["terms"]) == 12
 
     assert inputs.members == ["forget Task3 asks sc1: it is Task3"]
-    member, *others = document_losses(model, tokenizer, inputs.members + inputs.nonmembers, 2)
+    member, *others = document_losses(asked, inputs.members + inputs.nonmembers, batch_size=2)
     assert results["membership_auc"] == pytest.approx(sum(member < other for other in others) / 3)
     assert results["membership_score"] == pytest.approx(1 - 2 * abs(results["membership_auc"] - 0.5))
     parts = (results["task_aggregate"], results["membership_score"], results["mmlu"])
@@ -102,8 +105,9 @@ def test_a_model_that_knows_everything(
     inputs = read_inputs(data, EvaluationOptions())
     answers = {record.input: record.output for _, record in inputs.split_records}
     monkeypatch.setattr(
-        "unlearn_pl.evaluation.run.generate",
-        lambda model, tok, prompts, *rest: [Answer(answers[p.text], 3, True, False, None) for p in prompts],
+        LanguageModel,
+        "generate",
+        lambda asked, prompts, options: [Answer(answers[p.text], 3, True, False, None) for p in prompts],
     )
     results = evaluate_model(tiny_model(), tokenizer, inputs).results
     assert set(list(results["terms"].values())[:6]) == {0}
@@ -179,7 +183,7 @@ def test_inputs_are_checked(data: EvaluationData, tmp_path: Path) -> None:
     for membership in (Membership(member="m.jsonl"), Membership(tasks=["Task1"])):
         with pytest.raises(InputError, match=r"--membership.nonmember: needed with --membership.member or"):
             read_inputs(data, EvaluationOptions(membership))
-    with pytest.raises(InputError, match=r"--membership.nonmember: .*gone.jsonl does not exist"):
+    with pytest.raises(InputError, match=r"^membership.nonmember: .*gone.jsonl does not exist"):
         read_inputs(data, EvaluationOptions(Membership(nonmember=str(tmp_path / "gone.jsonl"))))
     with pytest.raises(InputError, match=r"--minimum_mmlu: must be in \[0, 1\], got 37.1"):
         EvaluationOptions(minimum_mmlu=37.1)
@@ -226,7 +230,7 @@ import json, multiprocessing, sys
 import torch
 from torch import distributed
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from unlearn_pl.inference import likelihood as recall
+from unlearn_pl.inference import likelihood
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.evaluation.membership import Membership
@@ -243,8 +247,8 @@ def work(rank, folder):
     )
     inputs = read_inputs(EvaluationData(f"{folder}/forget.jsonl", f"{folder}/retain.jsonl"), options)
     rows = []
-    real = recall.recall
-    recall.recall = lambda network, states, answer: rows.append(len(states)) or real(network, states, answer)
+    real = likelihood.likelihood
+    likelihood.likelihood = lambda engine, states, answer: rows.append(len(states)) or real(engine, states, answer)
     model = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
     evaluation = evaluate_model(model, AutoTokenizer.from_pretrained(f"{folder}/model"), inputs, options)
     with open(f"{folder}/rank{rank}.json", "w") as stream:

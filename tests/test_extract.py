@@ -147,7 +147,7 @@ def test_a_changed_head_is_not_held(pair: Any, tiny_model: Any, tmp_path: Path) 
 def test_ranks_that_no_layer_has_are_refused(pair: Any, tiny_model: Any, tmp_path: Path, rank: int) -> None:
     """The smallest side is that of the two key heads of 8 numbers."""
     base, tuned = pair(tiny_model, lambda model: change(model, 1))
-    with pytest.raises(InputError, match=f"--rank: must be from 1 to 16, .* got {rank}"):
+    with pytest.raises(InputError, match=f"rank: must be from 1 to 16, .* got {rank}"):
         extract_adapter(base, tuned, rank, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
@@ -159,7 +159,7 @@ def test_the_full_rank_is_exact(pair: Any, tiny_model: Any, tmp_path: Path) -> N
 
 def test_models_of_other_shapes_are_refused(pair: Any, tiny_model: Any, tmp_path: Path) -> None:
     base, tuned = pair(tiny_model, lambda model: gpt2())
-    with pytest.raises(InputError, match="--tuned: must have the tensors of the base"):
+    with pytest.raises(InputError, match="tuned: must have the tensors of the base"):
         extract_adapter(base, tuned, 1, tmp_path / "adapter")
 
 
@@ -170,7 +170,7 @@ def test_broken_numbers_are_refused(pair: Any, tiny_model: Any, tmp_path: Path) 
         return model
 
     base, tuned = pair(tiny_model, alter)
-    with pytest.raises(InputError, match=r"--tuned: model\.layers\.1\.mlp\.up_proj\.weight in .* holds NaN"):
+    with pytest.raises(InputError, match=r"tuned: model\.layers\.1\.mlp\.up_proj\.weight in .* holds NaN"):
         extract_adapter(base, tuned, 1, tmp_path / "adapter")
     assert sorted(tmp_path.iterdir()) == [base, tuned]
 

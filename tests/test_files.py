@@ -169,12 +169,12 @@ def test_two_processes_that_replace_at_once_leave_one_whole_folder(tmp_path: Pat
 
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:
-    with sole_writer(tmp_path / "run", "--run"):
-        with pytest.raises(InputError, match=r"--run: another process is writing into .*run; give another"):
-            sole_writer(tmp_path / "run", "--run").__enter__()
-        with sole_writer(tmp_path / "other", "--run"):
+    with sole_writer(tmp_path / "run", "run"):
+        with pytest.raises(InputError, match=r"run: another process is writing into .*run; give another"):
+            sole_writer(tmp_path / "run", "run").__enter__()
+        with sole_writer(tmp_path / "other", "run"):
             pass
-    with sole_writer(tmp_path / "run", "--run"):
+    with sole_writer(tmp_path / "run", "run"):
         pass
 
 

@@ -22,6 +22,7 @@ from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.run import evaluate_model
 from unlearn_pl.evaluation.truth import Truth, TruthRow
 from unlearn_pl.inference.generation import Generation
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.sample import Sample
 
@@ -191,8 +192,8 @@ def test_answers_that_the_tokenizer_does_not_know_are_no_forgotten_ones(tiny_mod
     )
 
 
-def test_documents_without_a_limit_need_two_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
-    fitting = Fitting(tokenizer, None)
+def test_documents_without_a_limit_need_two_tokens(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    fitting = Fitting(LanguageModel(tiny_model(), tokenizer), None)
     assert fitting.kept(["two words", "7"], fitting.document, "documents") == ["two words"]
     assert fitting.notes == [
         "documents: 1 of 2 cannot be measured, the first is number 2: a single token has no loss; "

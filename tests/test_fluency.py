@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.evaluation.fluency import perplexities, perplexity
+from unlearn_pl.inference.model import LanguageModel
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -33,7 +34,7 @@ def test_perplexities_are_exp_of_the_loss(
         exp_loss(double, tokenizer(prompt).input_ids, tokenizer(text).input_ids) if text else None
         for prompt, text in zip(PROMPTS, TEXTS, strict=True)
     ]
-    found = perplexities(tiny_model(), tokenizer, PROMPTS, TEXTS, batch_size)
+    found = perplexities(LanguageModel(tiny_model(), tokenizer), PROMPTS, TEXTS, batch_size=batch_size)
     assert [value is None for value in found] == [text == "" for text in TEXTS]
     written = [value for value in expected if value is not None]
     assert [value for value in found if value is not None] == pytest.approx(written, rel=1e-5)
@@ -41,8 +42,8 @@ def test_perplexities_are_exp_of_the_loss(
 
 
 def test_rows_without_any_text(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
-    assert perplexities(tiny_model(), tokenizer, PROMPTS[:2], ["", ""], 2) == [None, None]
-    assert perplexities(tiny_model(), tokenizer, [], [], 2) == []
+    assert perplexities(LanguageModel(tiny_model(), tokenizer), PROMPTS[:2], ["", ""], batch_size=2) == [None, None]
+    assert perplexities(LanguageModel(tiny_model(), tokenizer), [], [], batch_size=2) == []
 
 
 def test_a_broken_base_has_no_perplexity(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -51,9 +52,11 @@ def test_a_broken_base_has_no_perplexity(tiny_model: Build, tokenizer: PreTraine
     (token,) = tokenizer("7").input_ids
     with torch.no_grad():
         model.model.embed_tokens.weight[token] = math.nan
-    found = perplexities(model, tokenizer, ["7", "A"], ["a", "a"], 2)
+    found = perplexities(LanguageModel(model, tokenizer), ["7", "A"], ["a", "a"], batch_size=2)
     assert found[0] is None
-    assert found[1] == pytest.approx(perplexities(tiny_model(), tokenizer, ["A"], ["a"], 1)[0], rel=1e-5)
+    assert found[1] == pytest.approx(
+        perplexities(LanguageModel(tiny_model(), tokenizer), ["A"], ["a"], batch_size=1)[0], rel=1e-5
+    )
 
 
 @given(st.floats(max_value=0, allow_nan=False, allow_subnormal=False))
@@ -80,9 +83,11 @@ def test_a_text_beyond_the_positions_counts_as_far_as_it_fits(
     text = tokenizer.decode([tokenizer("é").input_ids[0]] * 10)
     ids = tokenizer(text).input_ids
     assert (len(tokenizer(prompt).input_ids), len(ids)) == (500, 30)
-    with pytest.warns(UserWarning, match="perplexity: 1 of 2 texts exceed the base model's 512 positions; only what"):
-        found = perplexities(tiny_model(), tokenizer, [prompt, "A"], [text, "a"], 1)
+    with pytest.warns(UserWarning, match="likelihood: 1 of 2 texts exceed the model's 512 positions; only what"):
+        found = perplexities(LanguageModel(tiny_model(), tokenizer), [prompt, "A"], [text, "a"], batch_size=1)
     expected = exp_loss(tiny_model().double(), tokenizer(prompt).input_ids, ids[:12])
     assert found[0] == pytest.approx(expected, rel=1e-5)
-    with pytest.warns(UserWarning, match="perplexity: 1 of 1 texts exceed"):
-        assert perplexities(tiny_model(), tokenizer, [tokenizer.decode([23] * 512)], ["a"], 1) == [None]
+    with pytest.warns(UserWarning, match="likelihood: 1 of 1 texts exceed"):
+        assert perplexities(
+            LanguageModel(tiny_model(), tokenizer), [tokenizer.decode([23] * 512)], ["a"], batch_size=1
+        ) == [None]

@@ -5,16 +5,17 @@ import copy
 import pytest
 import torch
 from adapter_folders import write_adapter
+from merge_choice import merge_settings
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from unlearn_pl.balance.search import find_balance
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, open_merged
+from unlearn_pl.merging.adapters import read_adapters
 from unlearn_pl.merging.factors import Factors
 from unlearn_pl.merging.folding import FoldedWeights
-from unlearn_pl.merging.methods import merge_settings
-from unlearn_pl.merging.parents import PREFIX, read_parents
+from unlearn_pl.merging.merge import MergedAdapter
+from unlearn_pl.models.adapter_folder import PREFIX
 
 IDS = torch.arange(24).reshape(2, 12)
 Q_PROJ = PREFIX + "model.layers.0.self_attn.q_proj"
@@ -28,7 +29,7 @@ def pair(tmp_path_factory, tiny_model):
 
 def merged(base: nn.Module, adapters: list[str], method: str = "ties", **options) -> MergedAdapter:
     settings = merge_settings(len(adapters), method, **options)
-    return merge_parents(base, read_parents(adapters, settings), settings)
+    return MergedAdapter.of(base, read_adapters(adapters, settings), settings)
 
 
 def products(deltas: dict) -> dict:
@@ -57,7 +58,7 @@ def test_it_equals_peft_and_the_model_with_an_adapter(tiny_model, pair, method, 
     base = tiny_model()
     result = merged(base, pair, method)
     FoldedWeights(base, result.deltas).fold(result.deltas if form == "factors" else products(result.deltas))
-    opened = open_merged(tiny_model(), result)
+    opened = result.open(tiny_model())
     with torch.no_grad():
         logits = base(IDS).logits
         torch.testing.assert_close(logits, opened(IDS).logits, rtol=0, atol=1e-4)
@@ -155,7 +156,7 @@ def test_the_transposed_weights_of_gpt2(tmp_path, method):
     folded = FoldedWeights(base, result.deltas)
     folded.fold(result.deltas)
     peer = result if method != "ties_dense" else merged(gpt2(), pair, "ties_svd", svd_rank=16)
-    opened = open_merged(gpt2(), peer)
+    opened = peer.open(gpt2())
     with torch.no_grad():
         torch.testing.assert_close(base(IDS).logits, opened(IDS).logits, rtol=0, atol=1e-4)
         assert not torch.allclose(base(IDS).logits, gpt2()(IDS).logits, atol=1e-3)
@@ -182,7 +183,7 @@ def test_tied_weights_are_refused_by_both_names(tiny_model, module):
     with pytest.raises(InputError) as caught:
         FoldedWeights(model, deltas)
     message = str(caught.value)
-    assert message.startswith(f"--adapters: {module} shares its weights")
+    assert message.startswith(f"adapters: {module} shares its weights")
     assert "model.embed_tokens.weight" in message
     assert "lm_head.weight" in message
     assert same(weights(model), before)
@@ -224,7 +225,7 @@ def test_a_delta_is_never_added_to_codes(tiny_model, kind):
     layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     model = nn.ModuleDict({"q_proj": layer})
     with pytest.raises(
-        InputError, match=r"--base: q_proj is stored quantised \(torch\..*8.*\), so a delta cannot be added"
+        InputError, match=r"base: q_proj is stored quantised \(torch\..*8.*\), so a delta cannot be added"
     ):
         FoldedWeights(model, ["base_model.model.q_proj"])
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unlearn_pl.merging import kernels
-from unlearn_pl.merging.kernels import KERNELS, KernelOptions, inner_products, merge_tensors_
+from unlearn_pl.merging.coefficients import inner_products
+from unlearn_pl.merging.kernels import KERNELS, KernelOptions
+from unlearn_pl.merging.merge import merge_tensors
 
 RANDOM = [name for name, kernel in KERNELS.items() if kernel.random]
 FIXED = [name for name in KERNELS if name not in RANDOM]
@@ -35,7 +37,7 @@ def merge(
 ) -> Tensor:
     """The kernel on copies."""
     generator = torch.Generator().manual_seed(seed)
-    return merge_tensors_(KERNELS[name], [tensor.clone() for tensor in tensors], weights, chosen, generator)
+    return merge_tensors(KERNELS[name], [tensor.clone() for tensor in tensors], weights, chosen, generator)
 
 
 def run(name: str, *rows: Sequence[float], weights: Sequence[float] | None = None, **values: float | str) -> Column:
@@ -412,7 +414,7 @@ def test_density_one_prunes_nothing(case: tuple, seed: int) -> None:
     """Bit for bit what the kernel gives without its pruning."""
     name, tensors, weights = case
     bare = replace(KERNELS[name], prune=None)
-    wanted = merge_tensors_(bare, [tensor.clone() for tensor in tensors], weights, whole(name))
+    wanted = merge_tensors(bare, [tensor.clone() for tensor in tensors], weights, whole(name))
     assert torch.equal(merge(name, tensors, weights, whole(name), seed), wanted)
 
 
@@ -556,7 +558,7 @@ def test_a_tensor_larger_than_a_block_equals_the_second_implementation_of_its_en
 def test_the_result_lies_in_the_memory_of_the_first_tensor(name: str) -> None:
     tensors = parents(name, (4, 5), 3)
     first = tensors[0]
-    got = merge_tensors_(KERNELS[name], tensors, [1.0] * len(tensors), options(name), torch.Generator().manual_seed(0))
+    got = merge_tensors(KERNELS[name], tensors, [1.0] * len(tensors), options(name), torch.Generator().manual_seed(0))
     assert got.data_ptr() == first.data_ptr()
     assert (got.shape, got.dtype) == (first.shape, torch.float32)
 
@@ -585,7 +587,7 @@ def test_what_cannot_be_merged_is_a_defect() -> None:
         ([good, good], [1]),
     ):
         with pytest.raises(AssertionError):
-            merge_tensors_(KERNELS["linear"], tensors, weights, KernelOptions())
+            merge_tensors(KERNELS["linear"], tensors, weights, KernelOptions())
 
 
 def test_inner_products_are_those_of_the_flat_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

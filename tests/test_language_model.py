@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import DynamicCache
 
-from unlearn_pl.inference.generation import Generation, Prompt, generate
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.rows import left_padded, right_padded
+from unlearn_pl.inference.engine import Engine
+from unlearn_pl.inference.generation import Generation, Prompt
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.inference.padding import left_padded, right_padded
 from unlearn_pl.inference.token_scores import token_scores_of_logits
 from unlearn_pl.models.body import head_is_plain
 
@@ -89,17 +90,17 @@ def own_logits(model: nn.Module, row: list[int]) -> Tensor:
 def test_states_and_logits_are_the_models(model_and_plain: tuple[nn.Module, bool]) -> None:
     """Of whole rows, padded at the right, and after a cache with padding at the left."""
     model, plain = model_and_plain
-    network = Network(model)
-    assert (network.head is not None) == head_is_plain(model) == plain
-    states = network.states(right_padded(ROWS, network.device))
+    engine = Engine(model)
+    assert (engine.head is not None) == head_is_plain(model) == plain
+    states = engine.states(right_padded(ROWS, engine.device))
     assert states.shape == (3, 6, 32 if plain else 64)
     for slot, row in enumerate(ROWS):
         own = own_logits(model, row)
-        torch.testing.assert_close(network.logits(states[slot, : len(row)]), own, rtol=1e-4, atol=1e-4)
-    cache = DynamicCache(config=network.causal.config)
-    ids, mask, positions = left_padded(ROWS, network.device)
-    network.states(ids[:, :-1], mask[:, :-1], positions[:, :-1], cache)
-    last = network.logits(network.states(ids[:, -1:], mask, positions[:, -1:], cache)[:, -1])
+        torch.testing.assert_close(engine.logits(states[slot, : len(row)]), own, rtol=1e-4, atol=1e-4)
+    cache = DynamicCache(config=engine.causal.config)
+    ids, mask, positions = left_padded(ROWS, engine.device)
+    engine.states(ids[:, :-1], mask[:, :-1], positions[:, :-1], cache)
+    last = engine.logits(engine.states(ids[:, -1:], mask, positions[:, -1:], cache)[:, -1])
     for slot, row in enumerate(ROWS):
         torch.testing.assert_close(last[slot], own_logits(model, row)[-1], rtol=1e-4, atol=1e-4)
 
@@ -107,14 +108,14 @@ def test_states_and_logits_are_the_models(model_and_plain: tuple[nn.Module, bool
 @torch.inference_mode()
 def test_token_scores_are_those_of_the_models_logits(model_and_plain: tuple[nn.Module, bool]) -> None:
     model, _ = model_and_plain
-    network, row = Network(model), ROWS[0]
+    engine, row = Engine(model), ROWS[0]
     targets = torch.tensor([*row[1:], 3])
-    found = network.token_scores(network.states(torch.tensor([row]))[0], targets, moments=True, lead=True)
-    own = token_scores_of_logits(own_logits(model, row), targets, moments=True, lead=True)
+    found = engine.token_scores(engine.states(torch.tensor([row]))[0], targets, moments=True, margin=True)
+    own = token_scores_of_logits(own_logits(model, row), targets, moments=True, margin=True)
     for name in ("logprob", "mean", "std"):
         torch.testing.assert_close(getattr(found, name), getattr(own, name), rtol=1e-3, atol=1e-3)
     assert torch.equal(found.argmax, own.argmax)
-    torch.testing.assert_close(found.lead, own.lead, rtol=1e-2, atol=200.0)  # units of eps
+    torch.testing.assert_close(found.margin, own.margin, rtol=1e-2, atol=200.0)  # units of eps
 
 
 @pytest.mark.parametrize("family", ["Gemma2", "Cohere"])
@@ -129,7 +130,8 @@ def test_generation_through_whole_logits(family: str, tokenizer: PreTrainedToken
         for row in rows
     ]
     own = [tokenizer.decode(out, skip_special_tokens=True) for out in outs]
-    found = generate(model, tokenizer, [Prompt(*pair) for pair in zip(texts, own, strict=True)], Generation(12, 2))
+    prompts = [Prompt(*pair) for pair in zip(texts, own, strict=True)]
+    found = LanguageModel(model, tokenizer, joiner="").generate(prompts, Generation(12, 2))
     assert [answer.text for answer in found] == own
     for row, text, answer in zip(rows, own, found, strict=True):
         target = tokenizer(text).input_ids
@@ -149,11 +151,11 @@ def test_positions_go_only_to_models_that_take_them(family: str, taken: bool) ->
     model.base_model.register_forward_pre_hook(
         lambda _, args, options: given.append("position_ids" in options), with_kwargs=True
     )
-    network = Network(model)
+    engine = Engine(model)
     given.clear()
     with torch.inference_mode():
-        ids, mask, positions = left_padded(ROWS, network.device)
-        last = network.logits(network.states(ids, mask, positions)[:, -1])
+        ids, mask, positions = left_padded(ROWS, engine.device)
+        last = engine.logits(engine.states(ids, mask, positions)[:, -1])
     assert given == [taken]
     for slot, row in enumerate(ROWS):
         torch.testing.assert_close(last[slot], own_logits(model, row)[-1], rtol=1e-4, atol=1e-4)
@@ -161,9 +163,9 @@ def test_positions_go_only_to_models_that_take_them(family: str, taken: bool) ->
 
 def test_whole_logits_of_a_capped_model_are_not_changed_by_their_scores() -> None:
     """They are the states of such a model, which ``token_scores`` must leave as they are."""
-    network = Network(small("Gemma2", 64, head_dim=8, final_logit_softcapping=5.0))
+    engine = Engine(small("Gemma2", 64, head_dim=8, final_logit_softcapping=5.0))
     with torch.inference_mode():
-        states = network.states(torch.tensor([ROWS[0]]))[0]
+        states = engine.states(torch.tensor([ROWS[0]]))[0]
         before = states.clone()
-        network.token_scores(states, torch.tensor(ROWS[0]), lead=True)
+        engine.token_scores(states, torch.tensor(ROWS[0]), margin=True)
     assert torch.equal(states, before)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_runs import module
+from merge_choice import merge
 from safetensors.torch import load_file, save_file
 from tiny_adapters import shake
 from torch import Tensor
 from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.balance.search import find_balance
-from unlearn_pl.commands.merge import merge
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.models.load import load_base, load_skeleton, load_tokenizer, quantisation, refuse_quantised

@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.membership import Membership, document_losses, rebuilt_members
+from unlearn_pl.inference.model import LanguageModel
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -39,7 +40,7 @@ def test_losses_row_by_row(tiny_model: Build, tokenizer: PreTrainedTokenizerFast
         steps = [math.log(chances[t, ids[0, t + 1]]) for t in range(ids.shape[1] - 1)]
         expected.append(-sum(steps) / len(steps))
         assert outputs.loss.item() == pytest.approx(expected[-1], rel=1e-5)
-    losses = document_losses(model.train(), tokenizer, DOCUMENTS, batch_size)
+    losses = document_losses(LanguageModel(model.train(), tokenizer), DOCUMENTS, batch_size=batch_size)
     assert losses == pytest.approx(expected, rel=1e-5)
     assert model.training
 
@@ -49,7 +50,7 @@ def test_a_broken_model_has_infinite_losses(tiny_model: Build, tokenizer: PreTra
     with torch.no_grad():
         model.lm_head.weight[5, 0] = float("nan")
     with pytest.warns(UserWarning, match="2 of 2 documents have no finite loss"):
-        assert document_losses(model, tokenizer, DOCUMENTS[:2]) == [math.inf, math.inf]
+        assert document_losses(LanguageModel(model, tokenizer), DOCUMENTS[:2]) == [math.inf, math.inf]
 
 
 def test_members_are_the_documents_of_task3_if_there_is_one() -> None:
@@ -65,25 +66,27 @@ def test_members_are_the_documents_of_task3_if_there_is_one() -> None:
 @pytest.mark.parametrize("tasks", [["Task2"], ["Task1", "Task3"], []])
 def test_unknown_tasks(tasks: list[str]) -> None:
     with pytest.raises(
-        InputError, match=r"--membership.tasks: must be among Task1 \(tasks with completion rows\), got \["
+        InputError, match=r"^membership.tasks: must be among Task1 \(tasks with completion rows\), got \["
     ):
         rebuilt_members([record("Bo", "sc", "Task1"), record("Bo", "qa", "Task2")], tasks)
 
 
 def test_no_completion_rows() -> None:
-    with pytest.raises(InputError, match=r"--membership.member: needed, as the forget set has no completion rows"):
+    with pytest.raises(InputError, match=r"^membership.member: needed, as the forget set has no completion rows"):
         rebuilt_members([record("Bo", "qa", "Task1")])
 
 
 def test_documents_that_have_no_loss(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(InputError, match="--membership: document 2 is a single token"):
-        document_losses(tiny_model(), tokenizer, ["two words", "7"])
-    with pytest.raises(InputError, match=r"--membership: document 1: \d+ tokens exceed the model's 512 positions"):
-        document_losses(tiny_model(), tokenizer, ["7 " * 600])
+    with pytest.raises(InputError, match=r"^membership.documents: number 2 is a single token"):
+        document_losses(LanguageModel(tiny_model(), tokenizer), ["two words", "7"])
+    with pytest.raises(
+        InputError, match=r"^membership.documents: number 1: \d+ tokens exceed the model's 512 positions"
+    ):
+        document_losses(LanguageModel(tiny_model(), tokenizer), ["7 " * 600])
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(InputError, match=r"--membership.tasks: not with --membership.member"):
+    with pytest.raises(InputError, match=r"^membership.tasks: not with member"):
         Membership(member="m.jsonl", tasks=["Task1"])
-    with pytest.raises(InputError, match=r"--membership.batch_size: must be at least 1, got 0"):
+    with pytest.raises(InputError, match=r"^membership.batch_size: must be at least 1, got 0"):
         Membership(batch_size=0)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from merge_choice import merge_settings
 from torch import Tensor
 
-from unlearn_pl.merging.factors import Factors
-from unlearn_pl.merging.kernels import KERNELS, merge_tensors_
-from unlearn_pl.merging.merge import Delta, merge_deltas, norm
-from unlearn_pl.merging.methods import METHODS, MergeSettings, merge_settings
-from unlearn_pl.merging.parents import Parent
+from unlearn_pl.merging.adapters import Adapter
+from unlearn_pl.merging.factors import Delta, Factors, norm
+from unlearn_pl.merging.kernels import KERNELS
+from unlearn_pl.merging.merge import merge_modules, merge_tensors
+from unlearn_pl.merging.methods import METHODS
+from unlearn_pl.merging.options import MergeSettings
 
 SIZES = {"base_model.model.layers.0.q_proj": (6, 7), "base_model.model.layers.1.up_proj": (9, 6)}
 """(out, in) of the modules."""
@@ -22,7 +24,7 @@ DELTA = [name for name, method in METHODS.items() if method.space == "delta"]
 RANDOM = [name for name, method in METHODS.items() if method.random]
 
 
-def parent(seed: int, rank: int = 3, alpha: float = 6, integers: bool = True, **config: object) -> Parent:
+def parent(seed: int, rank: int = 3, alpha: float = 6, integers: bool = True, **config: object) -> Adapter:
     """An adapter of small integers, so that its products are exact; the default scaling is 2."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -32,10 +34,10 @@ def parent(seed: int, rank: int = 3, alpha: float = 6, integers: bool = True, **
         return torch.randn(shape, generator=generator)
 
     factors = {name: Factors(draw(rank, size[1]), draw(size[0], rank)) for name, size in SIZES.items()}
-    return Parent(Path(str(seed)), {"r": rank, "lora_alpha": alpha, **config}, factors, {})
+    return Adapter(Path(str(seed)), {"r": rank, "lora_alpha": alpha, **config}, factors, {})
 
 
-def parents_for(name: str, **options: object) -> list[Parent]:
+def parents_for(name: str, **options: object) -> list[Adapter]:
     return [parent(seed, **options) for seed in range(METHODS[name].kernel.only or 3)]  # type: ignore[arg-type]
 
 
@@ -48,7 +50,7 @@ def choose(name: str, count: int, **options: object) -> MergeSettings:
     return merge_settings(count, name, **chosen)
 
 
-def change(one: Parent, edit: object, **config: object) -> Parent:
+def change(one: Adapter, edit: object, **config: object) -> Adapter:
     """The adapter with ``edit`` of each pair of factors."""
     return replace(one, config=one.config | config, factors={m: edit(pair) for m, pair in one.factors.items()})  # type: ignore[operator]
 
@@ -74,7 +76,7 @@ def parts(delta: Delta) -> tuple[Tensor, ...]:
     return tuple(delta) if isinstance(delta, Factors) else (delta,)
 
 
-def whole_delta(one: Parent, module: str) -> Tensor:
+def whole_delta(one: Adapter, module: str) -> Tensor:
     """[out, in] float64: scaling x B A."""
     a, b = one.factors[module]
     return one.scaling[module] * b.double() @ a.double()
@@ -86,7 +88,7 @@ def whole_delta(one: Parent, module: str) -> Tensor:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_form_is_the_one_of_the_table_and_the_norm_that_of_the_dense_delta(name: str) -> None:
     parents = parents_for(name)
-    deltas = merge_deltas(parents, choose(name, len(parents)))
+    deltas = merge_modules(parents, choose(name, len(parents)))
     assert list(deltas) == list(SIZES)
     ranks = {"factors": 3, "stacked": 3 * len(parents), "truncated": 3}
     for module, (rows, columns) in SIZES.items():
@@ -115,16 +117,16 @@ def test_at_full_rank_nothing_is_cut_off(name: str) -> None:
         if method.kernel is kernel and method.form in ("dense", "stacked") and other != "cat"
     ]
     parents = parents_for(name)
-    got = merge_deltas(parents, choose(name, len(parents), svd_rank=FULL))
-    close(got, merge_deltas(parents, choose(exact, len(parents))))
+    got = merge_modules(parents, choose(name, len(parents), svd_rank=FULL))
+    close(got, merge_modules(parents, choose(exact, len(parents))))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].truncates])
 def test_a_lower_rank_is_the_best_of_that_rank(name: str) -> None:
     """Eckart and Young: what is lost are the other singular values."""
     parents = parents_for(name)
-    full = merge_deltas(parents, choose(name, len(parents), svd_rank=FULL))
-    for module, cut in merge_deltas(parents, choose(name, len(parents), svd_rank=2)).items():
+    full = merge_modules(parents, choose(name, len(parents), svd_rank=FULL))
+    for module, cut in merge_modules(parents, choose(name, len(parents), svd_rank=2)).items():
         assert cut.a.shape[0] == 2  # type: ignore[union-attr]
         lost = torch.linalg.svdvals(dense(full[module]))[2:].square().sum().sqrt().item()
         assert (dense(cut) - dense(full[module])).norm().item() == pytest.approx(lost, rel=1e-4, abs=1e-5)
@@ -150,12 +152,12 @@ def test_exact_methods_equal_their_formulas_in_float64(name: str) -> None:
         else:
             total = sum(weight * delta for weight, delta in zip(weights, deltas, strict=True))
             wanted[module] = total / sum(weights) if name == "average" else total  # type: ignore[assignment]
-    close(merge_deltas(parents, merge_settings(len(parents), name, weights)), wanted, 2e-6)
+    close(merge_modules(parents, merge_settings(len(parents), name, weights)), wanted, 2e-6)
 
 
 def test_cat_and_task_arithmetic_are_two_names_of_one_method() -> None:
     parents = parents_for("cat")
-    assert same(merge_deltas(parents, choose("cat", 3)), merge_deltas(parents, choose("task_arithmetic", 3)))
+    assert same(merge_modules(parents, choose("cat", 3)), merge_modules(parents, choose("task_arithmetic", 3)))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].form == "dense"])
@@ -164,9 +166,9 @@ def test_dense_methods_are_the_kernel_on_the_deltas(name: str) -> None:
     parents = parents_for(name)
     chosen = choose(name, len(parents), scale=2)
     generator = torch.Generator().manual_seed(42)
-    for module, got in merge_deltas(parents, chosen).items():
+    for module, got in merge_modules(parents, chosen).items():
         deltas = [whole_delta(one, module).float() for one in parents]
-        wanted = 2 * merge_tensors_(chosen.method.kernel, deltas, chosen.weights, chosen.options, generator)
+        wanted = 2 * merge_tensors(chosen.method.kernel, deltas, chosen.weights, chosen.options, generator)
         assert torch.equal(got, wanted)  # type: ignore[arg-type]
 
 
@@ -177,10 +179,10 @@ def test_factor_methods_are_the_kernel_on_a_and_on_b(name: str) -> None:
     chosen = choose(name, 3)
     generator = torch.Generator().manual_seed(42)
     roots = [math.sqrt(weight * 2) for weight in (0.5, 1.0, 2.0)]
-    for module, got in merge_deltas(parents, chosen).items():
+    for module, got in merge_modules(parents, chosen).items():
         for side in (0, 1):
             tensors = [one.factors[module][side].clone() for one in parents]
-            wanted = merge_tensors_(chosen.method.kernel, tensors, roots, chosen.options, generator)
+            wanted = merge_tensors(chosen.method.kernel, tensors, roots, chosen.options, generator)
             assert torch.equal(got[side], wanted)
 
 
@@ -211,9 +213,9 @@ def test_only_the_delta_of_an_adapter_counts(name: str) -> None:
     }
     rank = {"svd_rank": 3} if METHODS[name].truncates else {}
     chosen = choose(name, 1 + len(others), **rank)
-    wanted = merge_deltas([first, *others], chosen)
+    wanted = merge_modules([first, *others], chosen)
     for twin in twins.values():
-        got = merge_deltas([twin, *others], chosen)
+        got = merge_modules([twin, *others], chosen)
         if METHODS[name].form == "dense":
             assert same(got, wanted)
         close(got, wanted)
@@ -225,7 +227,7 @@ def test_in_the_space_of_factors_the_sign_of_both_factors_counts(name: str) -> N
     first, *others = parents_for(name)
     flipped = change(first, lambda pair: Factors(-pair.a, -pair.b))
     chosen = choose(name, 3)
-    one, other = merge_deltas([first, *others], chosen), merge_deltas([flipped, *others], chosen)
+    one, other = merge_modules([first, *others], chosen), merge_modules([flipped, *others], chosen)
     assert all((dense(one[m]) - dense(other[m])).norm() > 0.1 * dense(one[m]).norm() for m in SIZES)
 
 
@@ -233,8 +235,8 @@ def test_in_the_space_of_factors_the_sign_of_both_factors_counts(name: str) -> N
 @pytest.mark.parametrize("name", METHODS)
 def test_scale_multiplies_the_delta(name: str, scale: float) -> None:
     parents = parents_for(name)
-    wanted = {m: scale * dense(delta) for m, delta in merge_deltas(parents, choose(name, len(parents))).items()}
-    close(merge_deltas(parents, choose(name, len(parents), scale=scale)), wanted)  # type: ignore[arg-type]
+    wanted = {m: scale * dense(delta) for m, delta in merge_modules(parents, choose(name, len(parents))).items()}
+    close(merge_modules(parents, choose(name, len(parents), scale=scale)), wanted)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -242,11 +244,11 @@ def test_scalings_enter_as_alpha_over_rank_or_its_root_and_by_pattern(name: str)
     """Rank 4: alpha 8, and alpha 4 of a rank-stabilised adapter, are scalings of 2; an alpha of 16 for q_proj is 4."""
     first, *others = parents_for(name, rank=4, alpha=8)
     chosen = choose(name, 1 + len(others))
-    plain = merge_deltas([first, *others], chosen)
+    plain = merge_modules([first, *others], chosen)
     stabilised = change(first, lambda pair: pair, lora_alpha=4, use_rslora=True)
-    assert same(merge_deltas([stabilised, *others], chosen), plain)
-    got = merge_deltas([change(first, lambda pair: pair, alpha_pattern={"q_proj": 16}), *others], chosen)
-    all_changed = merge_deltas([change(first, lambda pair: pair, lora_alpha=16), *others], chosen)
+    assert same(merge_modules([stabilised, *others], chosen), plain)
+    got = merge_modules([change(first, lambda pair: pair, alpha_pattern={"q_proj": 16}), *others], chosen)
+    all_changed = merge_modules([change(first, lambda pair: pair, lora_alpha=16), *others], chosen)
     q_proj, up_proj = SIZES
     assert same({q_proj: got[q_proj]}, {q_proj: all_changed[q_proj]})
     assert same({up_proj: got[up_proj]}, {up_proj: plain[up_proj]})
@@ -259,15 +261,15 @@ def test_a_scaling_is_as_good_as_larger_factors(name: str) -> None:
     """Alpha 12 instead of 6 is B doubled."""
     first, *others = parents_for(name)
     chosen = choose(name, 1 + len(others))
-    twice = merge_deltas([change(first, lambda pair: pair, lora_alpha=12), *others], chosen)
-    close(twice, merge_deltas([change(first, lambda pair: Factors(pair.a, 2 * pair.b)), *others], chosen))
+    twice = merge_modules([change(first, lambda pair: pair, lora_alpha=12), *others], chosen)
+    close(twice, merge_modules([change(first, lambda pair: Factors(pair.a, 2 * pair.b)), *others], chosen))
 
 
 @pytest.mark.parametrize("name", DELTA)
 def test_ranks_may_differ_and_the_default_rank_is_the_largest(name: str) -> None:
     """Also a rank beyond what the first adapter has."""
     parents = [parent(seed, rank) for seed, rank in enumerate([1, 4, 2][: METHODS[name].kernel.only or 3])]
-    merged = merge_deltas(parents, choose(name, len(parents)))
+    merged = merge_modules(parents, choose(name, len(parents)))
     ranks = {"stacked": sum(one.rank for one in parents), "truncated": 4}
     for delta in merged.values():
         if isinstance(delta, Factors):
@@ -280,18 +282,18 @@ def test_ranks_may_differ_and_the_default_rank_is_the_largest(name: str) -> None
 def test_the_order_of_the_modules_counts_for_random_methods_alone(name: str) -> None:
     parents = parents_for(name)
     chosen = choose(name, len(parents))
-    forwards, backwards = (merge_deltas(parents, chosen, order) for order in (list(SIZES), list(SIZES)[::-1]))
+    forwards, backwards = (merge_modules(parents, chosen, order) for order in (list(SIZES), list(SIZES)[::-1]))
     assert list(backwards) == list(SIZES)[::-1]
-    assert same(forwards, merge_deltas(parents, chosen))
+    assert same(forwards, merge_modules(parents, chosen))
     assert same(forwards, backwards) != METHODS[name].random
 
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_random_methods_are_a_function_of_the_seed(name: str) -> None:
     parents = parents_for(name)
-    one = merge_deltas(parents, choose(name, 3, seed=1))
-    assert same(merge_deltas(parents, choose(name, 3, seed=1)), one)
-    assert not same(merge_deltas(parents, choose(name, 3, seed=2)), one)
+    one = merge_modules(parents, choose(name, 3, seed=1))
+    assert same(merge_modules(parents, choose(name, 3, seed=1)), one)
+    assert not same(merge_modules(parents, choose(name, 3, seed=2)), one)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -303,8 +305,8 @@ def test_half_precision_adapters_are_computed_in_float32(name: str) -> None:
     ]
     widened = [change(one, lambda pair: Factors(pair.a.float(), pair.b.float())) for one in parents]
     chosen = choose(name, len(parents))
-    merged = merge_deltas(parents, chosen)
-    assert same(merged, merge_deltas(widened, chosen))
+    merged = merge_modules(parents, chosen)
+    assert same(merged, merge_modules(widened, chosen))
     assert all(tensor.dtype == torch.float32 for delta in merged.values() for tensor in parts(delta))
 
 
@@ -313,11 +315,11 @@ def test_the_adapters_are_not_changed(name: str) -> None:
     """Kernels use up their tensors: these must be copies."""
     parents = parents_for(name)
     copies = [change(one, lambda pair: Factors(pair.a.clone(), pair.b.clone())) for one in parents]
-    merge_deltas(parents, choose(name, len(parents)))
+    merge_modules(parents, choose(name, len(parents)))
     for one, before in zip(parents, copies, strict=True):
         assert same(dict(one.factors), dict(before.factors))
 
 
 def test_modules_that_are_left_out_of_the_order_are_a_defect() -> None:
     with pytest.raises(AssertionError):
-        merge_deltas(parents_for("cat"), choose("cat", 3), list(SIZES)[:1])
+        merge_modules(parents_for("cat"), choose("cat", 3), list(SIZES)[:1])

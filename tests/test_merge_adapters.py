@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_folders import edit_config, edit_tensors, tensors, write_adapter
+from merge_choice import merge_settings
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.adapters import merge_adapters, merge_parents, save_merged
+from unlearn_pl.merging.adapters import read_adapter, read_adapters
 from unlearn_pl.merging.factors import delta_angle, delta_norm, factors_of, inner, shared_start, sign_conflict
-from unlearn_pl.merging.methods import METHODS, merge_settings
-from unlearn_pl.merging.parents import read_parent, read_parents
+from unlearn_pl.merging.merge import MergedAdapter, merge_adapters
+from unlearn_pl.merging.methods import METHODS
+from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.models.lora import Lora, attach_lora
 from unlearn_pl.models.mergeable import why_unmergeable
 
@@ -53,8 +55,13 @@ def parent_deltas(folder):
     return {module.removeprefix("base_model.model."): SCALING * pair.b @ pair.a for module, pair in factors.items()}
 
 
+def applied(base, adapters, **options):
+    """The base with the merged adapter in it."""
+    return merge_adapters(base, adapters, **options).open(base)
+
+
 def merged_deltas(base, adapters, **options):
-    merged = deltas(merge_adapters(base, adapters, **options))
+    merged = deltas(applied(base, adapters, **options))
     return {name.removeprefix("base_model.model."): value for name, value in merged.items()}
 
 
@@ -112,7 +119,7 @@ def test_one_entry_of_ties_by_hand():
 def test_factor_methods_equal_the_second_implementation(tiny_model, trio, method, options):
     """A and B are merged apart, each adapter weighing sqrt(weight x scaling): sqrt(.5 x 2) = 1, sqrt(2), sqrt(3)."""
     weights = [0.5, 1.0, 1.5]
-    model = merge_adapters(tiny_model(), trio, method=method, weights=weights, **options)
+    model = applied(tiny_model(), trio, method=method, weights=weights, **options)
     got = {name: value for name, value in model.state_dict().items() if ".lora_" in name}
     states = [tensors(folder) for folder in trio]
     roots = [math.sqrt(weight * SCALING) for weight in weights]
@@ -146,8 +153,8 @@ def test_delta_methods_equal_the_second_implementation(tiny_model, pair, kernel)
 
 @pytest.mark.parametrize("method", ["cat", "ties", "ties_svd"])
 def test_a_base_in_half_precision_does_not_round_the_adapter(tiny_model, pair, method):
-    wanted = merge_adapters(tiny_model(), pair, method=method).state_dict()
-    got = merge_adapters(tiny_model().bfloat16(), pair, method=method).state_dict()
+    wanted = applied(tiny_model(), pair, method=method).state_dict()
+    got = applied(tiny_model().bfloat16(), pair, method=method).state_dict()
     for name, value in wanted.items():
         if ".lora_" in name:
             assert got[name].dtype == torch.float32
@@ -168,11 +175,11 @@ def test_every_method_of_peft_equals_it_and_opens_again(tiny_model, pair, tmp_pa
         reference.base_model.add_weighted_adapter(
             ["a", "b"], [0.7, 1.2], "m", combination_type=method, density=density, majority_sign_method="total"
         )
-    model = merge_adapters(tiny_model(), pair, **options)
+    model = applied(tiny_model(), pair, **options)
     close(deltas(model), deltas(reference, "m"), rtol=1e-5, atol=1e-6)
 
     settings = merge_settings(2, **options)
-    save_merged(merge_parents(tiny_model(), read_parents(pair, settings), settings), tmp_path / "merged")
+    MergedAdapter.of(tiny_model(), read_adapters(pair, settings), settings).save(tmp_path / "merged")
     ids = torch.arange(12).reshape(2, 6)
     with torch.no_grad():
         wanted = model(ids).logits
@@ -183,7 +190,7 @@ def test_every_method_of_peft_equals_it_and_opens_again(tiny_model, pair, tmp_pa
 
 
 def test_only_the_merged_adapter_is_left_active_and_frozen(tiny_model, pair):
-    model = merge_adapters(tiny_model(), pair)
+    model = applied(tiny_model(), pair)
     assert list(model.peft_config) == model.active_adapters == ["default"]
     config = model.peft_config["default"]
     assert config.inference_mode
@@ -208,8 +215,8 @@ def test_cat_is_the_exact_weighted_sum_even_with_other_ranks_and_scalings(tiny_m
         first = 0.5 * (4 if rslora else 2) * one[module].b @ one[module].a
         wanted[module.removeprefix("base_model.model.")] = first - alpha * other[module].b @ other[module].a
     close(merged, wanted)
-    assert read_parent(a).scaling == dict.fromkeys(one, 4 if rslora else 2)
-    assert read_parent(b).scaling == {m: 2.5 if m.endswith("q_proj") else 1.5 for m in one}
+    assert read_adapter(a).scaling == dict.fromkeys(one, 4 if rslora else 2)
+    assert read_adapter(b).scaling == {m: 2.5 if m.endswith("q_proj") else 1.5 for m in one}
 
 
 def test_another_spelling_of_the_targets_and_an_odd_rank_after_orthogonal_factors(tiny_model, tmp_path):
@@ -222,7 +229,7 @@ def test_another_spelling_of_the_targets_and_an_odd_rank_after_orthogonal_factor
         close(merged, merged_deltas(tiny_model(), order, method="cat"), rtol=1e-4)
         assert all(
             m.r["default"] == 3
-            for m in merge_adapters(tiny_model(), order, method="svd", svd_rank=3).modules()
+            for m in applied(tiny_model(), order, method="svd", svd_rank=3).modules()
             if hasattr(m, "lora_A")
         )
 
@@ -294,9 +301,39 @@ def test_unload_gives_the_base_back_for_another_merge(tiny_model, pair):
     base = tiny_model()
     first = merged_deltas(base, pair, method="ties")
     with pytest.raises(AssertionError, match="has an adapter already"):
-        merge_adapters(base, pair)
-    again = merge_adapters(merge_adapters(tiny_model(), pair).unload(), pair)
+        applied(base, pair)
+    again = applied(applied(tiny_model(), pair).unload(), pair)
     close({n.removeprefix("base_model.model."): v for n, v in deltas(again).items()}, first, rtol=0, atol=0)
+
+
+def test_options_are_given_whole_or_by_their_names_and_a_base_as_model_or_folder(tiny_model, base_folder, pair):
+    options = MergeOptions(method="ties_svd", density=0.5, svd_rank=3)
+    base = tiny_model()
+    weights = {name: value.clone() for name, value in base.state_dict().items()}
+    whole = merge_adapters(base, pair, options)
+    assert base.state_dict().keys() == weights.keys()  # no layer was added
+    assert all(torch.equal(value, weights[name]) for name, value in base.state_dict().items())
+    for other in (
+        merge_adapters(base_folder, pair, method="ties_svd", density=0.5, svd_rank=3),
+        merge_adapters(Path(base_folder), pair, MergeOptions(density=0.5), method="ties_svd", svd_rank=3),
+    ):
+        assert other.settings == whole.settings
+        assert other.base == base_folder
+        assert all(torch.equal(value, whole.state[name]) for name, value in other.state.items())
+    assert whole.settings.weights == (1.0, 1.0)
+    with pytest.raises(TypeError, match="densty"):
+        merge_adapters(base, pair, densty=0.5)
+
+
+def test_dense_deltas_are_saved_as_a_model_alone(tiny_model, pair, tmp_path):
+    dense = merge_adapters(tiny_model(), pair, method="ties_dense")
+    for write in (lambda: dense.open(tiny_model()), lambda: dense.save(tmp_path / "adapter")):
+        with pytest.raises(InputError, match=r"^method: ties_dense gives whole weights, which no adapter can hold"):
+            write()
+    with pytest.raises(InputError, match=r"^base: the base model is needed"):
+        dense.save(save_model=tmp_path / "model")
+    dense.save(save_model=tmp_path / "model", base=tiny_model())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 # --- saving --------------------------------------------------------------------------------------------------------
@@ -305,9 +342,9 @@ def test_unload_gives_the_base_back_for_another_merge(tiny_model, pair):
 def test_the_merged_model_has_the_adapters_logits_and_the_folders_these_files(tiny_model, tokenizer, pair, tmp_path):
     ids = torch.arange(12).reshape(2, 6)
     with torch.no_grad():
-        wanted = merge_adapters(tiny_model(), pair)(ids).logits
-    merged = merge_parents(tiny_model(), read_parents(pair, TIES), TIES)
-    save_merged(merged, tmp_path / "adapter", tmp_path / "model", tiny_model(), tokenizer)
+        wanted = applied(tiny_model(), pair)(ids).logits
+    merged = MergedAdapter.of(tiny_model(), read_adapters(pair, TIES), TIES)
+    merged.save(tmp_path / "adapter", save_model=tmp_path / "model", base=tiny_model(), tokenizer=tokenizer)
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     with torch.no_grad():
         torch.testing.assert_close(opened(ids).logits, wanted, rtol=1e-4, atol=1e-5)
@@ -320,20 +357,20 @@ def test_the_merged_model_has_the_adapters_logits_and_the_folders_these_files(ti
 
 
 def test_nothing_is_left_if_the_model_cannot_be_written(tiny_model, pair, tmp_path, monkeypatch):
-    merged, base = merge_parents(tiny_model(), read_parents(pair, TIES), TIES), tiny_model()
+    merged, base = MergedAdapter.of(tiny_model(), read_adapters(pair, TIES), TIES), tiny_model()
 
     def fail(*_args, **_options):
         raise OSError("disk full")
 
     monkeypatch.setattr(type(base), "save_pretrained", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_merged(merged, tmp_path / "adapter", tmp_path / "model", base)
+        merged.save(tmp_path / "adapter", save_model=tmp_path / "model", base=base)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_facts_hold_the_settings_and_the_hashes(pair, tiny_model):
-    settings = merge_settings(2, "dare_ties", [1, 2], 0.5, "frequency", 7)
-    facts = merge_parents(tiny_model(), read_parents(pair, settings), settings).facts["merge"]
+    settings = merge_settings(2, "dare_ties", [1, 2], density=0.5, majority_sign="frequency", seed=7)
+    facts = MergedAdapter.of(tiny_model(), read_adapters(pair, settings), settings).facts["merge"]
     hashes = [parent.pop("sha256") for parent in facts["adapters"]]
     assert len({*hashes}) == 2
     assert all(len(value) == 64 for value in hashes)
@@ -358,7 +395,7 @@ def test_facts_hold_the_settings_and_the_hashes(pair, tiny_model):
 def refuses(adapters, message, **options):
     """Before any base is there: reading alone must refuse."""
     with pytest.raises(InputError, match=message):
-        read_parents(adapters, merge_settings(len(adapters), **options))
+        read_adapters(adapters, merge_settings(len(adapters), **options))
 
 
 def spoil(value):
@@ -369,7 +406,7 @@ def spoil(value):
 
 
 def test_folders_that_hold_no_adapter(copies, tmp_path):
-    refuses([copies[0], tmp_path / "none"], "--adapters: .*none has no adapter_config.json")
+    refuses([copies[0], tmp_path / "none"], "adapters: .*none has no adapter_config.json")
     (copies[1] / "adapter_model.safetensors").rename(copies[1] / "adapter_model.bin")
     refuses(copies, "has no adapter_model.safetensors")
     (copies[1] / "adapter_model.safetensors").write_bytes(b"no")
@@ -399,13 +436,13 @@ def test_folders_that_hold_no_adapter(copies, tmp_path):
 )
 def test_adapters_that_are_more_than_a_and_b(copies, field, value, message):
     edit_config(copies[1], **{field: value})
-    refuses(copies, f"--adapters: .*{message}")
+    refuses(copies, f"adapters: .*{message}")
 
 
 @pytest.mark.parametrize("init", ["eva", "mica"])
 def test_initialisations_that_leave_the_base_as_it_is(copies, init):
     edit_config(copies[1], init_lora_weights=init)
-    assert len(read_parents(copies, merge_settings(2, "cat"))) == 2
+    assert len(read_adapters(copies, merge_settings(2, "cat"))) == 2
 
 
 def test_all_linear_on_a_mixture_of_experts_is_known_before_the_fit(tiny_model):
@@ -455,18 +492,18 @@ def test_adapters_that_do_not_belong_together(copies, tiny_model, tmp_path):
 def test_other_names_of_the_base_warn(copies):
     edit_config(copies[1], base_model_name_or_path="another/base")
     with pytest.warns(UserWarning, match="name different base models.*another/base"):
-        read_parents(copies, merge_settings(2))
+        read_adapters(copies, merge_settings(2))
 
 
 def test_ranks_and_densities_that_the_sizes_do_not_allow(pair, tiny_model, tmp_path):
-    refuses(pair, "--svd-rank: must be at most 16, .*got 17", method="svd", svd_rank=17)
+    refuses(pair, "svd_rank: must be at most 16, .*got 17", method="svd", svd_rank=17)
     wide = write_adapter(tmp_path / "wide", tiny_model(), 3, r=20)
     refuses(
         [pair[0], wide], "must be at most 16, .*by default it is the largest rank of the adapters, 20", method="svd"
     )
-    refuses(pair, "--density: 0.01 keeps nothing of the smallest tensor \\(64 entries\\)", density=0.01)
-    assert read_parents(pair, merge_settings(2, density=1 / 64))
-    assert read_parents(pair, merge_settings(2, "ties_svd", density=0.01))
+    refuses(pair, "density: 0.01 keeps nothing of the smallest tensor \\(64 entries\\)", density=0.01)
+    assert read_adapters(pair, merge_settings(2, density=1 / 64))
+    assert read_adapters(pair, merge_settings(2, "ties_svd", density=0.01))
 
 
 def test_another_initial_a_is_refused_where_it_is_recorded(tiny_model, tmp_path):
@@ -479,10 +516,10 @@ def test_another_initial_a_is_refused_where_it_is_recorded(tiny_model, tmp_path)
         if METHODS[method].space == "factors":
             refuses([one, other], "started from different A factors.*same seed.*ties_svd", method=method)
         else:
-            assert read_parents([one, other], merge_settings(2, method))
+            assert read_adapters([one, other], merge_settings(2, method))
     refuses([one, same, other], "started from different A factors")
-    assert read_parents([one, same], merge_settings(2))
-    assert read_parents([one, unknown], merge_settings(2))  # alike by their cosine
+    assert read_adapters([one, same], merge_settings(2))
+    assert read_adapters([one, unknown], merge_settings(2))  # alike by their cosine
 
 
 def test_an_unrecorded_start_is_judged_by_the_cosine_of_the_a_factors(tiny_model, pair, tmp_path):
@@ -493,8 +530,8 @@ def test_an_unrecorded_start_is_judged_by_the_cosine_of_the_a_factors(tiny_model
     assert cosine == pytest.approx(sum(cosines).item() / len(cosines), abs=0.02)  # the means are near 0
     assert shared_start(factors_of(a), factors_of(tensors(pair[1]))) > 0.99
     with pytest.warns(UserWarning, match=f"mean cosine of {cosine:.3f}.*ties_svd"):
-        read_parents([pair[0], stranger], merge_settings(2, "linear"))
-    assert read_parents([pair[0], stranger], merge_settings(2, "ties_svd"))
+        read_adapters([pair[0], stranger], merge_settings(2, "linear"))
+    assert read_adapters([pair[0], stranger], merge_settings(2, "ties_svd"))
 
 
 def test_a_base_that_the_adapters_are_not_for(tiny_model, pair, tmp_path):
@@ -504,18 +541,18 @@ def test_a_base_that_the_adapters_are_not_for(tiny_model, pair, tmp_path):
             setattr(config, name, value)
         return type(tiny_model())(config)
 
-    with pytest.raises(InputError, match=r"--base: does not fit the adapters: .* has .out, in. "):
-        merge_adapters(resized(intermediate_size=48), pair)
-    with pytest.raises(InputError, match=r"--base: does not fit the adapters: it has no linear layer model.layers.1"):
-        merge_adapters(resized(num_hidden_layers=1), pair)
+    with pytest.raises(InputError, match=r"base: does not fit the adapters: .* has .out, in. "):
+        applied(resized(intermediate_size=48), pair)
+    with pytest.raises(InputError, match=r"base: does not fit the adapters: it has no linear layer model.layers.1"):
+        applied(resized(num_hidden_layers=1), pair)
     suffix = write_adapter(tmp_path / "suffix", tiny_model(), 1, target_modules=["q_proj"])
-    with pytest.raises(InputError, match=r"--base: does not fit the adapters: only one of the two has .*layers.2"):
-        merge_adapters(resized(num_hidden_layers=3), [suffix, suffix])
+    with pytest.raises(InputError, match=r"base: does not fit the adapters: only one of the two has .*layers.2"):
+        applied(resized(num_hidden_layers=3), [suffix, suffix])
 
 
 def test_a_merge_that_cancels_out_warns(tiny_model, pair):
     with pytest.warns(UserWarning, match="the merged adapter is zero"):
-        merge_adapters(tiny_model(), [pair[0], pair[0]], method="svd", weights=[1, -1])
+        applied(tiny_model(), [pair[0], pair[0]], method="svd", weights=[1, -1])
 
 
 # --- the algebra of factors ----------------------------------------------------------------------------------------

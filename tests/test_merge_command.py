@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_folders import edit_tensors, tensors, write_adapter
+from merge_choice import merge
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from unlearn_pl.commands.merge import merge
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.factors import factors_of
 from unlearn_pl.merging.kernels import KERNELS
@@ -83,9 +83,9 @@ def test_delta_norms_in_the_line_are_the_scales_of_the_method(base_folder, pair,
 def test_outputs_are_refused_before_anything_is_read(pair, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("kept")
-    with pytest.raises(InputError, match=r"--output: .*full exists already"):
+    with pytest.raises(InputError, match=r"output: .*full exists already"):
         merge("no/such/base/at/all", ["nothing", "here"], str(tmp_path / "full"))
-    with pytest.raises(InputError, match=r"--save-model: .*full exists already"):
+    with pytest.raises(InputError, match=r"save_model: .*full exists already"):
         merge("no/such/base/at/all", ["nothing", "here"], str(tmp_path / "new"), save_model=str(tmp_path / "full"))
     assert listing(tmp_path / "full") == ["file"]
     assert not (tmp_path / "new").exists()
@@ -98,11 +98,11 @@ def test_overwrite_replaces_an_output_but_never_an_input(base_folder, pair, tmp_
     merge(base_folder, pair, str(output), overwrite=True)
     assert listing(output) == ADAPTER_FILES
     for place in (pair[1], str(tmp_path)):
-        with pytest.raises(InputError, match=r"--output: .* would replace"):
+        with pytest.raises(InputError, match=r"output: .* would replace"):
             merge(base_folder, pair, place, overwrite=True)
-    with pytest.raises(InputError, match=r"--save-model: .* would replace"):
+    with pytest.raises(InputError, match=r"save_model: .* would replace"):
         merge(base_folder, pair, str(tmp_path / "x"), save_model=base_folder, overwrite=True)
-    with pytest.raises(InputError, match=r"--save-model: must be apart from --output"):
+    with pytest.raises(InputError, match=r"save_model: must be apart from output"):
         merge(base_folder, pair, str(tmp_path / "x"), save_model=str(tmp_path / "x" / "model"))
     assert listing(pair[1]) == ADAPTER_FILES[:2]
 
@@ -196,8 +196,8 @@ def test_dense_methods_write_no_adapter(pair, tmp_path, method):
         with pytest.raises(InputError) as caught:
             merge("./no-such-base", pair, str(tmp_path / "merged"), method=method, save_model=save_model)
         message = str(caught.value)
-        assert message.startswith(f"--method: {method} gives whole weights, which no adapter can hold")
-        assert "--save-model without --output" in message
+        assert message.startswith(f"method: {method} gives whole weights, which no adapter can hold")
+        assert "save_model without output" in message
         assert message.endswith(f"use {method.removesuffix('_dense')}_svd")
     assert listing(tmp_path) == before
 
@@ -212,7 +212,7 @@ def test_a_tied_head_is_refused_for_a_model_but_not_for_an_adapter(tokenizer, ti
         write_adapter(tmp_path / name, tiny_model(), seed, target_modules=["lm_head"]) for seed, name in enumerate("ab")
     ]
     before = listing(tmp_path)
-    with pytest.raises(InputError, match=r"--adapters: lm_head shares its weights .*embed_tokens.weight and lm_head"):
+    with pytest.raises(InputError, match=r"adapters: lm_head shares its weights .*embed_tokens.weight and lm_head"):
         merge(str(base), pair, str(tmp_path / "merged"), save_model=str(tmp_path / "model"))
     assert listing(tmp_path) == before
 
@@ -222,13 +222,13 @@ def test_a_tied_head_is_refused_for_a_model_but_not_for_an_adapter(tokenizer, ti
 
 @pytest.mark.parametrize("folders", [{}, {"adapters": ["a", "b"], "checkpoints": ["c", "d"]}])
 def test_adapters_or_checkpoints_but_not_both(folders, tmp_path):
-    with pytest.raises(InputError, match="--adapters: either these or --checkpoints must be given, and not both"):
+    with pytest.raises(InputError, match="adapters: either these or checkpoints must be given, and not both"):
         merge("./no-such-base", output=str(tmp_path / "merged"), **folders)
     assert listing(tmp_path) == []
 
 
 def test_some_output_is_needed(pair):
-    with pytest.raises(InputError, match="--output: a folder for the merged adapter is needed, or --save-model"):
+    with pytest.raises(InputError, match="output: a folder for the merged adapter is needed, or save_model"):
         merge("./no-such-base", pair)
 
 
@@ -252,7 +252,7 @@ def test_the_shapes_of_the_base_are_checked_without_its_weights(tiny_model, pair
     config = tiny_model().config
     config.intermediate_size = 48
     config.save_pretrained(tmp_path / "base")
-    with pytest.raises(InputError, match=r"--base: does not fit the adapters: .*(gate|up|down)_proj has .out, in. "):
+    with pytest.raises(InputError, match=r"base: does not fit the adapters: .*(gate|up|down)_proj has .out, in. "):
         merge(str(tmp_path / "base"), pair, str(tmp_path / "merged"))
     assert not (tmp_path / "merged").exists()
 
@@ -260,13 +260,13 @@ def test_the_shapes_of_the_base_are_checked_without_its_weights(tiny_model, pair
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"checkpoints": ["one"]}, "--checkpoints: a merge needs at least 2 checkpoints, got 1"),
-        ({"method": "ties_svd"}, "--method: must be one of .*did you mean ties"),
-        ({"output": None}, "--output: full checkpoints give one model folder"),
-        ({"save_model": "model"}, "--output: full checkpoints give one model folder.*leave --save-model out"),
-        ({"svd_rank": 4}, "--svd-rank: ties does not truncate"),
-        ({"shard_gb": 0}, "--shard-gb: must be a number above 0, got 0"),
-        ({"output": "one"}, "--output: one would replace one"),
+        ({"checkpoints": ["one"]}, "checkpoints: a merge needs at least 2 checkpoints, got 1"),
+        ({"method": "ties_svd"}, "method: must be one of .*did you mean ties"),
+        ({"output": None}, "output: full checkpoints give one model folder"),
+        ({"save_model": "model"}, "output: full checkpoints give one model folder.*leave save_model out"),
+        ({"svd_rank": 4}, "svd_rank: ties does not truncate"),
+        ({"shard_gb": 0}, "shard_gb: must be a number above 0, got 0"),
+        ({"output": "one"}, "output: one would replace one"),
     ],
 )
 def test_refusals_of_checkpoints_before_any_is_read(options, message, tmp_path, monkeypatch):

@@ -182,10 +182,10 @@ def test_validation_at_the_base_gives_the_known_values(base_folder: str, rows: d
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objectives": {}}, "--model.objectives: must name at least one term"),
-        ({"learning_rate": 0.0}, "--model.learning_rate: must be above 0, got 0"),
-        ({"weight_decay": -1.0}, "--model.weight_decay: must be 0 or above, got -1"),
-        ({"dtype": "int8"}, "--model.dtype: must be one of float32, bfloat16, float16, got int8"),
+        ({"objectives": {}}, "objectives: must name at least one term"),
+        ({"learning_rate": 0.0}, "learning_rate: must be above 0, got 0"),
+        ({"weight_decay": -1.0}, "weight_decay: must be 0 or above, got -1"),
+        ({"dtype": "int8"}, "dtype: must be one of float32, bfloat16, float16, got int8"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
@@ -223,7 +223,7 @@ def test_warmup_in_steps_as_a_share_or_one_epoch(warmup: Any, steps: int) -> Non
 
 @pytest.mark.parametrize("warmup", [-1, 1.0, -0.1])
 def test_warmup_out_of_range_is_refused(warmup: Any) -> None:
-    with pytest.raises(InputError, match=re.escape("--model.warmup: must be steps")):
+    with pytest.raises(InputError, match=re.escape("warmup: must be steps")):
         warmup_steps(warmup, 100, 20)
 
 
@@ -277,12 +277,12 @@ def test_a_learning_rate_that_was_found_is_the_peak_of_the_schedule(
 
 
 def test_training_without_an_end_is_refused(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--trainer\.max_epochs: must be given, or --trainer\.max_steps"):
+    with pytest.raises(InputError, match=r"^max_epochs: must be given, or max_steps"):
         trainer(tmp_path, max_epochs=-1, max_time="00:00:01:00").fit(module(base_folder), ForgetRetainData(**rows))
 
 
 def test_a_warm_up_beyond_the_end_is_said(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"--model\.warmup epoch: 8 steps, but training ends in it, at step 3"):
+    with pytest.warns(UserWarning, match=r"^warmup epoch: 8 steps, but training ends in it, at step 3"):
         trainer(tmp_path, max_steps=3).fit(module(base_folder, warmup="epoch"), ForgetRetainData(**rows))
 
 

@@ -1,4 +1,4 @@
-"""Letters of many prompts that share prefixes, against one prompt at a time."""
+"""The next of four tokens after many prompts that share prefixes, against one prompt at a time."""
 
 from collections.abc import Callable
 
@@ -8,16 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.next_token import (
     LEAST_PREFIX,
-    LETTERS,
-    choose_letters,
-    close_letters,
+    candidate_logits,
+    choose_next,
     common_length,
     filled_prefix,
-    letter_logits,
     prefix_groups,
+    tied,
 )
 
 Build = Callable[[], LlamaForCausalLM]
@@ -46,15 +45,15 @@ ROWS = [
 ]
 
 
-def one_by_one(model: LlamaForCausalLM, rows: list[list[int]]) -> list[str]:
+def one_by_one(model: LlamaForCausalLM, rows: list[list[int]]) -> list[int]:
     with torch.no_grad():
         logits = [model(input_ids=torch.tensor([row])).logits[0, -1, IDS] for row in rows]
-    return [LETTERS[int(values.argmax())] for values in logits]
+    return [int(values.argmax()) for values in logits]
 
 
-def choose(model: LlamaForCausalLM, rows: list[list[int]], batch_size: int) -> list[str]:
+def choose(model: LlamaForCausalLM, rows: list[list[int]], batch_size: int) -> list[int | None]:
     with torch.inference_mode():
-        return choose_letters(Network(model), rows, IDS, batch_size)
+        return choose_next(Engine(model), rows, IDS, batch_size=batch_size)
 
 
 @given(tokens, tokens)
@@ -113,7 +112,7 @@ def test_two_subjects_and_rows_alone() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_letters_are_those_of_each_row_alone(model: LlamaForCausalLM, batch_size: int) -> None:
+def test_choices_are_those_of_each_row_alone(model: LlamaForCausalLM, batch_size: int) -> None:
     expected = one_by_one(model, ROWS)
     assert len(set(expected)) == 4
     assert choose(model, ROWS, batch_size) == expected
@@ -133,40 +132,40 @@ def test_a_prefix_is_computed_once(model: LlamaForCausalLM, shapes: list[tuple[i
 
 
 def test_ties_are_asked_again_alone(model: LlamaForCausalLM, shapes: list[tuple[int, ...]]) -> None:
-    """B, C and D have the head row of A: each row is asked again, whole and by itself, and the first letter wins."""
+    """All four have the same head row: each row is asked again, whole and by itself, and the first wins."""
     with torch.no_grad():
         model.lm_head.weight[IDS[1:]] = model.lm_head.weight[IDS[0]].clone()
-    assert choose(model, ROWS, 16) == ["A"] * len(ROWS)
+    assert choose(model, ROWS, 16) == [0] * len(ROWS)
     whole = [(1, len(row)) for row in ROWS]
     assert sorted(shape for shape in shapes if shape in whole and shape not in ((1, 40), (1, 25))) == sorted(whole)
     assert len(shapes) == 5 + len(ROWS)
 
 
-def test_only_close_letters_are_asked_again(model: LlamaForCausalLM, shapes: list[tuple[int, ...]]) -> None:
-    """A and B share a head row, so a row is asked again just where they are ahead of C and D."""
+def test_only_ties_are_asked_again(model: LlamaForCausalLM, shapes: list[tuple[int, ...]]) -> None:
+    """The first two share a head row, so a row is asked again just where they are ahead of the others."""
     with torch.no_grad():
         model.lm_head.weight[IDS[1]] = model.lm_head.weight[IDS[0]].clone()
     expected = one_by_one(model, ROWS)
-    assert {"A"} < set(expected)
+    assert {0} < set(expected)
     assert choose(model, ROWS, 16) == expected
-    assert len(shapes) == 5 + expected.count("A")
+    assert len(shapes) == 5 + expected.count(0)
 
 
-def test_close_letters() -> None:
-    """256 x eps x 10 = 3.1e-4, with 10 the largest of all logits: a lead of 1e-4 is rounding, 1e-2 is not."""
+def test_ties_of_candidates() -> None:
+    """256 x eps x 10 = 3.1e-4, with 10 the largest of all logits: a margin of 1e-4 is rounding, 1e-2 is not."""
     logits = torch.tensor([[1.0, 0.9999, 0.0, -3.0, 10.0], [1.0, 0.99, 0.0, -3.0, 10.0], [1.0, 0.9999, 0.0, -3.0, 1.0]])
-    assert close_letters(logits) == [True, False, False]
-    assert close_letters(logits.bfloat16()) == [False, False, False]
+    assert tied(logits) == [True, False, False]
+    assert tied(logits.bfloat16()) == [False, False, False]
 
 
 @pytest.mark.parametrize("start", [0, 1, 25, 39])
 def test_logits_after_a_prefix(model: LlamaForCausalLM, start: int) -> None:
-    """Columns: the four letters, and the largest of all logits in size."""
+    """Columns: the four candidates, and the largest of all logits in size."""
     rows = ROWS[:7]
     with torch.inference_mode():
-        network = Network(model)
-        prefix = filled_prefix(network, TOWNS[:start])
-        found = letter_logits(network, [row[start:] for row in rows], IDS, prefix)
+        engine = Engine(model)
+        prefix = filled_prefix(engine, TOWNS[:start])
+        found = candidate_logits(engine, [row[start:] for row in rows], IDS, prefix)
         for row, logits in zip(rows, found, strict=True):
             own = model(input_ids=torch.tensor([row])).logits[0, -1]
             torch.testing.assert_close(logits, torch.cat([own[IDS], own.abs().max()[None]]), rtol=1e-4, atol=1e-4)

@@ -119,7 +119,7 @@ def test_unseen_retain_rows_are_counted():
 
 def test_what_lightning_and_the_user_rely_on():
     assert isinstance(PairSampler(3, 5), DistributedSampler)
-    with pytest.raises(InputError, match=r"--data.pairing: must be one of paired, shuffled, got 'random'"):
+    with pytest.raises(InputError, match=r"^pairing: must be one of paired, shuffled, got 'random'"):
         PairSampler(3, 5, "random")
     with pytest.raises(ValueError, match="rank"):
         PairSampler(3, 5, rank=2, world_size=2)

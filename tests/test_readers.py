@@ -1,4 +1,4 @@
-"""Every format gives the same records; every bad input gives one line that names flag, file, row and reason."""
+"""Every format gives the same records; every bad input gives one line that names parameter, file, row and reason."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from unlearn_pl.data.readers import parse_hub_source, read_documents, read_records, read_split
+from unlearn_pl.data.readers import keep, parse_hub_source, read_documents, read_records
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 
@@ -23,7 +23,7 @@ ROWS = [
     {"id": "12qa3", "input": "Hers again?", "output": "007", "task": "Task2"},
 ]
 RECORDS = [Record(**row, kind="sc" if row["id"].endswith("sc1") else "qa") for row in ROWS]
-ARGUMENT = "--data.forget"
+NAME = "forget"
 
 
 def json_lines(rows: list[dict]) -> str:
@@ -75,13 +75,13 @@ def quiet_datasets(tmp_path_factory, monkeypatch):
 
 
 def refusal(path: Path | str, rows: list[dict] | None = None, **options) -> str:
-    """What is said of a file, without the flag and the path that must come first."""
+    """What is said of a file, without the parameter and the path that must come first."""
     with pytest.raises(InputError) as caught:
-        read_records(str(path), argument=ARGUMENT, **options)
+        read_records(str(path), name=NAME, **options)
     message = str(caught.value)
-    assert message.startswith(f"{ARGUMENT}: {path}"), message
+    assert message.startswith(f"{NAME}: {path}"), message
     assert "\n" not in message
-    return message.removeprefix(f"{ARGUMENT}: {path}").lstrip(":, ")
+    return message.removeprefix(f"{NAME}: {path}").lstrip(":, ")
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_every_format_names_the_row_of_an_empty_answer(tmp_path, name):
 def test_every_format_names_a_missing_field(tmp_path, name):
     FORMATS[name](tmp_path / name, [{key: row[key] for key in ("id", "input", "task")} for row in ROWS])
     assert refusal(tmp_path / name).endswith(
-        " 1: field 'output' is missing; a row needs id, input, output, task; it has id, input, task"
+        " 1: field 'output' is missing; a row needs id, input, output; it has id, input, task"
     )
 
 
@@ -138,7 +138,7 @@ def test_every_format_takes_another_naming(tmp_path, name):
         Record(f"{source}#{place}", row["input"], row["output"], "Task9", "qa") for place, row in enumerate(ROWS, 1)
     ]
     assert refusal(source, columns=columns | {"task": "topic"}).endswith(
-        " 1: column 'topic' (--data.columns.task) is missing; it has question, answer, extra"
+        " 1: column 'topic' (columns.task) is missing; it has question, answer, extra"
     )
 
 
@@ -148,16 +148,9 @@ def test_a_column_of_that_very_name_comes_before_the_shorthand(write):
     assert (record.id, record.task) == ("5qa0", "Task5")
 
 
-def test_numbered_ids_of_two_sets_differ(write):
-    columns = {"id": "#", "kind": "=qa"}
-    forget, retain = write("f.jsonl", json_lines(ROWS)), write("r.jsonl", json_lines(ROWS))
-    assert [len(records) for records in read_split(str(forget), str(retain), columns)] == [5, 5]
-
-
 def test_a_mapping_to_no_field_of_ours(write):
     with pytest.raises(
-        InputError,
-        match=r"--data.columns: a key must be one of id, .*, kind, alternate, answer_weights, got 'question'",
+        InputError, match=r"^columns: a key must be one of id, .*, kind, alternate, answer_weights, got 'question'"
     ):
         read_records(str(write("a.jsonl", json_lines(ROWS))), {"question": "input"})
 
@@ -278,70 +271,64 @@ def test_a_hub_name_that_cannot_be_reached():
 
 
 def test_hub_names():
-    assert parse_hub_source("hf:owner/name", ARGUMENT) == ("owner/name", None, None)
-    assert parse_hub_source("hf:name:train", ARGUMENT) == ("name", None, "train")
-    assert parse_hub_source("hf:owner/name/config:train", ARGUMENT) == ("owner/name", "config", "train")
-    assert parse_hub_source("hf:/a/b/c/d:train", ARGUMENT) == ("/a/b/c/d", None, "train")
+    assert parse_hub_source("hf:owner/name") == ("owner/name", None, None)
+    assert parse_hub_source("hf:name:train") == ("name", None, "train")
+    assert parse_hub_source("hf:owner/name/config:train") == ("owner/name", "config", "train")
+    assert parse_hub_source("hf:/a/b/c/d:train") == ("/a/b/c/d", None, "train")
     for wrong in ("hf:", "hf::train", "hf:owner/", "hf:owner//name"):
         with pytest.raises(InputError, match=r"must look like hf:OWNER/NAME"):
-            parse_hub_source(wrong, ARGUMENT)
+            parse_hub_source(wrong)
 
 
-def test_forget_and_retain_share_no_id(write):
-    forget, retain = write("f.jsonl", json_lines(ROWS[:3])), write("r.csv", "")
-    write_csv(retain, ROWS[3:])
-    assert read_split(str(forget), str(retain)) == (RECORDS[:3], RECORDS[3:])
-    write_csv(retain, [ROWS[4], ROWS[1]])
+def test_rows_in_memory() -> None:
+    """Records, mappings and a datasets.Dataset give what a file of them gives; the parameter stands for the path."""
+    data = datasets.Dataset.from_list([row | {"kind": None} for row in ROWS])
+    for rows in (RECORDS, ROWS, tuple(ROWS), [RECORDS[0], *ROWS[1:]], data, keep(iter(ROWS), NAME)):
+        assert read_records(rows) == RECORDS
+    theirs = [{"question": "Who?", "answer": "Ann"}, {"question": "Where?", "answer": "Here"}]
+    columns = {"id": "#", "input": "question", "output": "answer", "task": "=T"}
+    numbered = read_records(theirs, columns, "forget")
+    assert numbered == [Record("forget#1", "Who?", "Ann", "T"), Record("forget#2", "Where?", "Here", "T")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "is empty; it must hold at least one row"),
+        ([ROWS[2], ROWS[3], ROWS[2]], "row 3: id '12qa1' is that of row 1 already; ids must differ"),
+        ([Record("1", "", "b")], "row 1: field 'input' is empty"),
+        ([Record("1", "a", 3)], "row 1: field 'output' must be text, got int 3"),
+        ([{"input": "a"}], "row 1: field 'id' is missing; a row needs id, input, output; it has input"),
+        ({"id": ["1"]}, "row 1: must be a Record or a mapping of its fields, got str"),
+    ],
+)
+def test_rows_in_memory_are_checked_as_those_of_a_file(rows, message) -> None:
     with pytest.raises(InputError) as caught:
-        read_split(str(forget), str(retain))
-    assert str(caught.value) == (
-        f"--data.retain: {retain}, row 2: id '\"8f24-11\"qa0' is that of row 2 of --data.forget {forget}; "
-        "they must not share any"
-    )
+        read_records(rows, name="retain")
+    assert str(caught.value).removeprefix("retain: ").removeprefix("retain ") == message
 
 
-def test_each_set_is_named_by_its_own_flag(write):
-    good, bad = write("good.jsonl", json_lines(ROWS)), write("bad.jsonl", "")
-    with pytest.raises(InputError, match=r"^--data\.retain: .*bad\.jsonl is empty"):
-        read_split(str(good), str(bad))
-    with pytest.raises(InputError, match=r"^--data\.forget: .*bad\.jsonl is empty"):
-        read_split(str(bad), str(good))
-
-
-def test_the_first_documents_of_each_task_with_all_their_rows(write):
-    """Task1: documents a, b, c; Task2: d, whose rows are apart; the order of rows stays."""
-    ids = [("asc1", 1), ("dqa0", 2), ("bqa0", 1), ("aqa0", 1), ("csc1", 1), ("dqa1", 2), ("bsc1", 1)]
-    rows = [{"id": i, "input": "a", "output": "b", "task": f"Task{task}"} for i, task in ids]
-    forget = write("f.jsonl", json_lines(rows))
-    retain = write("r.jsonl", json_lines([row | {"id": "x" + row["id"]} for row in rows]))
-
-    def kept(limit: int | None) -> list[list[str]]:
-        return [[r.id for r in part] for part in read_split(str(forget), str(retain), documents_per_task=limit)]
-
-    assert kept(1)[0] == ["asc1", "dqa0", "aqa0", "dqa1"]
-    assert kept(1)[1] == ["x" + name for name in kept(1)[0]]
-    assert kept(2)[0] == ["asc1", "dqa0", "bqa0", "aqa0", "dqa1", "bsc1"]
-    assert kept(3)[0] == kept(99)[0] == kept(None)[0] == [name for name, _ in ids]
-    with pytest.raises(InputError, match=r"--data.documents_per_task: must be at least 1, or null for all, got 0"):
-        kept(0)
+def test_what_is_no_source() -> None:
+    with pytest.raises(InputError, match=r"^forget: must be a path, hf:OWNER/NAME or rows, got NoneType$"):
+        keep(None, "forget")
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_documents_of_every_format(tmp_path, name):
     rows = [{"document": 'One, "two"\nthree\u2028four', "other": "x"}, {"document": "nan", "other": "y"}]
     FORMATS[name](tmp_path / name, rows)
-    assert read_documents(str(tmp_path / name), "--data.member") == [row["document"] for row in rows]
+    assert read_documents(str(tmp_path / name), "member") == [row["document"] for row in rows]
 
 
 def test_bad_documents(write):
     path = write("m.jsonl", '{"document": "a"}\n{"text": "b"}\n')
     with pytest.raises(InputError) as caught:
-        read_documents(str(path), "--data.member")
+        read_documents(str(path), "member")
     assert str(caught.value) == (
-        f"--data.member: {path}, line 2: field 'document' is missing; a row needs document; it has text"
+        f"member: {path}, line 2: field 'document' is missing; a row needs document; it has text"
     )
-    with pytest.raises(InputError, match=r"^--data.member: .* is empty; it must hold at least one document"):
-        read_documents(str(write("e.jsonl", "")), "--data.member")
+    with pytest.raises(InputError, match=r"^member: .* is empty; it must hold at least one document"):
+        read_documents(str(write("e.jsonl", "")), "member")
 
 
 def test_importing_the_readers_is_cheap():

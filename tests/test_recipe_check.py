@@ -98,11 +98,11 @@ def test_an_argument_of_a_fit_is_named_as_it_was_given(
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (Prepare(Synthetic(questions=0), None, TinyModel(), Memorise()), "--prepare.synthetic.questions: must be"),
-        (Prepare(Synthetic(), None, TinyModel(hidden=7), Memorise()), "--prepare.tiny.hidden: must be"),
-        (Prepare(Synthetic(), None, TinyModel(), Memorise(epochs=0)), "--prepare.memorise.epochs: must be"),
-        (Prepare(Synthetic(), None, TinyModel(), Memorise(weight_decay=-1)), "--prepare.memorise.weight_decay: must"),
-        (Prepare(Synthetic(), None, TinyModel(), Memorise(accelerator="no")), "--prepare.memorise.accelerator: "),
+        (Prepare(Synthetic(questions=0), None, TinyModel(), Memorise()), "prepare.synthetic.questions: must be"),
+        (Prepare(Synthetic(), None, TinyModel(hidden=7), Memorise()), "prepare.tiny.hidden: must be"),
+        (Prepare(Synthetic(), None, TinyModel(), Memorise(epochs=0)), "prepare.memorise.epochs: must be"),
+        (Prepare(Synthetic(), None, TinyModel(), Memorise(weight_decay=-1)), "prepare.memorise.weight_decay: must"),
+        (Prepare(Synthetic(), None, TinyModel(), Memorise(accelerator="no")), "prepare.memorise.accelerator: "),
     ],
 )
 def test_what_cannot_be_prepared_is_refused(recipe: RecipeOptions, prepare: Prepare, message: str) -> None:
@@ -215,7 +215,7 @@ def test_adapters_that_cannot_be_merged_are_refused_before_they_are_trained(
         num_key_value_heads=1, num_local_experts=2,
     )  # fmt: skip
     MixtralForCausalLM(config).save_pretrained(tmp_path / "mixtral")
-    with pytest.raises(InputError, match=r"^--over: the adapter that .*fit.yaml describes cannot be merged: .*param"):
+    with pytest.raises(InputError, match=r"^over: the adapter that .*fit.yaml describes cannot be merged: .*param"):
         check(replace(recipe, base=str(tmp_path / "mixtral")))
 
 

@@ -6,7 +6,7 @@ from unlearn_pl.data.records import Record, record_from_row
 from unlearn_pl.errors import InputError
 
 ROW = {"id": "12762334qa0", "input": "When was Anna born?", "output": "1984-12-31", "task": "Task2"}
-WHERE = "--data.forget: rows.jsonl, line 3"
+WHERE = "rows.jsonl, line 3"
 
 
 def refusal(row: dict) -> str:
@@ -21,6 +21,7 @@ def refusal(row: dict) -> str:
 def test_a_lume_row():
     record = record_from_row(ROW | {"split": "forget"}, WHERE)
     assert record == Record("12762334qa0", "When was Anna born?", "1984-12-31", "Task2", "qa")
+    assert record == Record(id="12762334qa0", input="When was Anna born?", output="1984-12-31", task="Task2")
     assert record.document_id == "12762334"
     assert record.document == "When was Anna born? 1984-12-31"
 
@@ -45,15 +46,24 @@ def test_kind_and_document(row_id, field, kind, document_id):
     assert (record.kind, record.document_id) == (kind, document_id)
 
 
-@pytest.mark.parametrize("field", ["id", "input", "output", "task"])
+@pytest.mark.parametrize("field", ["id", "input", "output"])
 def test_each_field_must_be_there_and_be_text_that_is_not_blank(field):
     rest = {name: value for name, value in ROW.items() if name != field}
-    missing = f"field '{field}' is missing; a row needs id, input, output, task; it has {', '.join(rest)}"
+    missing = f"field '{field}' is missing; a row needs id, input, output; it has {', '.join(rest)}"
     assert refusal(rest) == missing
     assert refusal(rest | {field: None}) == f"field '{field}' must be text, got null"
     assert refusal(ROW | {field: " \n"}) == f"field '{field}' is empty"
     assert refusal(ROW | {field: 900514344}) == f"field '{field}' must be text, got int 900514344"
     assert refusal(ROW | {field: ["a"]}) == f"field '{field}' must be text, got list ['a']"
+
+
+@pytest.mark.parametrize("field", ["task", "kind"])
+def test_a_row_may_be_in_no_group_but_not_in_one_without_a_name(field):
+    plain = ROW | {"id": "question-12"}
+    for left_out in ({name: value for name, value in plain.items() if name != field}, plain | {field: None}):
+        assert getattr(record_from_row(left_out, WHERE), field) == ""
+    assert refusal(plain | {field: " "}) == f"field '{field}' is empty"
+    assert refusal(plain | {field: 3}) == f"field '{field}' must be text, got int 3"
 
 
 def test_a_message_shows_a_part_of_what_is_long():
@@ -62,17 +72,9 @@ def test_a_message_shows_a_part_of_what_is_long():
 
 
 @pytest.mark.parametrize("row_id", ["12762334", "7qa", "7qax", "7xx1", "qa1", "7qa²"])
-def test_an_id_without_kind_needs_the_field(row_id):
-    assert refusal(ROW | {"id": row_id}) == (
-        "no kind: give a field 'kind' (sc or qa), an id like 12sc1, or --data.columns.kind (=qa stands for all rows);"
-        f" got id {row_id!r}"
-    )
+def test_an_id_that_ends_otherwise_says_no_kind(row_id):
+    assert record_from_row(ROW | {"id": row_id}, WHERE).kind == ""
     assert record_from_row(ROW | {"id": row_id, "kind": "sc"}, WHERE).kind == "sc"
-
-
-@pytest.mark.parametrize("kind", ["QA", "", 3, ["qa"]])
-def test_an_unknown_kind_is_not_overruled_by_the_id(kind):
-    assert refusal(ROW | {"kind": kind}) == f"field 'kind' must be sc or qa, got {kind!r}"
 
 
 def test_half_a_surrogate_pair_is_not_text():

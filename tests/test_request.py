@@ -38,7 +38,7 @@ METRICS = (SHARE, COUNT, UNDER_BASE)
 
 
 def asked(base: Any = None) -> Measured:
-    request = Request(model=None, tokenizer=None, samples=[ROWS[0], ROWS[2]], base=base)  # type: ignore[arg-type]
+    request = Request(language_model=None, samples=[ROWS[0], ROWS[2]], base=base)  # type: ignore[arg-type]
     rows, found = answered(METRICS, ROWS, request)
     return Measured(samples=with_scores(rows, METRICS), found=found)
 

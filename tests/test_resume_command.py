@@ -101,7 +101,7 @@ def files(tmp_path: Path) -> Path:
     ("verb", "name", "message"),
     [
         ("fit", "nowhere.ckpt", "must be a checkpoint file of `unlearn-pl fit`, got .*nowhere.ckpt, which is no file"),
-        ("validate", "adapter", "is a folder; .* an adapter folder goes to --model.adapter"),
+        ("validate", "adapter", "is a folder; .* an adapter folder goes to the model's adapter"),
         ("fit", "torn.ckpt", "torn.ckpt is torn or no checkpoint: "),
         ("test", "empty.ckpt", "empty.ckpt is torn or no checkpoint: "),
         ("fit", "pickle.ckpt", "pickle.ckpt is torn or no checkpoint: Weights only load failed"),

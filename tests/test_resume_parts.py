@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unlearn_pl.inference import batches as ranks
 from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
-from unlearn_pl.inference.resume import Parts, content_hash, whole_lines
+from unlearn_pl.inference.resume import ResumeFolder, content_hash, whole_lines
 
 BATCHES = [[2, 0], [1, 4], [3]]
 
@@ -33,7 +33,7 @@ def run(
 ) -> list[list[int]]:
     """The batches that were computed, once the results are right."""
     compute = Squares()
-    found = map_batches(batches, compute, what, Work(parts=Parts(folder, key)), identity)
+    found = map_batches(batches, compute, what, Work(kept=ResumeFolder(folder, key)), identity)
     assert found == [[index, index**2] for index in sorted(index for batch in batches for index in batch)]
     return compute.asked
 
@@ -93,17 +93,17 @@ def test_a_torn_line_at_every_byte(tmp_path: Path) -> None:
 
 def test_a_torn_line_in_the_middle_of_a_character(tmp_path: Path) -> None:
     """Texts are written as they are, in UTF-8; half a character is no reason to fail."""
-    part = Parts(tmp_path, "k").open("texts", 1, 0)
+    part = ResumeFolder(tmp_path, "k").open("texts", 1, 0)
     part.add([0], ["ключ"])
     part.add([1], ["東京 🎉 \u2028\x85\r\n"])
     whole = part.path.read_bytes()
     assert "東京".encode() in whole
     for length in range(len(whole)):
         part.path.write_bytes(whole[:length])
-        again = Parts(tmp_path, "k").open("texts", 1, 0)
+        again = ResumeFolder(tmp_path, "k").open("texts", 1, 0)
         assert again.finished == ({(0,): ["ключ"]} if b"\n" in whole[:length] else {})
     part.path.write_bytes(whole)
-    assert Parts(tmp_path, "k").open("texts", 1, 0).finished[(1,)] == ["東京 🎉 \u2028\x85\r\n"]
+    assert ResumeFolder(tmp_path, "k").open("texts", 1, 0).finished[(1,)] == ["東京 🎉 \u2028\x85\r\n"]
 
 
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         done.append(batch)
         return ["first"] * len(batch)
 
-    work = Work(parts=Parts(tmp_path, "k"))
+    work = Work(kept=ResumeFolder(tmp_path, "k"))
     with pytest.raises(KeyboardInterrupt):
         map_batches(BATCHES, fails, "x", work)
     assert map_batches(BATCHES, lambda batch: ["second"] * len(batch), "x", work) == [
@@ -144,15 +144,15 @@ def test_values_come_back_equal(tmp_path_factory: pytest.TempPathFactory, values
     """Floats to the last bit, NaN and infinities too (``repr`` tells NaN, and 0 from -0, where ``==`` does not)."""
     folder = tmp_path_factory.mktemp("parts")
     batch = range(len(values))
-    Parts(folder, "k").open("values", None, 0).add(batch, values)
-    again = Parts(folder, "k").open("values", None, 0).finished
+    ResumeFolder(folder, "k").open("values", None, 0).add(batch, values)
+    again = ResumeFolder(folder, "k").open("values", None, 0).finished
     assert list(again) == [tuple(batch)]
     assert repr(again[tuple(batch)]) == repr(values)
 
 
 def test_infinite_and_broken_scores(tmp_path: Path) -> None:
     values = [math.inf, -math.inf, math.nan, 0.1 + 0.2, 5e-324]
-    work = Work(parts=Parts(tmp_path, "k"))
+    work = Work(kept=ResumeFolder(tmp_path, "k"))
     for compute in (lambda batch: values, lambda batch: []):
         assert repr(map_batches([range(5)], compute, "x", work)) == repr(values)
 
@@ -231,14 +231,14 @@ def test_batches_are_sorted_and_complete(lengths: list[int], size: int) -> None:
 def test_progress_counts_what_was_found_too(tmp_path: Path) -> None:
     run(tmp_path)
     said: list[str] = []
-    map_batches(BATCHES, Squares(), "x, rows", Work(said.append, Parts(tmp_path, "weights")), "data")
+    map_batches(BATCHES, Squares(), "x, rows", Work(said.append, ResumeFolder(tmp_path, "weights")), "data")
     assert said == ["x, rows: 2 of 5", "x, rows: 4 of 5", "x, rows: 5 of 5"]
 
 
 def test_files_of_work_that_was_not_opened_are_dropped(tmp_path: Path) -> None:
     """Those of other weights go; those of this work, of any process, and other files stay."""
-    Parts(tmp_path, "old weights").open("rows", 1, 0).add([0], [1])
-    parts = Parts(tmp_path, "weights")
+    ResumeFolder(tmp_path, "old weights").open("rows", 1, 0).add([0], [1])
+    parts = ResumeFolder(tmp_path, "weights")
     for rank in (0, 1):
         parts.open("rows", 1, rank).add([rank], [1])
     (tmp_path / "notes.txt").touch()

@@ -13,8 +13,9 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.generation import generate_greedy
-from unlearn_pl.inference.sampling import Sampling, drawn_tokens, random_numbers, sample_answers
+from unlearn_pl.inference.generation import Generation
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.inference.sampling import Sampling, drawn_tokens, random_numbers
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -136,7 +137,7 @@ def ending(model: LlamaForCausalLM, eos: int) -> LlamaForCausalLM:
 def test_answers_are_those_of_one_row_at_a_time(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     """Nothing follows an EOS, nothing exceeds the limit; some answers end and some are cut."""
     model = ending(tiny_model(), tokenizer.eos_token_id)
-    found = sample_answers(model, tokenizer, PROMPTS, OPTIONS)
+    found = LanguageModel(model, tokenizer).sample(PROMPTS, OPTIONS)
     lengths = []
     for prompt, texts in zip(PROMPTS, found, strict=True):
         for sample, text in enumerate(texts):
@@ -149,37 +150,37 @@ def test_answers_are_those_of_one_row_at_a_time(tiny_model: Build, tokenizer: Pr
 
 def test_other_rows_and_batches_change_nothing(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model()
-    expected = dict(zip(PROMPTS, sample_answers(model, tokenizer, PROMPTS, OPTIONS), strict=True))
+    expected = dict(zip(PROMPTS, LanguageModel(model, tokenizer).sample(PROMPTS, OPTIONS), strict=True))
     assert all(len(set(texts)) == 4 for texts in expected.values()), "a row's samples differ from each other"
     for prompts, batch_size in ((PROMPTS, 1), (PROMPTS[::-1], 3), ([PROMPTS[2], PROMPTS[0], PROMPTS[2]], 7)):
-        found = sample_answers(model, tokenizer, prompts, replace(OPTIONS, batch_size=batch_size))
+        found = LanguageModel(model, tokenizer).sample(prompts, replace(OPTIONS, batch_size=batch_size))
         assert found == [expected[prompt] for prompt in prompts]
-    more = sample_answers(model, tokenizer, PROMPTS[:2], replace(OPTIONS, samples=6))
+    more = LanguageModel(model, tokenizer).sample(PROMPTS[:2], replace(OPTIONS, samples=6))
     assert [texts[:4] for texts in more] == [expected[prompt] for prompt in PROMPTS[:2]]
 
 
 def test_another_seed_gives_other_texts(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model()
-    zero, one = (sample_answers(model, tokenizer, PROMPTS, replace(OPTIONS, seed=seed)) for seed in (0, 1))
+    zero, one = (LanguageModel(model, tokenizer).sample(PROMPTS, replace(OPTIONS, seed=seed)) for seed in (0, 1))
     assert not {text for texts in zero for text in texts} & {text for texts in one for text in texts}
 
 
 def test_a_low_temperature_is_greedy(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model()
     options = replace(OPTIONS, samples=2, temperature=1e-30, batch_size=1)
-    greedy = generate_greedy(model, tokenizer, PROMPTS, 12, batch_size=1)
-    assert sample_answers(model, tokenizer, PROMPTS, options) == [[text, text] for text in greedy]
+    greedy = [answer.text for answer in LanguageModel(model, tokenizer).generate(PROMPTS, Generation(12, 1))]
+    assert LanguageModel(model, tokenizer).sample(PROMPTS, options) == [[text, text] for text in greedy]
 
 
 def test_no_samples_and_no_prompts(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model()
-    assert sample_answers(model, tokenizer, PROMPTS[:2], replace(OPTIONS, samples=0)) == [[], []]
-    assert sample_answers(model, tokenizer, [], OPTIONS) == []
+    assert LanguageModel(model, tokenizer).sample(PROMPTS[:2], replace(OPTIONS, samples=0)) == [[], []]
+    assert LanguageModel(model, tokenizer).sample([], OPTIONS) == []
 
 
 def test_the_mode_of_the_model_is_as_before(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model().train()
-    sample_answers(model, tokenizer, PROMPTS[:1], OPTIONS)
+    LanguageModel(model, tokenizer).sample(PROMPTS[:1], OPTIONS)
     assert model.training
     assert model.lm_head.training
 
@@ -189,11 +190,11 @@ def test_a_prompt_without_room_is_refused(tiny_model: Build, tokenizer: PreTrain
     model, options = tiny_model(), replace(OPTIONS, samples=1)
     prompts = [tokenizer.decode([23] * length) for length in (500, 508, 512)]
     assert [len(tokenizer(prompt).input_ids) for prompt in prompts] == [500, 508, 512]
-    fitting = sample_answers(model, tokenizer, prompts[1:2], replace(options, max_new_tokens=4))
+    fitting = LanguageModel(model, tokenizer).sample(prompts[1:2], replace(options, max_new_tokens=4))
     with pytest.warns(UserWarning, match="sampling: 1 of 2 rows have room for fewer than 12 new tokens within the"):
-        assert sample_answers(model, tokenizer, prompts[:2], options)[1:] == fitting
-    with pytest.raises(InputError, match=r"sampling: sample 2: 512 tokens and room for 1 more exceed"):
-        sample_answers(model, tokenizer, prompts[1:], options)
+        assert LanguageModel(model, tokenizer).sample(prompts[:2], options)[1:] == fitting
+    with pytest.raises(InputError, match=r"prompts: number 2: 512 tokens and room for 1 more exceed"):
+        LanguageModel(model, tokenizer).sample(prompts[1:], options)
 
 
 @pytest.mark.parametrize(
@@ -209,5 +210,5 @@ def test_a_prompt_without_room_is_refused(tiny_model: Build, tokenizer: PreTrain
     ],
 )
 def test_options_are_checked(option: str, value: float, message: str) -> None:
-    with pytest.raises(InputError, match=f"--sampling.{option}: {message}"):
+    with pytest.raises(InputError, match=f"^sampling.{option}: {message}"):
         Sampling(**{option: value})  # type: ignore[arg-type]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.data.readers import read_documents, read_split
+from unlearn_pl.data.readers import read_documents
 from unlearn_pl.data.records import record_from_row
+from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice, read_subjects
 from unlearn_pl.tasks.synthetic.benchmark import (

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from unlearn_pl.checkpoints.alike import read_alike
 from unlearn_pl.checkpoints.extract import extract_adapter
-from unlearn_pl.checkpoints.merge import merge_checkpoints, read_alike
+from unlearn_pl.checkpoints.merge import merge_checkpoints
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.kernels import KERNELS, KernelOptions
 
 FILE = "model.safetensors"
 
@@ -54,7 +54,7 @@ def family(tmp_path: Path, tiny_model: Any, tokenizer: Any) -> Callable[[str], l
 
 
 def merged(folders: list[Path], output: Path) -> dict[str, Tensor]:
-    merge_checkpoints(folders[0], folders[1:], output, KERNELS["average"], [1.0, 1.0], KernelOptions())
+    merge_checkpoints(folders[0], folders[1:], output, method="average")
     return load_file(output / FILE)
 
 
@@ -141,10 +141,10 @@ def test_what_is_not_there_is_not_merged(family: Any) -> None:
     folders = family("llama")
     norm = "model.norm.weight"
     change(folders[0], lambda state: {name: value for name, value in state.items() if name != norm})
-    with pytest.raises(InputError, match=r"--base: .*llama0 lacks 1 of the model's weights, such as model.norm"):
+    with pytest.raises(InputError, match=r"base: .*llama0 lacks 1 of the model's weights, such as model.norm"):
         read_alike(folders[0], folders[1:])
     change(folders[0], lambda state: state | {norm: torch.ones(32), "norm.weight": torch.ones(32)})
-    with pytest.raises(InputError, match=r"--base: .*llama0 holds model.norm.weight twice, once as (model\.)?norm"):
+    with pytest.raises(InputError, match=r"base: .*llama0 holds model.norm.weight twice, once as (model\.)?norm"):
         read_alike(folders[0], folders[1:])
 
 
@@ -171,8 +171,8 @@ def test_two_ids_swapped_are_another_tokenizer(family: Any) -> None:
     vocabulary = tokens["model"]["vocab"]
     vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
     path.write_text(json.dumps(tokens))
-    with pytest.raises(InputError, match=r"--tuned: .*llama2 has another tokenizer than .*llama0 \(the token 'B' has"):
-        read_alike(folders[0], [folders[2]], "--tuned")
+    with pytest.raises(InputError, match=r"tuned: .*llama2 has another tokenizer than .*llama0 \(the token 'B' has"):
+        read_alike(folders[0], [folders[2]], "tuned")
     path.unlink()  # what a folder does not have cannot contradict
     (folders[2] / "tokenizer_config.json").unlink()
     assert len(read_alike(folders[0], folders[1:])) == 3
@@ -189,7 +189,7 @@ def test_two_ids_swapped_are_another_tokenizer(family: Any) -> None:
 def test_other_settings_are_another_model(values: dict, message: str, family: Any) -> None:
     folders = family("llama")
     settings_of(folders[2], **values)
-    with pytest.raises(InputError, match=f"--checkpoints: must compute as the base does; by config.json .*{message}"):
+    with pytest.raises(InputError, match=f"checkpoints: must compute as the base does; by config.json .*{message}"):
         read_alike(folders[0], folders[1:])
 
 
@@ -208,7 +208,7 @@ def test_quantised_checkpoints_are_refused(family: Any) -> None:
     folders = family("llama")
     for folder in folders:
         settings_of(folder, quantization_config={"quant_method": "fp8"})
-    with pytest.raises(InputError, match=r"stored quantised \(fp8\): --checkpoints needs plain weights"):
+    with pytest.raises(InputError, match=r"stored quantised \(fp8\): checkpoints needs plain weights"):
         read_alike(folders[0], folders[1:])
 
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unlearn_pl.inference.token_scores import (
-    CLOSE_CALL,
+    TIE,
     TokenScores,
-    is_close_call,
-    leads,
+    is_tie,
+    margins,
     token_scores,
     token_scores_of_logits,
 )
@@ -173,37 +173,37 @@ def test_leads_are_those_of_two_sorted_logits(rows: list[list[float]]) -> None:
         size = max(map(abs, row)) * 2.0**-23
         expected.append((best - second) / size if size else 0.0)
     logits = torch.tensor(rows)
-    assert leads(logits).tolist() == pytest.approx(expected, rel=1e-5, abs=0.6)  # a difference is rounded too
-    assert torch.equal(leads(logits.flip(-1)), leads(logits))
-    assert torch.equal(leads(logits), torch.cat([leads(row[None]) for row in logits]))
+    assert margins(logits).tolist() == pytest.approx(expected, rel=1e-5, abs=0.6)  # a difference is rounded too
+    assert torch.equal(margins(logits.flip(-1)), margins(logits))
+    assert torch.equal(margins(logits), torch.cat([margins(row[None]) for row in logits]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_leads_are_in_units_of_their_type(dtype: torch.dtype) -> None:
-    """1, 1 + 4 eps and -2: the lead is 4 eps of a largest logit of 2, two units. Logits are left as they are."""
+    """1, 1 + 4 eps and -2: the margin is 4 eps of a largest logit of 2, two units. Logits are left as they are."""
     eps = torch.finfo(dtype).eps
     logits = torch.tensor([[1.0, 1 + 4 * eps, -2.0], [0.0, 0.0, -1.0]], dtype=torch.float64).to(dtype)
     before = logits.clone()
-    assert leads(logits).tolist() == [2, 0]
-    assert leads(logits).dtype == torch.float32
+    assert margins(logits).tolist() == [2, 0]
+    assert margins(logits).dtype == torch.float32
     assert torch.equal(logits, before)
 
 
 def test_broken_logits_have_no_lead() -> None:
     """NaN, wherever it is, and +inf, since a unit is infinite then; the row beside it has one."""
     nan, inf = math.nan, math.inf
-    assert leads(torch.tensor([[nan, 1.0], [1.0, nan], [inf, 1.0], [inf, inf]])).isnan().all()
-    lead = leads(torch.tensor([[nan, 1.0], [3.0, 1.0]]))
-    assert lead[1].item() == pytest.approx(2 / 3 * 2**23)
+    assert margins(torch.tensor([[nan, 1.0], [1.0, nan], [inf, 1.0], [inf, inf]])).isnan().all()
+    margin = margins(torch.tensor([[nan, 1.0], [3.0, 1.0]]))
+    assert margin[1].item() == pytest.approx(2 / 3 * 2**23)
 
 
 def test_only_a_small_lead_in_full_precision_is_a_close_call() -> None:
-    """Up to 256 units; NaN, the lead of broken logits, is none."""
-    lead = torch.tensor([0.0, CLOSE_CALL, CLOSE_CALL + 0.1, math.inf, math.nan])
+    """Up to 256 units; NaN, the margin of broken logits, is none."""
+    margin = torch.tensor([0.0, TIE, TIE + 0.1, math.inf, math.nan])
     for wide in (torch.float32, torch.float64):
-        assert is_close_call(lead, wide).tolist() == [True, True, False, False, False]
+        assert is_tie(margin, wide).tolist() == [True, True, False, False, False]
     for narrow in (torch.bfloat16, torch.float16):
-        assert is_close_call(lead, narrow).tolist() == [False] * 5
+        assert is_tie(margin, narrow).tolist() == [False] * 5
 
 
 @pytest.mark.parametrize("moments", [False, True])
@@ -213,13 +213,13 @@ def test_the_lead_is_that_of_the_logits(chunk: int, moments: bool) -> None:
     hidden, head = numbers(7, 7, H), Head(numbers(8, V, H), numbers(9, V))
     logits = head.logits(hidden)
     before = logits.clone()
-    full = token_scores(hidden, head, some_targets(7), chunk, moments, lead=True)
-    torch.testing.assert_close(full.lead, leads(logits), rtol=1e-4, atol=20.0)
+    full = token_scores(hidden, head, some_targets(7), chunk, moments, margin=True)
+    torch.testing.assert_close(full.margin, margins(logits), rtol=1e-4, atol=20.0)
     short = token_scores(hidden, head, some_targets(7), chunk, moments)
-    assert short.lead.shape == (0,)
+    assert short.margin.shape == (0,)
     for name in NAMES:
         assert torch.equal(getattr(full, name), getattr(short, name))
-    of_logits = token_scores_of_logits(logits, some_targets(7), moments, lead=True)
-    assert torch.equal(of_logits.lead, leads(before))
+    of_logits = token_scores_of_logits(logits, some_targets(7), moments, margin=True)
+    assert torch.equal(of_logits.margin, margins(before))
     assert torch.equal(logits, before)
-    assert token_scores(hidden[:0], head, some_targets(0), lead=True).lead.shape == (0,)
+    assert token_scores(hidden[:0], head, some_targets(0), margin=True).margin.shape == (0,)

@@ -19,12 +19,12 @@ from transformers import (
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.membership import document_losses
-from unlearn_pl.inference.generation import Generation, Prompt, generate, generate_greedy
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.rows import position_limit
-from unlearn_pl.inference.token_scores import CLOSE_CALL
+from unlearn_pl.inference.engine import Engine
+from unlearn_pl.inference.generation import Generation, Prompt
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.inference.token_scores import TIE
 from unlearn_pl.inference.trial import tried
-from unlearn_pl.models.rope import switch_length
+from unlearn_pl.models.rope import position_limit, switch_length
 
 PROMPTS = ["Anna Quill", "What is the name of the painter?", "The capital of France is"]
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
@@ -54,7 +54,7 @@ def test_a_plain_model_is_exact_in_all_ways(model: LlamaForCausalLM) -> None:
     assert (trial.reads, trial.continues, trial.together, trial.prefixes) == (True, True, True, True)
     assert 0 < trial.noise < 32
     assert tried(model) is trial
-    assert Network(model).close_call == CLOSE_CALL
+    assert Engine(model).tie_units == TIE
 
 
 @pytest.mark.parametrize(
@@ -74,25 +74,27 @@ def test_what_is_not_exact_goes_row_by_row(
         trial = tried(model)
     assert (trial.reads, trial.continues, trial.together, trial.prefixes) == found
     prompts = [Prompt(text, answer[: len(answer) // 2]) for text, answer in zip(PROMPTS, own, strict=True)]
-    assert [answer.text for answer in generate(model, tokenizer, prompts, Generation(12, 4))] == own
+    assert [
+        answer.text for answer in LanguageModel(model, tokenizer, joiner="").generate(prompts, Generation(12, 4))
+    ] == own
     losses = []
     for text in PROMPTS:
         ids = torch.tensor([tokenizer(text).input_ids])
         with torch.no_grad():
             losses.append(model(ids, labels=ids).loss.item())
-    assert document_losses(model, tokenizer, PROMPTS, 4) == pytest.approx(losses, rel=1e-5)
+    assert document_losses(LanguageModel(model, tokenizer), PROMPTS, batch_size=4) == pytest.approx(losses, rel=1e-5)
 
 
-def test_a_noisier_model_has_more_close_calls(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_noisier_model_has_more_ties(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise of 1 in 10,000 of the largest logit is 839 units of float32's eps, of which 256 would see a third."""
 
     def noisy(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], found: Any) -> Any:
         found.last_hidden_state = found.last_hidden_state * (1 + 1e-4 * (len(found.last_hidden_state) - 1) / 2)
         return found
 
-    network = Network(hooked(model, noisy))
-    assert 700 < network.trial.noise < 900
-    assert network.close_call > 5000
+    engine = Engine(hooked(model, noisy))
+    assert 700 < engine.trial.noise < 900
+    assert engine.tie_units > 5000
 
 
 def test_a_model_that_cannot_generate_is_refused(model: LlamaForCausalLM) -> None:
@@ -102,7 +104,7 @@ def test_a_model_that_cannot_generate_is_refused(model: LlamaForCausalLM) -> Non
 
     hooked(model, fails)
     with pytest.raises(InputError, match="model: LlamaForCausalLM does not generate: 'images'"):
-        Network(model)
+        Engine(model)
 
 
 def test_what_was_asked_before_does_not_count(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -121,8 +123,9 @@ def test_what_was_asked_before_does_not_count(tokenizer: PreTrainedTokenizerFast
     assert (position_limit(model), switch_length(model)) == (128, 16)
     short, long = "7 2 4" * 6, "9 1 5" * 12
     own = [one_by_one(sharpened(LlamaForCausalLM(config).eval()), tokenizer, [text], 8)[0] for text in (long, short)]
-    assert generate_greedy(model, tokenizer, [long, short], 8, 1) == own
-    assert document_losses(model, tokenizer, [long, short], 1)[1] == document_losses(model, tokenizer, [short], 1)[0]
+    asked = LanguageModel(model, tokenizer)
+    assert [answer.text for answer in asked.generate([long, short], Generation(8, 1))] == own
+    assert document_losses(asked, [long, short], batch_size=1)[1] == document_losses(asked, [short])[0]
 
 
 def test_limits_of_a_model() -> None:

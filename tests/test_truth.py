@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.truth import Truth, TruthRow, answer_logprobs, read_truth_rows
+from unlearn_pl.inference.model import LanguageModel
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -68,7 +69,7 @@ def test_a_file_that_is_empty_or_not_there(tmp_path: Path) -> None:
         read_truth_rows(Truth(retain=write_lines(tmp_path / "e.jsonl", [])))
     with pytest.raises(InputError, match=r"^--truth.forget: .*gone.jsonl does not exist"):
         read_truth_rows(Truth(forget=str(tmp_path / "gone.jsonl")))
-    with pytest.raises(InputError, match=r"^--truth.batch_size: must be at least 1, got 0"):
+    with pytest.raises(InputError, match=r"^truth.batch_size: must be at least 1, got 0"):
         Truth(batch_size=0)
 
 
@@ -86,7 +87,7 @@ def normalized_probability(
 
 
 def ratios_of(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[TruthRow], size: int = 4):  # type: ignore[no-untyped-def]
-    return [row.ratio("arithmetic") for row in answer_logprobs(model, tokenizer, rows, size)]
+    return [row.ratio("arithmetic") for row in answer_logprobs(LanguageModel(model, tokenizer), rows, batch_size=size)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
@@ -109,7 +110,7 @@ def test_ratios_are_those_of_the_loss(tiny_model: Build, tokenizer: PreTrainedTo
 def test_the_end_token_counts_as_in_tofu(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     """The labels of TOFU hold it: the mean is over one token more, the end token."""
     model, row = tiny_model(), TruthRow("Who paints?", ("Anna does",), ("Bo does",), eos=True)
-    found = answer_logprobs(model, tokenizer, [row], 4)[0]
+    found = answer_logprobs(LanguageModel(model, tokenizer), [row])[0]
     for answer, value in (("Anna does", found.paraphrased[0]), ("Bo does", found.perturbed[0])):
         likely = normalized_probability(tiny_model().double(), tokenizer, row.question, f"{answer}<|end|>")
         assert value == pytest.approx(math.log(likely), rel=1e-5)
@@ -121,7 +122,7 @@ def test_a_broken_model_has_broken_rows(tiny_model: Build, tokenizer: PreTrained
     (token,) = tokenizer("7").input_ids
     with torch.no_grad():
         model.model.embed_tokens.weight[token] = math.nan
-    found = answer_logprobs(model, tokenizer, [ROWS[0], TruthRow("7", ("Anna",), ("Bo",))], 4)
+    found = answer_logprobs(LanguageModel(model, tokenizer), [ROWS[0], TruthRow("7", ("Anna",), ("Bo",))])
     assert [row.broken for row in found] == [False, True]
 
 
@@ -132,6 +133,7 @@ def test_an_answer_without_room_is_refused(tiny_model: Build, tokenizer: PreTrai
     assert len(tokenizer.encode(" A")) == 1
     assert ratios_of(tiny_model(), tokenizer, [TruthRow(question, ("A",), ("A",))]) == pytest.approx([1])
     with pytest.raises(
-        InputError, match=r"--truth: a question with an answer has 51\d tokens, the model 512 positions"
+        InputError,
+        match=r"^truth.continuations: number 2: 51\d tokens, with its prompt, exceed the model's 512 positions",
     ):
-        answer_logprobs(tiny_model(), tokenizer, [TruthRow(question, ("A",), ("lighthouse 7 7",))], 4)
+        answer_logprobs(LanguageModel(tiny_model(), tokenizer), [TruthRow(question, ("A",), ("lighthouse 7 7",))])

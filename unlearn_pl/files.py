@@ -4,12 +4,13 @@ import errno
 import fcntl
 import glob
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,20 @@ def refuse_existing(path: str | Path, overwrite: bool, argument: str = "output")
     if path.is_file() or (not overwrite and _is_filled(path)):
         raise InputError(f"{path} exists already; give another folder, or overwrite to replace a folder", argument)
     check_writable(path.parent, argument)
+
+
+def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path], overwrite: bool) -> None:
+    """Raise InputError if one of the ``outputs`` (parameter -> folder, None for none) exists, or if writing it would
+    replace an input or another output."""
+    named = {name: Path(path) for name, path in outputs.items() if path is not None}
+    for name, path in named.items():
+        refuse_existing(path, overwrite, name)
+        inside = [read for read in inputs if Path(read).resolve().is_relative_to(path.resolve())]
+        if inside:
+            raise InputError(f"{path} would replace {inside[0]}, which is read; give another folder", name)
+    for (first, one), (second, other) in itertools.combinations(named.items(), 2):
+        if one.resolve().is_relative_to(other.resolve()) or other.resolve().is_relative_to(one.resolve()):
+            raise InputError(f"must be apart from {first}, got {other} and {one}", second)
 
 
 def _is_filled(folder: Path) -> bool:

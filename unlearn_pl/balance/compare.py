@@ -20,8 +20,8 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.files import write_json, write_text
 from unlearn_pl.inference.batches import Progress
+from unlearn_pl.merging.factors import Delta, norm
 from unlearn_pl.merging.folding import FoldedWeights
-from unlearn_pl.merging.merge import Delta, norm
 from unlearn_pl.merging.methods import METHODS, find_method
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.load import refuse_quantised

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unlearn_pl.merging.kernels import BLOCK
-from unlearn_pl.merging.methods import MergeSettings
-from unlearn_pl.merging.parents import Parent
+from unlearn_pl.merging.adapters import Adapter
+from unlearn_pl.merging.coefficients import BLOCK
+from unlearn_pl.merging.options import MergeSettings
 
 
 class Conflict(NamedTuple):
@@ -21,8 +21,8 @@ class Conflict(NamedTuple):
     """Share in [0, 1] of the sum of magnitudes that pruning set to zero; 0 for methods that do not prune."""
 
 
-def measure_conflict(parents: Sequence[Parent], settings: MergeSettings, order: Iterable[str]) -> Conflict:
-    """See `Conflict`; random methods prune as `merge_deltas` does with the same settings and order."""
+def measure_conflict(parents: Sequence[Adapter], settings: MergeSettings, order: Iterable[str]) -> Conflict:
+    """See `Conflict`; random methods prune as `merge_modules` does with the same settings and order."""
     generator = None if settings.seed is None else torch.Generator().manual_seed(settings.seed)
     shared = differing = 0
     mass = kept = 0.0
@@ -42,7 +42,7 @@ def measure_conflict(parents: Sequence[Parent], settings: MergeSettings, order: 
     return Conflict(differing / max(shared, 1), 1 - kept / mass if mass else 0.0)
 
 
-def _tensors(parents: Sequence[Parent], settings: MergeSettings, name: str) -> list[list[Tensor]]:
+def _tensors(parents: Sequence[Adapter], settings: MergeSettings, name: str) -> list[list[Tensor]]:
     """What is merged with each other in one module: the A and the B factors, or the deltas."""
     pairs = [parent.factors[name] for parent in parents]
     if settings.method.space == "factors":

@@ -10,10 +10,12 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.adapters import MergedAdapter, check_base
-from unlearn_pl.merging.merge import Delta, merge_deltas, norm, scaled
-from unlearn_pl.merging.methods import MergeSettings, find_method, merge_settings
-from unlearn_pl.merging.parents import PREFIX, Parent, check_shared_start, check_sizes, read_parents
+from unlearn_pl.merging.adapters import Adapter, check_base, check_shared_start, check_sizes, read_adapters
+from unlearn_pl.merging.factors import Delta, norm, scaled
+from unlearn_pl.merging.merge import MergedAdapter, merge_modules
+from unlearn_pl.merging.methods import find_method
+from unlearn_pl.merging.options import MergeOptions, MergeSettings
+from unlearn_pl.models.adapter_folder import PREFIX
 
 EXACT = "cat"
 LEAST_COEFFICIENT = 0.02
@@ -97,15 +99,15 @@ class MergePath:
 
     base: str
     """Name of the base model, for the configuration of a merged adapter."""
-    over: Parent
-    under: Parent
+    over: Adapter
+    under: Adapter
     order: tuple[str, ...]
     """The adapted modules in the order of the base's."""
     seed: int = 42
     """Of the random pruning of the methods that have it."""
 
     @property
-    def parents(self) -> tuple[Parent, Parent]:
+    def parents(self) -> tuple[Adapter, Adapter]:
         return self.over, self.under
 
     @property
@@ -124,7 +126,8 @@ class MergePath:
         """Those of the merge at one coefficient (None: of weights 1 and 1), before it is brought to its norm."""
         weighted = coefficient is not None and find_method(ray.method).kernel.takes_weights
         weights = [1 - coefficient, coefficient] if coefficient is not None and weighted else None
-        return merge_settings(2, ray.method, weights, ray.density, seed=self.seed)
+        options = MergeOptions(method=ray.method, weights=weights, density=ray.density, seed=self.seed)
+        return options.settings(2)
 
     def merge(self, point: Point) -> tuple[dict[str, Delta], list[float]]:
         """The deltas [out, in] at a point, and the scale that each group's merge was given."""
@@ -142,7 +145,7 @@ class MergePath:
 
     def merge_plainly(self, ray: Ray) -> dict[str, Delta]:
         """The deltas [out, in] of weights 1 and 1, at the scale that the method's definition gives them."""
-        return merge_deltas(self.parents, self.settings(ray), self.order)
+        return merge_modules(self.parents, self.settings(ray), self.order)
 
     def merged(self, point: Point) -> MergedAdapter:
         """The merge at a point, ready to be written."""
@@ -156,7 +159,9 @@ class MergePath:
             for modules, one in zip(self.groups(len(settings)), settings, strict=True)
         ]
         facts = {"balance": point.to_json()} | ({"groups": groups} if len(groups) > 1 else {})
-        return MergedAdapter(self.base, self.parents, settings[0], deltas, facts)
+        return MergedAdapter(
+            base=self.base, adapters=self.parents, settings=settings[0], deltas=deltas, more_facts=facts
+        )
 
     def groups(self, count: int) -> list[list[str]]:
         """The modules in ``count`` groups of neighbouring layers, of nearly equal size; at most one a layer."""
@@ -181,18 +186,18 @@ class MergePath:
 
     def _merge_group(self, modules: Sequence[str], settings: MergeSettings) -> dict[str, Delta]:
         parts = [replace(parent, factors={name: parent.factors[name] for name in modules}) for parent in self.parents]
-        return merge_deltas(parts, settings, modules)
+        return merge_modules(parts, settings, modules)
 
 
 def open_path(base: PreTrainedModel, adapters: Sequence[str | Path], seed: int = 42) -> MergePath:
     """The merges of the over- and the under-forgetting adapter (folders, in this order).
 
-    Raises InputError unless there are two adapters, and as `read_parents` and `check_base` do.
+    Raises InputError unless there are two adapters, and as `read_adapters` and `check_base` do.
     """
     if len(adapters) != 2:
         raise InputError(f"two are needed, the over- and the under-forgetting one, got {len(adapters)}", "adapters")
     # what any method needs; each method asks for more when it is used
-    over, under = read_parents(adapters, merge_settings(2, EXACT))
+    over, under = read_adapters(adapters, MergeOptions(method=EXACT).settings(2))
     check_base(base, [over, under])
     order = [PREFIX + name for name, _ in base.named_modules() if PREFIX + name in over.factors]
     return MergePath(base.name_or_path, over, under, tuple(order), seed)

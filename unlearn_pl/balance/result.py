@@ -12,7 +12,7 @@ from unlearn_pl.balance.documents import Documents, Half
 from unlearn_pl.balance.path import OVER, UNDER, Point
 from unlearn_pl.balance.scorer import Measurement, finite
 from unlearn_pl.files import write_json, write_text
-from unlearn_pl.merging.adapters import MergedAdapter
+from unlearn_pl.merging.merge import MergedAdapter
 from unlearn_pl.provenance import provenance
 
 

@@ -13,8 +13,9 @@ from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import document_losses
 from unlearn_pl.evaluation.run import evaluate_model, fitting_inputs
 from unlearn_pl.inference.batches import Progress, Work
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.merging.factors import Delta
 from unlearn_pl.merging.folding import FoldedWeights
-from unlearn_pl.merging.merge import Delta
 from unlearn_pl.metrics.roc import membership_score
 from unlearn_pl.metrics.scores import unscored_terms
 
@@ -97,7 +98,8 @@ class MergeScorer:
     ):
         check_inputs(inputs)
         self.model, self.tokenizer, self.weights = model, tokenizer, weights
-        inputs, notes = fitting_inputs(model, tokenizer, inputs)
+        self.language_model = LanguageModel(model, tokenizer)
+        inputs, notes = fitting_inputs(self.language_model, inputs)
         for note in notes:
             warnings.warn(note, stacklevel=2)
         self.documents = Documents(tuple(inputs.members), tuple(inputs.nonmembers))
@@ -110,7 +112,7 @@ class MergeScorer:
         """Mean NLL of each member, then of each non-member, in nats a token."""
         self.weights.fold(deltas)
         texts = [*self.documents.members, *self.documents.nonmembers]
-        return document_losses(self.model, self.tokenizer, texts, self.options.membership.batch_size)
+        return document_losses(self.language_model, texts, batch_size=self.options.membership.batch_size)
 
     def scores(self, deltas: Mapping[str, Delta], losses: list[float] | None = None) -> Scores:
         """All scores; ``losses`` are not measured again if they are known."""

@@ -13,8 +13,7 @@ from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.callbacks.snapshot import WeightSnapshot, snapshot_folder
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import write_json
-
-WEIGHTS = "adapter_model.safetensors"
+from unlearn_pl.models.adapter_folder import WEIGHTS_FILE
 
 
 class AngleAnalysis(Callback):
@@ -46,12 +45,12 @@ class AngleAnalysis(Callback):
             return
         steps = (0, self.pivot, trainer.global_step)
         folders = [snapshot_folder(trainer, 0), snapshot_folder(trainer, self.pivot), adapter_folder(trainer)]
-        missing = [str(folder) for folder in folders if not (folder / WEIGHTS).is_file()]
+        missing = [str(folder) for folder in folders if not (folder / WEIGHTS_FILE).is_file()]
         if missing:
             rank_zero_warn(f"AngleAnalysis: no angles, since {' and '.join(missing)} are missing")
             return
         lora = pl_module.model.peft_config["default"]
-        report = angle_report([load_file(folder / WEIGHTS) for folder in folders], steps, lora.lora_alpha / lora.r)
+        report = angle_report([load_file(folder / WEIGHTS_FILE) for folder in folders], steps, lora.lora_alpha / lora.r)
         target = Path(trainer.default_root_dir) / "angles.json"
         write_json(target, report)
         plot_angles(report, target.with_suffix(".png"))

@@ -11,15 +11,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.balance.search import find_balance
 from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, within
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.files import check_room, check_writable
 from unlearn_pl.inference.generation import Generation
-from unlearn_pl.merging.adapters import MergedAdapter, merge_parents, refuse_dense, save_merged
-from unlearn_pl.merging.methods import merge_settings
-from unlearn_pl.merging.parents import read_parent, read_parents
+from unlearn_pl.merging.adapters import read_adapter, read_adapters
+from unlearn_pl.merging.merge import MergedAdapter, refuse_dense
+from unlearn_pl.merging.options import MergeOptions
+from unlearn_pl.models.adapter_folder import is_adapter_folder
 from unlearn_pl.models.load import load_base, refuse_quantised
 from unlearn_pl.models.lora import save_adapter
 
@@ -62,15 +63,16 @@ class MergeAfterFit(Callback):
         if balance is None and (membership, choice, generation) != (None, None, None):
             raise InputError("MergeAfterFit membership, choice and generation: are for balance, which is not given")
         self.with_adapter, self.save_model, self.balance, self.over = with_adapter, save_model, balance, over
-        self.settings = merge_settings(2, method or "ties", weights, density)
+        with within("MergeAfterFit"):
+            self.settings = MergeOptions(method=method or "ties", weights=weights, density=density).settings(2)
+            refuse_dense(self.settings)
         self.options = EvaluationOptions(membership or Membership(), choice or Choice(), generation or Generation())
-        refuse_dense(self.settings, "MergeAfterFit method")
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Refuse what cannot be merged, read or written before training, not after it."""
-        if not (Path(self.with_adapter) / "adapter_config.json").is_file():
+        if not is_adapter_folder(self.with_adapter):
             raise InputError(f"MergeAfterFit with_adapter: {self.with_adapter} is no PEFT adapter folder")
-        start = read_parent(self.with_adapter).facts.get("lora_init_sha256", pl_module.initial_factors)
+        start = read_adapter(self.with_adapter, "with_adapter").facts.get("lora_init_sha256", pl_module.initial_factors)
         if self.balance is not None:
             refuse_quantised(pl_module.model, "MergeAfterFit balance")
             self._read_inputs(trainer)
@@ -86,14 +88,14 @@ class MergeAfterFit(Callback):
 
     def _check_parents(self, pl_module: Any) -> None:
         """Merge's own checks, of the adapter as it is before training."""
-        settings = self.settings if self.balance is None else merge_settings(2, "cat")
+        settings = self.settings if self.balance is None else MergeOptions(method="cat").settings(2)
         with tempfile.TemporaryDirectory() as folder:
             own = Path(folder) / "adapter"
             save_adapter(pl_module.model, own, lora_init_sha256=pl_module.initial_factors)
             try:
-                read_parents([own, self.with_adapter], settings)
+                read_adapters([own, self.with_adapter], settings)
             except InputError as error:
-                message = str(error).replace(str(own), "this run's adapter").removeprefix("--adapters: ")
+                message = error.reason.replace(str(own), "this run's adapter")
                 raise InputError(f"MergeAfterFit: {message}") from error
 
     def _check_outputs(self, trainer: Trainer, pl_module: Any) -> None:
@@ -121,13 +123,15 @@ class MergeAfterFit(Callback):
             merged = self._merge(trainer, base) if self.balance is None else self._search(trainer, pl_module, base)
             if trainer.is_global_zero:
                 model = folder / "model" if self.save_model else None
-                save_merged(merged, folder / "adapter", model, base, pl_module.tokenizer, overwrite=True)
+                merged.save(
+                    folder / "adapter", save_model=model, base=base, tokenizer=pl_module.tokenizer, overwrite=True
+                )
                 rank_zero_info(f"merged: {folder / 'adapter'}" + (f" and {model}" if model else ""))
         trainer.strategy.barrier("merge_after_fit")
 
     def _merge(self, trainer: Trainer, base: Any) -> MergedAdapter:
-        parents = read_parents([adapter_folder(trainer), self.with_adapter], self.settings)
-        return merge_parents(base, parents, self.settings)
+        parents = read_adapters([adapter_folder(trainer), self.with_adapter], self.settings)
+        return MergedAdapter.of(base, parents, self.settings)
 
     def _search(self, trainer: Trainer, pl_module: Any, base: Any) -> MergedAdapter:
         """Every rank searches, as each computes a part of the losses and all decide alike."""

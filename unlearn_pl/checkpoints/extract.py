@@ -8,28 +8,21 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from unlearn_pl.checkpoints.folder import (
-    Checkpoint,
-    block_entries,
-    float_blocks,
-)
-from unlearn_pl.checkpoints.merge import read_alike
+from unlearn_pl.checkpoints.alike import read_alike
+from unlearn_pl.checkpoints.folder import Checkpoint, block_entries, float_blocks
 from unlearn_pl.errors import InputError
-from unlearn_pl.files import new_folder, write_json
-from unlearn_pl.merging.factors import Factors
+from unlearn_pl.files import check_outputs, new_folder, write_json
+from unlearn_pl.merging.factors import Factors, factor_name
 from unlearn_pl.merging.low_rank import truncate
+from unlearn_pl.models.adapter_folder import PREFIX, WEIGHTS_FILE
 from unlearn_pl.models.load import load_skeleton
 from unlearn_pl.models.lora import FACTS_FILE
 from unlearn_pl.provenance import provenance
-
-# PEFT puts it before the base model's module names.
-PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -44,6 +37,15 @@ class Extraction:
     """By module, norm of what the rank cuts off / norm of the difference, in [0, 1]; 0 where nothing differs."""
     others: dict[str, float]
     """By tensor that no adapter holds (norms, embeddings, biases) and that differs, the norm of its difference."""
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The factors by the names that an adapter file has."""
+        return {
+            factor_name(PREFIX + module, side, embedding=False): factor
+            for module, pair in self.factors.items()
+            for side, factor in zip("AB", pair, strict=True)
+        }
 
     @property
     def relative_error(self) -> float:
@@ -67,6 +69,7 @@ def extract_adapter(
     tuned: str | Path,
     rank: int,
     output: str | Path,
+    *,
     overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> Extraction:
@@ -77,23 +80,16 @@ def extract_adapter(
     one model, a rank that is not in [1, smallest side of a linear layer], numbers that are not finite, and if
     ``output`` exists and ``overwrite`` is off.
     """
-    original, changed = read_alike(base, [tuned], "--tuned", trust_remote_code)
+    check_outputs({"output": output}, [base, tuned], overwrite)
+    original, changed = read_alike(base, [tuned], "tuned", trust_remote_code)
     model = load_skeleton(str(original.folder), trust_remote_code)
     linear = linear_modules(model, original)
     sides = [min(original.tensors[name].shape) for name in linear]
     if not 1 <= rank <= min(sides):
-        raise InputError(f"--rank: must be from 1 to {min(sides)}, the smallest side of a linear layer, got {rank}")
+        raise InputError(f"must be from 1 to {min(sides)}, the smallest side of a linear layer, got {rank}", "rank")
     with new_folder(output, overwrite) as folder:
         found = extract(original, changed, linear, model, rank)
-        save_file(
-            {
-                f"{PREFIX}{module}.lora_{side}.weight": factor
-                for module, pair in found.factors.items()
-                for side, factor in zip("AB", pair, strict=True)
-            },
-            folder / SAFETENSORS_WEIGHTS_NAME,
-            metadata={"format": "pt"},
-        )
+        save_file(found.state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         adapter_config(model, list(found.factors), rank, str(base)).save_pretrained(str(folder))
         write_json(folder / FACTS_FILE, provenance(**extraction_facts(found, str(base), str(tuned), rank)))
     if found.others:
@@ -117,17 +113,20 @@ def linear_modules(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, 
             continue
         name = f"{module}.weight"
         if name not in checkpoint.tensors:
-            raise InputError(f"--base: {checkpoint.folder} does not hold {name}, the weight of a linear layer")
+            raise InputError(f"{checkpoint.folder} does not hold {name}, the weight of a linear layer", "base")
         found[name] = module
     if not found:
-        raise InputError(f"--base: {checkpoint.folder} has no linear layers that an adapter could hold")
+        raise InputError(f"{checkpoint.folder} has no linear layers that an adapter could hold", "base")
     return found
 
 
 def extract(
     base: Checkpoint, tuned: Checkpoint, linear: Mapping[str, str], model: PreTrainedModel, rank: int
 ) -> Extraction:
-    """Factors of the modules of ``linear`` (stored weight -> module), norms of all that differs; one at a time."""
+    """Factors of the modules of ``linear`` (stored weight -> module), norms of all that differs; one at a time.
+
+    A layer's delta is [out, in], whatever the form in which its weights are stored.
+    """
     found = Extraction({}, {}, {}, {})
     for name in base.tensors:
         if name in linear:
@@ -151,7 +150,7 @@ def difference(base: Checkpoint, tuned: Checkpoint, name: str) -> Tensor:
         torch.sub(new, old, out=delta.view(-1)[start : start + len(old)])
         start += len(old)
     if not delta.isfinite().all():
-        raise InputError(f"--tuned: {name} in {base.folder} or {tuned.folder} holds NaN or infinite numbers")
+        raise InputError(f"{name} in {base.folder} or {tuned.folder} holds NaN or infinite numbers", "tuned")
     return delta
 
 
@@ -160,7 +159,7 @@ def _norm(delta: Tensor) -> float:
 
 
 def zeros(delta: Tensor, rank: int) -> Factors:
-    """The factors of no difference."""
+    """The factors of no difference: a [rank, in] and b [out, rank] for a delta [out, in]."""
     return Factors(torch.zeros(rank, delta.shape[1]), torch.zeros(delta.shape[0], rank))
 
 

@@ -74,56 +74,59 @@ class Checkpoint:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_checkpoint(folder: str | Path, argument: str) -> Checkpoint:
+def read_checkpoint(folder: str | Path, name: str) -> Checkpoint:
     """The tensors of one ``model.safetensors``, or, without it, of the files that ``model.safetensors.index.json``
     names: the order of `from_pretrained`, to which an index beside a single file is what an earlier save left behind.
 
-    ``argument`` opens every message. Raises InputError if there is no such file, one is missing, broken or lacks a
-    tensor that the index puts there, or a tensor has a type that is neither of ``FLOATS`` nor of ``INTEGERS``.
+    Raises InputError, about the parameter ``name``, if there is no such file, one is missing, broken or lacks a tensor
+    that the index puts there, or a tensor has a type that is neither of ``FLOATS`` nor of ``INTEGERS``.
     """
     folder = Path(folder).expanduser()
-    where = f"{argument}: {folder}"
     if (folder / SINGLE_FILE).is_file():
-        return Checkpoint(folder, read_header(folder / SINGLE_FILE, where))
+        return Checkpoint(folder, read_header(folder / SINGLE_FILE, name))
     if not (folder / INDEX_FILE).is_file():
         pickled = "; pytorch_model.bin is a pickle, which is not opened" if any(folder.glob("*.bin")) else ""
-        raise InputError(f"{where} must be a folder with {SINGLE_FILE} or {INDEX_FILE}, and has neither{pickled}")
-    return Checkpoint(folder, _read_shards(folder, where))
+        raise InputError(
+            f"{folder} must be a folder with {SINGLE_FILE} or {INDEX_FILE}, and has neither{pickled}", name
+        )
+    return Checkpoint(folder, _read_shards(folder, name))
 
 
-def _read_shards(folder: Path, where: str) -> dict[str, Stored]:
+def _read_shards(folder: Path, name: str) -> dict[str, Stored]:
     try:
         places = dict(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{where}: {INDEX_FILE} cannot be read, or has no weight_map: {error}") from error
+        raise InputError(f"{folder}: {INDEX_FILE} cannot be read, or has no weight_map: {error}", name) from error
     tensors: dict[str, Stored] = {}
-    for name in sorted(set(places.values())):
-        if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(f"{where}: {INDEX_FILE} names the file {name}, which is not in the folder")
-        tensors |= read_header(folder / name, where)
-    absent = sorted(tensor for tensor, name in places.items() if tensor not in tensors)
+    for file in sorted(set(places.values())):
+        if Path(file).name != file or not (folder / file).is_file():
+            raise InputError(f"{folder}: {INDEX_FILE} names the file {file}, which is not in the folder", name)
+        tensors |= read_header(folder / file, name)
+    absent = sorted(tensor for tensor in places if tensor not in tensors)
     if absent:
-        raise InputError(f"{where}: {places[absent[0]]} does not hold {absent[0]}, though {INDEX_FILE} says so")
+        raise InputError(f"{folder}: {places[absent[0]]} does not hold {absent[0]}, though {INDEX_FILE} says so", name)
     return tensors
 
 
-def read_header(path: Path, where: str) -> dict[str, Stored]:
-    """The tensors of one safetensors file, in the order of their bytes."""
+def read_header(path: Path, name: str) -> dict[str, Stored]:
+    """The tensors of one safetensors file, in the order of their bytes; ``name`` is the parameter that it is about."""
     try:
         with safe_open(path, framework="pt"):  # checks the header, and that the places fill the file without a gap
             pass
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{where}: {path.name} cannot be read: {error}") from error
+        raise InputError(f"{path.parent}: {path.name} cannot be read: {error}", name) from error
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))
     header.pop("__metadata__", None)
     tensors = {}
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+    for tensor, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in FLOATS | INTEGERS:
-            raise InputError(f"{where}: {name} is of type {entry['dtype']}; merged are {', '.join(FLOATS)}")
+            raise InputError(
+                f"{path.parent}: {tensor} is of type {entry['dtype']}; merged are {', '.join(FLOATS)}", name
+            )
         start = 8 + length + entry["data_offsets"][0]
-        tensors[name] = Stored(path, entry["dtype"], tuple(entry["shape"]), start)
+        tensors[tensor] = Stored(path, entry["dtype"], tuple(entry["shape"]), start)
     return tensors
 
 

@@ -24,23 +24,23 @@ OTHER_PARTS = ("dropout", "pdrop", "initializer", "output_", "router_", "aux_los
 LENGTH = "max_position_embeddings"
 
 
-def refuse_other_model(base: Path, other: Path, argument: str, trust_remote_code: bool = False) -> None:
-    """Raise InputError if the folder ``other`` computes with its weights otherwise than ``base`` by their `config.json`
-    (rotary angles, activation, window, ...), or has another tokenizer; ``argument`` opens the message.
+def refuse_other_model(base: Path, other: Path, name: str, trust_remote_code: bool = False) -> None:
+    """Raise InputError, about the parameter ``name``, if the folder ``other`` computes with its weights otherwise than
+    ``base`` by their `config.json` (rotary angles, activation, window, ...), or has another tokenizer.
 
     Warns if only the longest text differs. What one of the folders does not have is not compared.
     """
     if all((folder / CONFIG_FILE).is_file() for folder in (base, other)):
         one, two = (settings(folder, trust_remote_code) for folder in (base, other))
-        for name in sorted(one.keys() | two.keys()):
-            if one.get(name) == two.get(name):
+        for key in sorted(one.keys() | two.keys()):
+            if one.get(key) == two.get(key):
                 continue
-            text = f"{name} is {two.get(name)} in {other} and {one.get(name)} in {base}"
-            if name.rsplit(".", 1)[-1] != LENGTH:
-                raise InputError(f"{argument}: must compute as the base does; by {CONFIG_FILE} {text}")
+            text = f"{key} is {two.get(key)} in {other} and {one.get(key)} in {base}"
+            if key.rsplit(".", 1)[-1] != LENGTH:
+                raise InputError(f"must compute as the base does; by {CONFIG_FILE} {text}", name)
             warnings.warn(f"{text}; the merged model has the base's", stacklevel=4)
     if all(any((folder / name).is_file() for name in FILES) for folder in (base, other)):
-        refuse_other_tokenizer(base, other, argument, trust_remote_code)
+        refuse_other_tokenizer(base, other, name, trust_remote_code)
 
 
 def settings(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def settings(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     return found
 
 
-def refuse_other_tokenizer(base: Path, other: Path, argument: str, trust_remote_code: bool) -> None:
+def refuse_other_tokenizer(base: Path, other: Path, name: str, trust_remote_code: bool) -> None:
     """Raise InputError if the two folders cut text into other tokens or number them otherwise."""
     file = "tokenizer.json"
     if all((folder / file).is_file() for folder in (base, other)) and sha256_of(base / file) == sha256_of(other / file):
@@ -71,6 +71,7 @@ def refuse_other_tokenizer(base: Path, other: Path, argument: str, trust_remote_
     )
     if not same_tokens(one, two):
         raise InputError(
-            f"{argument}: {other} has another tokenizer than {base} ({difference(one, two)}), so the rows of its "
-            "embeddings and head mean other tokens"
+            f"{other} has another tokenizer than {base} ({difference(one, two)}), so the rows of its embeddings and "
+            "head mean other tokens",
+            name,
         )

@@ -15,28 +15,26 @@ COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"attn\.(masked_)?
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
-def under_model_names(checkpoint: Checkpoint, model: PreTrainedModel, argument: str) -> Checkpoint:
+def under_model_names(checkpoint: Checkpoint, model: PreTrainedModel, name: str) -> Checkpoint:
     """``checkpoint`` with the names of ``model`` (`load_skeleton`'s of the base) and without what it computes itself.
 
     Some folders lack the prefix of the whole model (``h.0...`` for ``transformer.h.0...``) or have it where the model
-    has none. A name that the model does not know stays as it is. ``argument`` opens the message: raises InputError if
-    two tensors come to one name, or the folder knows all names and lacks some of the model's.
+    has none. A name that the model does not know stays as it is. Raises InputError, about the parameter ``name``,
+    if two tensors come to one name, or the folder knows all names and lacks some of the model's.
     """
     known = set(model.state_dict())
     junk = re.compile("|".join(f"({one})" for one in (*COMPUTED, *(model._keys_to_ignore_on_load_unexpected or ()))))
     computed = {name for name, _ in model.named_buffers()} - known
     found = {}
-    for name, stored in checkpoint.tensors.items():
-        own = next((one for one in spellings(name, f"{model.base_model_prefix}.") if one in known), None)
-        if own is None and (junk.search(name) or name in computed):
+    for tensor, stored in checkpoint.tensors.items():
+        own = next((one for one in spellings(tensor, f"{model.base_model_prefix}.") if one in known), None)
+        if own is None and (junk.search(tensor) or tensor in computed):
             continue
-        if (own or name) in found:
-            raise InputError(f"{argument}: {checkpoint.folder} holds {own or name} twice, once as {name}")
-        found[own or name] = stored
+        if (own or tensor) in found:
+            raise InputError(f"{checkpoint.folder} holds {own or tensor} twice, once as {tensor}", name)
+        found[own or tensor] = stored
     if found.keys() <= known and (missing := lacking(model, found)):
-        raise InputError(
-            f"{argument}: {checkpoint.folder} lacks {len(missing)} of the model's weights, such as {missing[0]}"
-        )
+        raise InputError(f"{checkpoint.folder} lacks {len(missing)} of the model's weights, such as {missing[0]}", name)
     return replace(checkpoint, tensors=found)
 
 

@@ -9,7 +9,6 @@ from unlearn_pl.console import log
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.files import new_folder
 from unlearn_pl.inference.batches import rank_and_count
-from unlearn_pl.merging.adapters import save_merged
 
 SEARCH, SCORING = BalanceOptions(), ScoringOptions()
 
@@ -50,9 +49,9 @@ def balance(
             return
         with new_folder(output, options.overwrite) as folder:
             found.write(folder, **start.facts(base, found.hashes, search=asdict(search)))
-            save_merged(
-                found.merged, folder / "adapter", save_model, start.model, start.tokenizer, options.overwrite,
-                options.tokenizer is not None,
+            found.merged.save(
+                folder / "adapter", save_model=save_model, base=start.model, tokenizer=start.tokenizer,
+                beside_adapter=options.tokenizer is not None, overwrite=options.overwrite,
             )  # fmt: skip
     print(f"\n{found.table()}\n\n{found.sentence()}")
     if options.dtype != "float32":

@@ -24,15 +24,16 @@ from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, Evalu
 from unlearn_pl.evaluation.lm_eval import Harness, run_harness, task_manager
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.retrained import read_retrained, refuse_others
-from unlearn_pl.evaluation.run import Base, evaluate_model, write_results
+from unlearn_pl.evaluation.run import Lender, evaluate_model, write_results
 from unlearn_pl.evaluation.table import METRICS
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.files import refuse_existing, sha256_of
 from unlearn_pl.inference.batches import Work, launched, rank_and_count
 from unlearn_pl.inference.generation import Generation
-from unlearn_pl.inference.resume import Parts, content_hash
+from unlearn_pl.inference.resume import ResumeFolder, content_hash
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.table import shared_needs
+from unlearn_pl.models.adapter_folder import is_adapter_folder
 from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.device import find_device
 from unlearn_pl.models.identity import model_hash, tokenizer_hash
@@ -136,9 +137,9 @@ def evaluate(
                 guard_ids(original, cutter, "--reference: ")
                 hashes["reference"] = model_hash(original)
         made_with = [provenance()["versions"], code_hash(), hashes["tokenizer"], place.type, dtype]
-        parts = Parts(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
-        work = Work(_tell if rank_and_count()[0] == 0 else None, parts)
-        with advising(parts.advice):
+        kept = ResumeFolder(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
+        work = Work(_tell if rank_and_count()[0] == 0 else None, kept)
+        with advising(kept.advice):
             evaluation = evaluate_model(network, cutter, inputs, options, work, base, other)
         if rank_and_count()[0] > 0:
             return
@@ -147,7 +148,7 @@ def evaluate(
     config |= {"harness": asdict(harness), "dtype": dtype}
     made_from = provenance(config=config, hashes=hashes)
     write_results(output, evaluation.results, evaluation.samples, made_from)
-    parts.drop_others()
+    kept.drop_others()
     print_scores(evaluation.results)
     if harness.tasks is not None:
         evaluation.results["harness"] = _harness(network, cutter, harness, manager, output)
@@ -172,7 +173,7 @@ def _harness(
 
 def _load(
     model: str, adapter: str | None, reference: str | None, dtype: str, trust_remote_code: bool, place: torch.device
-) -> tuple[nn.Module, Base | None]:
+) -> tuple[nn.Module, Lender | None]:
     """The model with its adapter, and what lends the model as it was before, if there is that."""
     network: nn.Module = load_base(model, dtype, trust_remote_code)
     if adapter is not None:
@@ -182,7 +183,7 @@ def _load(
             refuse_changed_base(config, f"--reference: must name the base of {adapter}")
         network = adapted
     network.to(place)
-    base: Base | None = None
+    base: Lender | None = None
     if reference is not None:
         with named("--reference"):
             original = load_base(reference, dtype, trust_remote_code).to(place)
@@ -239,7 +240,7 @@ def _checked_arguments(
     if reference is not None:
         with named("--reference"):
             resolve(reference)
-    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+    if adapter is not None and not is_adapter_folder(adapter):
         raise InputError(f"--adapter: {adapter} has no adapter_config.json; a PEFT adapter folder is needed")
     return find_device(device)
 

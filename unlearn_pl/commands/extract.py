@@ -1,7 +1,6 @@
 """`unlearn-pl extract`: the difference between two checkpoints as a LoRA adapter."""
 
 from unlearn_pl.checkpoints.extract import Extraction, extract_adapter
-from unlearn_pl.commands.merge import check_outputs
 
 
 def extract(
@@ -20,8 +19,8 @@ def extract(
         trust_remote_code: Run the Python code that the base model brings along.
         overwrite: Replace the output folder if it exists.
     """
-    check_outputs(output, None, [base, tuned], overwrite)
-    print(summary(extract_adapter(base, tuned, rank, output, overwrite, trust_remote_code), rank))
+    found = extract_adapter(base, tuned, rank, output, overwrite=overwrite, trust_remote_code=trust_remote_code)
+    print(summary(found, rank))
     print(f"wrote the adapter {output}")
 
 

@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
-from unlearn_pl.merging.kernels import KERNELS, Kernel
-from unlearn_pl.merging.methods import CHECKPOINT_METHODS, METHODS, PARAMETERS, Method
+from unlearn_pl.merging.kernels import KERNELS, PARAMETERS, Kernel
+from unlearn_pl.merging.methods import CHECKPOINT_METHODS, METHODS, Method
 
 OTHER_NAMES = """
 Where signs are elected, --vote plain is PEFT's rule for weights (also on checkpoints, if not said otherwise), and
@@ -37,10 +37,10 @@ def kernel_row(kernel: Kernel) -> list[str]:
         "checkpoint": names(kernel, CHECKPOINT_METHODS, "checkpoint"),
     }
     parameters = [
-        f"{PARAMETERS[name].flag} {PARAMETERS[name].range}, {PARAMETERS[name].default}" for name in kernel.parameters
+        f"--{name.replace('_', '-')} {PARAMETERS[name].range}, {PARAMETERS[name].default}" for name in kernel.parameters
     ]
     if kernel.takes_weights:
-        parameters.insert(0, "--weights" + (" (negative subtracts)" if kernel.signed_weights else " above 0"))
+        parameters.insert(0, "--weights" + (" above 0" if kernel.why_unsigned else " (negative subtracts)"))
     if kernel.random:
         parameters.append("--seed, 42")
     scale = [method.scale for method in METHODS.values() if method.kernel is kernel]

@@ -8,10 +8,10 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.commands.evaluate import data_hashes
-from unlearn_pl.commands.merge import check_outputs
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.files import check_outputs
 from unlearn_pl.inference.batches import launched
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.device import find_device
@@ -80,7 +80,7 @@ def loaded(
 ) -> Iterator[Loaded]:
     """Everything, read and checked; inside the block the processes of a launch are one."""
     place, evaluation = find_device(options.device), options.evaluation
-    check_outputs(output, save_model, [base, *adapters], options.overwrite)
+    check_outputs({"output": output, "save_model": save_model}, [base, *adapters], options.overwrite)
     inputs = read_inputs(data, evaluation)
     sources = data_hashes(data, evaluation, inputs)
     tokenizer = find_tokenizer(base, adapters, options.tokenizer, options.trust_remote_code)

@@ -1,9 +1,8 @@
 """The Lightning data module: pairs of forget and retain rows, in an order that survives an interruption."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
@@ -11,12 +10,22 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unlearn_pl.data.batch import EncodedPair, EveryRow, Pairs, collate_pairs
-from unlearn_pl.data.encoding import Encoded, Encoding, holds_unknown, is_unknown
+from unlearn_pl.data.encoding import Encoded, Encoding
+from unlearn_pl.data.notes import notes
 from unlearn_pl.data.pairing import PAIRINGS, Pair, PairSampler
-from unlearn_pl.data.readers import check_columns, check_documents_per_task, read_split
+from unlearn_pl.data.position import check_layout, position, rows_hash
+from unlearn_pl.data.readers import check_columns, keep
 from unlearn_pl.data.records import Record, Split
+from unlearn_pl.data.sets import check_documents_per_task, read_split
 from unlearn_pl.data.splits import SIDES, encode_splits
 from unlearn_pl.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from unlearn_pl.data.readers import Source
+
+    TokenizerSource: TypeAlias = str | PreTrainedTokenizerBase
+else:  # what a command line can say, which the parser reads off the annotations
+    Source = TokenizerSource = str
 
 
 class PairLoader(DataLoader[EncodedPair]):
@@ -34,28 +43,6 @@ class PairLoader(DataLoader[EncodedPair]):
         """Nothing."""
 
 
-def check_layout(state: dict[str, Any], layout: dict[str, Any]) -> None:
-    """Raise InputError if a checkpoint's place within an epoch is not one of this layout; between epochs, warn."""
-    old = state["layout"]
-    changed = [f"{name} was {old[name]} and is {layout[name]}" for name in layout if old[name] != layout[name]]
-    if state["pairs"] and changed:
-        raise InputError(f"--ckpt_path: stands within an epoch, which must go on as it began; {'; '.join(changed)}")
-    for change in changed:
-        rank_zero_warn(f"--ckpt_path: {change} from here on; what follows is not the run that was interrupted")
-
-
-def rows_hash(splits: Mapping[Split, Sequence[Encoded]]) -> str:
-    """Hash of encoded rows, in order."""
-    digest = hashlib.sha256()
-    for split in sorted(splits, key=lambda name: (name not in SIDES, name)):
-        rows = splits[split]
-        digest.update(f"{len(rows)} rows".encode())
-        for row in rows:
-            weights = () if row.token_weights is None else (row.token_weights,)
-            digest.update(repr((row.record_id, list(row.input_ids), row.answer_start, *weights)).encode())
-    return digest.hexdigest()[:16]
-
-
 class ForgetRetainData(LightningDataModule):
     """Reads a forget and a retain set and yields them in pairs, as ``PairBatch``.
 
@@ -68,11 +55,11 @@ class ForgetRetainData(LightningDataModule):
 
     Args:
         forget: Rows to forget: a .jsonl, .json, .csv or .parquet file, a folder saved by datasets, or
-            hf:OWNER/NAME[/CONFIG][:SPLIT].
+            hf:OWNER/NAME[/CONFIG][:SPLIT]; from Python also records or mappings in memory.
         retain: Rows to keep, from the same kinds of source. No id may be in both.
         batch_size: Pairs of a micro-batch on each process. At least 1.
         micro_batches: Micro-batches that are computed together; the loss is the mean of theirs. The same gradient as
-            `--trainer.accumulate_grad_batches` of that number, for any loss, in fewer forwards. At least 1.
+            the trainer's `accumulate_grad_batches` of that number, for any loss, in fewer forwards. At least 1.
         max_length: Tokens of a row at most, its end is cut off. At least 2.
         prompt_share: The prompt keeps its last int(prompt_share * max_length) tokens. Above 0, at most 1.
         joiner: Between input and answer: " " (the answer has the tokens of the whole text, as it was memorised) or ""
@@ -85,15 +72,15 @@ class ForgetRetainData(LightningDataModule):
             column exists, "=TEXT" gives every row that text, and "#" numbers the rows.
         seed: Fixes the order of the pairs, together with epoch and rank.
         num_workers: Processes that assemble batches. Rows are encoded once at the start, so 0 is rarely slower.
-        tokenizer: Folder or hub name of a tokenizer; default: the model's.
+        tokenizer: Folder or hub name of a tokenizer, or from Python a tokenizer; default: the model's.
 
     Raises InputError if an option is out of its range, and in ``setup`` if the data cannot be used.
     """
 
     def __init__(
         self,
-        forget: str,
-        retain: str,
+        forget: Source,
+        retain: Source,
         batch_size: int = 1,
         micro_batches: int = 1,
         max_length: int = 256,
@@ -105,25 +92,26 @@ class ForgetRetainData(LightningDataModule):
         columns: dict[str, str] | None = None,
         seed: int = 42,
         num_workers: int = 0,
-        tokenizer: str | None = None,
+        tokenizer: TokenizerSource | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"--data.batch_size: must be at least 1, got {batch_size}")
-        if micro_batches < 1:
-            raise InputError(f"--data.micro_batches: must be at least 1, got {micro_batches}")
-        if num_workers < 0:
-            raise InputError(f"--data.num_workers: must be at least 0, got {num_workers}")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("micro_batches", micro_batches, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise InputError(f"must be at least {least}, got {value}", name)
         if pairing not in PAIRINGS:
-            raise InputError(f"--data.pairing: must be one of {', '.join(PAIRINGS)}, got {pairing!r}")
+            raise InputError(f"must be one of {', '.join(PAIRINGS)}, got {pairing!r}", "pairing")
         check_documents_per_task(documents_per_task)
         check_columns(columns)
         self.encoding = Encoding(max_length, prompt_share, joiner, eos_on_forget)
-        self.forget, self.retain = forget, retain
+        self.forget, self.retain = keep(forget, "forget"), keep(retain, "retain")
         self.batch_size, self.micro_batches, self.num_workers = batch_size, micro_batches, num_workers
         self.pairing, self.seed = pairing, seed
         self.documents_per_task, self.columns = documents_per_task, columns
-        self.tokenizer_name = tokenizer
+        self.given_tokenizer = tokenizer
         self.forget_records: list[Record] = []
         self.retain_records: list[Record] = []
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -145,7 +133,8 @@ class ForgetRetainData(LightningDataModule):
             *(encode_splits(side, rows, tokenizer, self.encoding) for side, rows in zip(SIDES, sets, strict=True))
         )
         self._tokenizer, self._pairs, self._rows_hash = tokenizer, pairs, rows_hash(pairs.splits)
-        self._warn_of_losses(self._pairs)
+        for note in notes(pairs, self._new_sampler(pairs).n_unseen_retain, self.encoding.max_length, tokenizer):
+            rank_zero_warn(note)
 
     def train_dataloader(self) -> PairLoader:
         """Pairs in the order of a ``PairSampler``, from where a loaded checkpoint left off."""
@@ -187,20 +176,8 @@ class ForgetRetainData(LightningDataModule):
         self._loaded = state_dict or None
 
     def _position(self) -> Pair:
-        """(epoch, pairs of it that this process has consumed), from the number of batches that were trained on.
-
-        Not from Lightning's epochs. It counts an epoch that ``max_steps`` ended early as a whole one and runs what is
-        left of it under the next number; and after a checkpoint at the edge of an epoch it announces the old one again.
-        """
-        epoch, pairs, batches = 0, 0, 0
-        if self._loaded is not None:
-            epoch, pairs, batches = (self._loaded[name] for name in ("epoch", "pairs", "batches"))
-        # Below zero while the loop's own counters are not restored yet: workers read ahead before that.
-        trained = max(0, self._batches_trained() - batches)
-        if self.trainer is None or trained == 0:
-            return epoch, pairs
-        more_epochs, batches = divmod(pairs // self._pairs_a_batch + trained, int(self.trainer.num_training_batches))
-        return epoch + more_epochs, batches * self._pairs_a_batch
+        batches_an_epoch = 0 if self.trainer is None else self.trainer.num_training_batches
+        return position(self._loaded, self._batches_trained(), batches_an_epoch, self._pairs_a_batch)
 
     @property
     def _pairs_a_batch(self) -> int:
@@ -219,7 +196,7 @@ class ForgetRetainData(LightningDataModule):
         return PairSampler(*sizes, self.pairing, self.seed, rank, world_size, self._position)
 
     def _layout(self, sampler: PairSampler) -> dict[str, Any]:
-        """What a number of consumed pairs means something for only."""
+        """The settings that a place in the order of pairs depends on; a run that goes on must not change them."""
         return {
             "forget rows": sampler.n_forget,
             "retain rows": sampler.n_retain,
@@ -238,35 +215,18 @@ class ForgetRetainData(LightningDataModule):
         return {"batch_size": self._pairs_a_batch, "num_workers": self.num_workers, "collate_fn": collate}
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The named tokenizer, else the one of the module that the trainer runs."""
-        module = self.trainer and self.trainer.lightning_module
-        if self.tokenizer_name is not None and getattr(module, "tokenizer_name", None) != self.tokenizer_name:
+        """The given tokenizer, else the one of the module that the trainer runs."""
+        module, given = self.trainer and self.trainer.lightning_module, self.given_tokenizer
+        if isinstance(given, PreTrainedTokenizerBase):
+            return given
+        if given is not None and getattr(module, "given_tokenizer", None) != given:
             if self._tokenizer is not None:
                 return self._tokenizer
             try:
-                return AutoTokenizer.from_pretrained(self.tokenizer_name)
+                return AutoTokenizer.from_pretrained(given)
             except Exception as error:  # torn and foreign files raise whatever they make fail
-                raise InputError(f"--data.tokenizer: cannot load {self.tokenizer_name!r}: {one_line(error)}") from error
+                raise InputError(f"cannot load {given!r}: {one_line(error)}", "tokenizer") from error
         tokenizer = getattr(module, "tokenizer", None)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise InputError("--data.tokenizer: name one, since there is no model here that brings its own")
+            raise InputError("needed, since there is no model here that brings its own", "tokenizer")
         return tokenizer
-
-    def _warn_of_losses(self, pairs: Pairs) -> None:
-        sides, total = [pairs.splits[side] for side in SIDES], pairs.n_retain
-        cut = [sum(row.truncated for row in rows) for rows in sides]
-        if any(cut):
-            counts = f"{cut[0]} of {len(pairs)} forget rows and {cut[1]} of {total} retain rows"
-            rank_zero_warn(f"--data.max_length {self.encoding.max_length}: {counts} were longer and have been cut")
-        self._warn_of_unknown([row for rows in sides for row in rows])
-        if unseen := self._new_sampler(pairs).n_unseen_retain:
-            reason = f"there are {len(pairs)} forget rows; --data.pairing shuffled sees all"
-            rank_zero_warn(f"--data.pairing paired: {unseen} of {total} retain rows are never seen, since {reason}")
-
-    def _warn_of_unknown(self, rows: Sequence[Encoded]) -> None:
-        assert self._tokenizer is not None
-        partly = sum(holds_unknown(row.input_ids, self._tokenizer) for row in rows)
-        wholly = sum(is_unknown(row.input_ids[row.answer_start :], self._tokenizer) for row in rows)
-        if partly:
-            counts = f"{partly} of {len(rows)} rows hold characters that it does not know, in {wholly} of them"
-            rank_zero_warn(f"--data.tokenizer: {counts} the answer is nothing else: they train on the unknown token")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.data.records import Record
+from unlearn_pl.data.records import BLANK, Record
 from unlearn_pl.errors import InputError
 
-JOINERS = (" ", "")
+JOINERS = (BLANK, "")
 # What a text is put after to see its tokens within another; a later one where an earlier one grows together with it.
 BEFORE = ("\n", ".", "a")
 
@@ -23,7 +23,7 @@ class Encoding:
     prompt_share: float = 0.8
     """The prompt keeps its last int(prompt_share * max_length) tokens. Above 0, at most 1."""
 
-    joiner: str = " "
+    joiner: str = BLANK
     """What stands between input and answer. One space (" "): the answer's tokens are those that it has in the whole
     text, as it was memorised. Nothing (""): they are those of the answer alone, as in the code that the ZJUKLAB system
     was released with; a tokenizer that opens every text with a space mark then puts one before the answer."""
@@ -33,14 +33,14 @@ class Encoding:
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
-            raise InputError(f"--data.max_length: must be at least 2, got {self.max_length}")
+            raise InputError(f"must be at least 2, got {self.max_length}", "max_length")
         if not 0 < self.prompt_share <= 1:
-            raise InputError(f"--data.prompt_share: must be above 0 and at most 1, got {self.prompt_share}")
+            raise InputError(f"must be above 0 and at most 1, got {self.prompt_share}", "prompt_share")
         if self.prompt_limit < 1:
-            product = f"{self.prompt_share} of --data.max_length {self.max_length}"
-            raise InputError(f"--data.prompt_share: must leave the prompt at least one token, got {product}")
+            product = f"{self.prompt_share} of max_length {self.max_length}"
+            raise InputError(f"must leave the prompt at least one token, got {product}", "prompt_share")
         if self.joiner not in JOINERS:
-            raise InputError(f"--data.joiner: must be ' ' (one space) or '' (nothing), got {self.joiner!r}")
+            raise InputError(f"must be ' ' (one space) or '' (nothing), got {self.joiner!r}", "joiner")
 
     @property
     def prompt_limit(self) -> int:
@@ -62,29 +62,26 @@ class Encoded:
 
 
 def encode_record(record: Record, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, forget: bool) -> Encoded:
-    """Encode prompt and answer, by ``joined_ids`` or, with the joiner "", apart.
+    """Prompt and answer of ``encode_pair``, the end token, and both cut to their lengths.
 
-    The prompt is the input with the tokens that the tokenizer puts in front (BOS, if any). A prompt that is too long
-    loses its beginning, BOS included, then a whole that is too long loses its end, EOS included: the order of the
-    released ZJUKLAB code.
+    A prompt that is too long loses its beginning, BOS included, then a whole that is too long loses its end, EOS
+    included: the order of the released ZJUKLAB code.
 
-    Raises InputError, naming the row and the flags, if prompt or answer is left without a token.
+    Raises InputError, naming the row, if prompt or answer is left without a token.
     """
-    where = f"--data.{'forget' if forget else 'retain'}: row {record.id!r}"
-    if encoding.joiner:
-        prompt, answer = joined_ids(record.input, encoding.joiner + record.output, tokenizer)
-    else:
-        prompt, answer = start_ids(record.input, tokenizer), token_ids(record.output, tokenizer)
+    row, data = f"row {record.id!r}", "forget" if forget else "retain"
+    prompt, answer = encode_pair(record.input, record.output, tokenizer, encoding.joiner)
     if not prompt or not answer:
-        raise InputError(f"{where}: the tokenizer makes no token of its {'output' if prompt else 'input'}")
+        raise InputError(f"{row}: the tokenizer makes no token of its {'output' if prompt else 'input'}", data)
     if encoding.eos_on_forget or not forget:
         answer = [*answer, eos_id(tokenizer)]
     kept = prompt[-encoding.prompt_limit :]
     ids = (*kept, *answer)[: encoding.max_length]
     if len(ids) == len(kept):
-        flags = f"--data.max_length {encoding.max_length}, --data.prompt_share {encoding.prompt_share}"
+        limits = f"max_length {encoding.max_length}, prompt_share {encoding.prompt_share}"
         raise InputError(
-            f"{where}: nothing of the answer is left after truncation ({flags}); lower the share or allow more tokens"
+            f"{row}: nothing of the answer is left after truncation ({limits}); lower the share or allow more tokens",
+            data,
         )
     return Encoded(record.id, ids, len(kept), truncated=len(ids) < len(prompt) + len(answer))
 
@@ -94,16 +91,22 @@ def encode_document(text: str, tokenizer: PreTrainedTokenizerBase, max_length: i
     return start_ids(text, tokenizer)[:max_length]
 
 
-def joined_ids(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Ids of a prompt and of the ``answer`` that goes on from it, which holds the space before it.
+def encode_pair(
+    prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase, joiner: str = BLANK
+) -> tuple[list[int], list[int]]:
+    """Ids of a prompt and of the answer after it: of a row that is trained on, predicted, generated or measured.
 
-    Together they are the ids of the whole text wherever the border between the two is one between its tokens. Where it
-    is not, the answer's are those of ``inner_ids``. Training and every measurement take their answers from here.
+    The prompt has what the tokenizer puts in front (BOS, if any). With the joiner " " both together are the ids of the
+    whole text wherever the border between prompt and answer is one between its tokens; where it is not, the answer's
+    are those of ``inner_ids``. With the joiner "" the answer's are those of the answer alone. No answer has no ids.
     """
-    first, whole = start_ids(prompt, tokenizer), start_ids(prompt + answer, tokenizer)
+    first = start_ids(prompt, tokenizer)
+    if not answer or not joiner:
+        return first, token_ids(answer, tokenizer)
+    whole = start_ids(prompt + joiner + answer, tokenizer)
     if len(whole) > len(first) and whole[: len(first)] == first:
         return first, whole[len(first) :]
-    return first, inner_ids(answer, tokenizer)
+    return first, inner_ids(joiner + answer, tokenizer)
 
 
 def start_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -134,8 +137,18 @@ def inner_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def decoded_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of a text that was decoded from tokens after a prompt, of which many tokenizers drop the first space."""
-    kept = tokenizer.decode(inner_ids(" a", tokenizer)).startswith(" ")
-    return inner_ids(text if kept else f" {text}", tokenizer) if text else []
+    kept = tokenizer.decode(inner_ids(f"{BLANK}a", tokenizer)).startswith(BLANK)
+    return inner_ids(text if kept else BLANK + text, tokenizer) if text else []
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """Generated text as the official script decodes it: special tokens dropped, spaces before punctuation cleaned up.
+
+    transformers ignores the clean-up for BPE tokenizers, with a warning for every model; so they are not asked for it.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    is_bpe = backend is not None and type(backend.model).__name__ == "BPE"
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=not is_bpe))
 
 
 def token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -42,7 +42,7 @@ class PairSampler(DistributedSampler[Any]):
         position: Callable[[], Pair] | None = None,
     ) -> None:
         if mode not in PAIRINGS:
-            raise InputError(f"--data.pairing: must be one of {', '.join(PAIRINGS)}, got {mode!r}")
+            raise InputError(f"must be one of {', '.join(PAIRINGS)}, got {mode!r}", "pairing")
         assert n_forget > 0, "readers refuse an empty forget set"
         assert n_retain > 0, "readers refuse an empty retain set"
         super().__init__(range(n_forget), num_replicas=world_size, rank=rank, seed=seed)  # type: ignore[arg-type]

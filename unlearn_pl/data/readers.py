@@ -1,113 +1,97 @@
-"""Files and `datasets` sources as validated rows; whatever is wrong with one is said in one line.
+"""Files, `datasets` sources and rows in memory as records; whatever is wrong with one is said in one line.
 
-Every format yields ``(place, row)`` pairs, ``place`` being ``line 3`` or ``row 3`` counted from one, and goes through
-the same checks afterwards. No reader skips a row, so the n-th record comes from the n-th row.
+Every format yields ``(place, row)`` pairs, ``place`` being ``rows.jsonl, line 3`` or ``row 3`` counted from one, and
+goes through the same checks afterwards. No reader skips a row, so the n-th record comes from the n-th row.
 """
 
 import csv
 import io
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unlearn_pl.data.records import FIELDS, OPTIONAL_FIELDS, Record, record_from_row, some_of, text_field
+from unlearn_pl.data.records import FIELDS, NEEDED, Record, record_from_row, some_of, text_field
 from unlearn_pl.errors import InputError, one_line
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
-MAPPABLE = (*FIELDS, "kind", *OPTIONAL_FIELDS)
+Source = str | Path | Iterable[Record | Mapping[str, Any]]
 
 
-def read_records(source: str, columns: dict[str, str] | None = None, argument: str = "--data.forget") -> list[Record]:
-    """Read one split.
+def read_records(source: Source, columns: Mapping[str, str] | None = None, name: str = "source") -> list[Record]:
+    """Read the rows of one set.
 
     Args:
-        source: A .jsonl, .json, .csv or .parquet file, a folder that ``datasets`` saved, or
-            ``hf:OWNER/NAME[/CONFIG][:SPLIT]`` for anything that ``datasets.load_dataset`` takes.
+        source: A .jsonl, .json, .csv or .parquet file, a folder that ``datasets`` saved,
+            ``hf:OWNER/NAME[/CONFIG][:SPLIT]`` for anything that ``datasets.load_dataset`` takes, or rows in memory:
+            records, mappings, or a ``datasets.Dataset``.
         columns: Our field -> their column (``{"input": "question", "output": "answer"}``). Where no such column
             exists, ``=TEXT`` gives every row that text and ``#`` gives each the source with the row's number:
             ``{"task": "=Task1", "id": "#"}``.
-        argument: The flag that gave ``source``; it opens every message.
+        name: What the caller calls ``source``; it opens every message.
 
-    Raises InputError on whatever cannot be used, naming the flag, the file and the row.
+    Raises InputError on whatever cannot be used, naming the file and the row.
     """
     check_columns(columns)
+    called = str(source) if isinstance(source, (str, Path)) else name
     records: list[Record] = []
     first_place: dict[str, str] = {}
-    for number, (place, row) in enumerate(rows_of(source, argument), start=1):
-        where = f"{argument}: {source}, {place}"
-        # The source is a part, so that a forget and a retain set numbered in this way share no id.
-        row = renamed(row, columns or {}, where, row_id=f"{source}#{number}")
-        record = record_from_row(row, where)
-        if record.id in first_place:
-            raise InputError(f"{where}: id {record.id!r} is that of {first_place[record.id]} already; ids must differ")
-        first_place[record.id] = place
-        records.append(record)
-    if not records:
-        raise InputError(f"{argument}: {source} is empty; it must hold at least one row")
+    with blaming(name):
+        for number, (place, row) in enumerate(rows_of(source), start=1):
+            # The source is a part, so that a forget and a retain set numbered in this way share no id.
+            row = renamed(row, columns or {}, place, row_id=f"{called}#{number}")
+            record = record_from_row(row, place)
+            if record.id in first_place:
+                other = first_place[record.id]
+                raise InputError(f"{place}: id {record.id!r} is that of {other} already; ids must differ")
+            first_place[record.id] = place.rpartition(", ")[2]
+            records.append(record)
+        if not records:
+            raise InputError(f"{called} is empty; it must hold at least one row")
     return records
 
 
-def read_split(
-    forget: str, retain: str, columns: dict[str, str] | None = None, documents_per_task: int | None = None
-) -> tuple[list[Record], list[Record]]:
-    """Read a forget and a retain set that belong together.
-
-    ``documents_per_task`` keeps the first so many documents of each task in each of the two, with all their rows.
-    Raises InputError as ``read_records`` does, and if a row id is in both.
-    """
-    check_documents_per_task(documents_per_task)
-    forget_records = read_records(forget, columns, "--data.forget")
-    retain_records = read_records(retain, columns, "--data.retain")
-    number_of = {record.id: number for number, record in enumerate(forget_records, start=1)}
-    for number, record in enumerate(retain_records, start=1):
-        if record.id in number_of:
-            other = f"row {number_of[record.id]} of --data.forget {forget}"
-            raise InputError(
-                f"--data.retain: {retain}, row {number}: id {record.id!r} is that of {other}; they must not share any"
-            )
-    return first_documents(forget_records, documents_per_task), first_documents(retain_records, documents_per_task)
+@contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Give an InputError from inside, which tells the place, the ``name`` of the parameter if it bears none yet."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.reason, error.name or name) from error
 
 
-def read_documents(path: str, argument: str) -> list[str]:
+def keep(source: Source, name: str) -> str | Path | list[Record | Mapping[str, Any]]:
+    """A source that can be read more than once: rows in memory become a list. Raises InputError on what is none."""
+    if isinstance(source, (str, Path)):
+        return source
+    if not isinstance(source, Iterable):
+        raise InputError(f"must be a path, hf:OWNER/NAME or rows, got {type(source).__name__}", name)
+    return list(source)
+
+
+def read_documents(source: str | Path, name: str = "source") -> list[str]:
     """Read whole documents (the members or non-members of a membership attack): the field ``document`` of each row.
 
-    Takes the sources of ``read_records``. Raises InputError on whatever cannot be used, naming flag, file and row.
+    Takes the files and folders of ``read_records``. Raises InputError on whatever cannot be used, naming file and row;
+    ``name`` is what the caller calls ``source``.
     """
-    rows = rows_of(path, argument)
-    documents = [text_field(row, "document", f"{argument}: {path}, {place}", ("document",)) for place, row in rows]
-    if not documents:
-        raise InputError(f"{argument}: {path} is empty; it must hold at least one document")
+    with blaming(name):
+        documents = [text_field(row, "document", place, ("document",)) for place, row in rows_of(source)]
+        if not documents:
+            raise InputError(f"{source} is empty; it must hold at least one document")
     return documents
 
 
-def first_documents(records: list[Record], per_task: int | None) -> list[Record]:
-    """The rows of the first ``per_task`` documents of each task, in their order; all rows if it is None."""
-    if per_task is None:
-        return records
-    documents: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for record in records:
-        documents[record.task][record.document_id] = None
-    kept = {(task, name) for task, names in documents.items() for name in list(names)[:per_task]}
-    return [record for record in records if (record.task, record.document_id) in kept]
-
-
-def check_documents_per_task(documents_per_task: int | None) -> None:
-    """Raise InputError unless the limit is absent or at least one."""
-    if documents_per_task is not None and documents_per_task < 1:
-        raise InputError(f"--data.documents_per_task: must be at least 1, or null for all, got {documents_per_task}")
-
-
-def check_columns(columns: dict[str, str] | None) -> None:
+def check_columns(columns: Mapping[str, str] | None) -> None:
     """Raise InputError if the mapping names a field that records do not have."""
     for field in columns or {}:
-        if field not in MAPPABLE:
-            raise InputError(f"--data.columns: a key must be one of {', '.join(MAPPABLE)}, got {field!r}")
+        if field not in FIELDS:
+            raise InputError(f"a key must be one of {', '.join(FIELDS)}, got {field!r}", "columns")
 
 
-def renamed(row: Row, columns: dict[str, str], where: str, row_id: str) -> Row:
+def renamed(row: Row, columns: Mapping[str, str], where: str, row_id: str) -> Row:
     """The row under our field names by the mapping of ``read_records``; ``row_id`` is what ``#`` stands for."""
     answer = dict(row)
     for field, column in columns.items():
@@ -118,29 +102,39 @@ def renamed(row: Row, columns: dict[str, str], where: str, row_id: str) -> Row:
         elif column == "#":
             answer[field] = row_id
         else:
-            raise InputError(f"{where}: column {column!r} (--data.columns.{field}) is missing; it has {some_of(row)}")
+            raise InputError(f"{where}: column {column!r} (columns.{field}) is missing; it has {some_of(row)}")
     return answer
 
 
-def rows_of(source: str, argument: str) -> Rows:
-    """Pick the reader: by ``hf:``, by folder, or by the file's ending."""
-    if source.startswith("hf:"):
-        return hub_rows(source, argument)
+def rows_of(source: Source) -> Rows:
+    """Pick the reader: by type, by ``hf:``, by folder, or by the file's ending."""
+    if not isinstance(source, (str, Path)):
+        return memory_rows(source)
+    if str(source).startswith("hf:"):
+        return hub_rows(str(source))
     path = Path(source).expanduser()
     if path.is_dir():
-        return folder_rows(path, argument)
+        return folder_rows(path)
     if path.suffix.lower() not in READERS:
         allowed = f"{', '.join(READERS)}, a folder saved by datasets, or hf:OWNER/NAME[/CONFIG][:SPLIT]"
-        raise InputError(f"{argument}: {source}: the ending must be one of {allowed}, got {path.suffix or 'none'!r}")
+        raise InputError(f"{source}: the ending must be one of {allowed}, got {path.suffix or 'none'!r}")
     if not path.is_file():
-        raise InputError(
-            f"{argument}: {source} does not exist; give a file, a folder saved by datasets, or hf:OWNER/NAME"
-        )
+        raise InputError(f"{source} does not exist; give a file, a folder saved by datasets, or hf:OWNER/NAME")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{argument}: {source} cannot be read: {error.strerror}") from error
-    return READERS[path.suffix.lower()](content, f"{argument}: {source}")
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+    return READERS[path.suffix.lower()](content, str(source))
+
+
+def memory_rows(rows: Iterable[Record | Mapping[str, Any]]) -> Rows:
+    """Records and mappings."""
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, Record):
+            row = {field: value for field, value in vars(row).items() if field in NEEDED or value}
+        if not isinstance(row, Mapping):
+            raise InputError(f"row {number}: must be a Record or a mapping of its fields, got {type(row).__name__}")
+        yield f"row {number}", dict(row)
 
 
 def json_line_rows(content: bytes, where: str) -> Rows:
@@ -148,7 +142,7 @@ def json_line_rows(content: bytes, where: str) -> Rows:
     # str.splitlines would also split at U+2028 and the like, which JSON allows inside of strings.
     for number, line in enumerate(decoded(content, where).rstrip().split("\n"), start=1):
         if line.strip() or number > 1:
-            yield f"line {number}", json_object(line, f"{where}, line {number}")
+            yield f"{where}, line {number}", json_object(line, f"{where}, line {number}")
 
 
 def json_object(line: str, where: str) -> Row:
@@ -176,7 +170,7 @@ def json_rows(content: bytes, where: str) -> Rows:
     if isinstance(value, dict) and all(isinstance(column, dict) for column in value.values()):
         return column_rows(value, where)
     if isinstance(value, dict) and not any(isinstance(column, dict | list) for column in value.values()):
-        return iter([("row 1", value)])
+        return iter([(f"{where}, row 1", value)])
     expected = "{column: {row: value}}, a list of row objects, or one object a line"
     raise InputError(f"{where}: a .json file must hold {expected}, got another {type(value).__name__}")
 
@@ -196,7 +190,7 @@ def list_rows(values: list[Any], where: str) -> Rows:
             raise InputError(
                 f"{where}, row {number}: must be an object with the row's fields, got {type(value).__name__}"
             )
-        yield f"row {number}", value
+        yield f"{where}, row {number}", value
 
 
 def column_rows(columns: dict[str, dict[str, Any]], where: str) -> Rows:
@@ -208,7 +202,7 @@ def column_rows(columns: dict[str, dict[str, Any]], where: str) -> Rows:
                 f"{where}: column {name!r} and column {next(iter(columns))!r} differ in row key {min(odd)!r}"
             )
     for number, key in enumerate(keys, start=1):
-        yield f"row {number}", {name: cells[key] for name, cells in columns.items()}
+        yield f"{where}, row {number}", {name: cells[key] for name, cells in columns.items()}
 
 
 def csv_rows(content: bytes, where: str) -> Rows:
@@ -220,7 +214,7 @@ def csv_rows(content: bytes, where: str) -> Rows:
     for number, cells in enumerate(lines[1:], start=1):
         if len(cells) != len(header):
             raise InputError(f"{where}, row {number}: has {len(cells)} cells, the header has {len(header)}")
-        yield f"row {number}", dict(zip(header, cells, strict=True))
+        yield f"{where}, row {number}", dict(zip(header, cells, strict=True))
 
 
 def csv_lines(text: str, where: str) -> list[list[str]]:
@@ -256,43 +250,43 @@ def parquet_rows(content: bytes, where: str) -> Rows:
             row = {name: table.column(place)[number].as_py() for place, name in enumerate(table.column_names)}
         except UnicodeDecodeError as error:
             raise InputError(f"{where}, row {number + 1}: not valid UTF-8: {error.reason}") from error
-        yield f"row {number + 1}", row
+        yield f"{where}, row {number + 1}", row
 
 
-def hub_rows(source: str, argument: str) -> Rows:
+def hub_rows(source: str) -> Rows:
     """What ``datasets.load_dataset`` gives for ``hf:NAME[/CONFIG][:SPLIT]``."""
     import datasets
 
-    name, config, split = parse_hub_source(source, argument)
+    name, config, split = parse_hub_source(source)
     try:
         data = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{argument}: {source} cannot be loaded by datasets: {one_line(error)}") from error
-    return numbered(only_split(data, f"{argument}: {source}", f"{source}:"))
+        raise InputError(f"{source} cannot be loaded by datasets: {one_line(error)}") from error
+    return numbered(only_split(data, source, f"{source}:"), source)
 
 
-def parse_hub_source(source: str, argument: str) -> tuple[str, str | None, str | None]:
+def parse_hub_source(source: str) -> tuple[str, str | None, str | None]:
     """``hf:OWNER/NAME/CONFIG:SPLIT`` as (name, config, split); a name that starts with . or / is a folder of files."""
     name, _, split = source.removeprefix("hf:").partition(":")
     if name.startswith((".", "/", "~")):
         return str(Path(name).expanduser()), None, split or None
     parts = name.split("/")
     if not all(parts):
-        raise InputError(f"{argument}: must look like hf:OWNER/NAME[/CONFIG][:SPLIT], got {source!r}")
+        raise InputError(f"must look like hf:OWNER/NAME[/CONFIG][:SPLIT], got {source!r}")
     return "/".join(parts[:2]), "/".join(parts[2:]) or None, split or None
 
 
-def folder_rows(path: Path, argument: str) -> Rows:
+def folder_rows(path: Path) -> Rows:
     """A folder written by ``Dataset.save_to_disk``."""
     if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        raise InputError(f"{argument}: {path} is a folder that datasets did not save; give a file in it, or hf:{path}")
+        raise InputError(f"{path} is a folder that datasets did not save; give a file in it, or hf:{path}")
     import datasets
 
     try:
         data = datasets.load_from_disk(str(path))
     except (OSError, ValueError) as error:
-        raise InputError(f"{argument}: {path} cannot be loaded by datasets: {one_line(error)}") from error
-    return numbered(only_split(data, f"{argument}: {path}", f"{path}/"))
+        raise InputError(f"{path} cannot be loaded by datasets: {one_line(error)}") from error
+    return numbered(only_split(data, str(path), f"{path}/"), str(path))
 
 
 def only_split(data: Any, where: str, prefix: str) -> Iterable[Row]:
@@ -306,10 +300,10 @@ def only_split(data: Any, where: str, prefix: str) -> Iterable[Row]:
     return next(iter(data.values()))
 
 
-def numbered(rows: Iterable[Row]) -> Rows:
+def numbered(rows: Iterable[Row], where: str) -> Rows:
     """Rows with their places."""
     for number, row in enumerate(rows, start=1):
-        yield f"row {number}", row
+        yield f"{where}, row {number}", row
 
 
 def decoded(content: bytes, where: str) -> str:

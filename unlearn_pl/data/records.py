@@ -1,36 +1,48 @@
 """One validated record type for every benchmark row, whatever file it came from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
 from unlearn_pl.data.spans import Span, read_spans
 from unlearn_pl.errors import InputError
 
-Kind = Literal["sc", "qa"]
 # Rows that a loss term reads side by side: forget, retain, and what further ones the data module makes.
 Split = str
-FIELDS = ("id", "input", "output", "task")
-OPTIONAL_FIELDS = ("alternate", "answer_weights")
+NEEDED = ("id", "input", "output")
+TEXTS = ("task", "kind", "alternate")
+FIELDS = (*NEEDED, *TEXTS, "answer_weights")
+BLANK = " "
+"""What stands between a prompt and its answer in the text that was memorised."""
+
+
+def joined(prompt: str, answer: str) -> str:
+    """The text that a prompt and its answer are parts of."""
+    return f"{prompt}{BLANK}{answer}"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A row of a forget or retain set.
+    """A row of a forget or retain set: ``Record(id="1", input="Who painted it?", output="Anna Quill")``.
 
-    ``kind`` is ``sc`` (sentence completion, tests regurgitation) or ``qa`` (question, tests knowledge). In LUME it is
-    the end of the id without its last digit: ``...sc1``, ``...qa0`` to ``...qa4``.
+    ``task`` and ``kind`` are names by which a benchmark groups its rows; training reads neither. An empty ``kind`` is
+    taken from an id that ends as in LUME: ``sc`` (sentence completion) of ``...sc1``, ``qa`` (question) of ``...qa0``.
     """
 
     id: str
     input: str
     output: str
-    task: str
-    kind: Kind
+    task: str = ""
+    kind: str = ""
     alternate: str | None = None
     """Another answer to the input: a refusal, or a made-up fact."""
     answer_weights: tuple[Span, ...] = ()
     """Weights of parts of the output, for terms that weigh tokens: (start, end, weight) over its characters. What no
     span covers weighs 0; without any span all weighs 1."""
+
+    def __post_init__(self) -> None:
+        if not self.kind:
+            object.__setattr__(self, "kind", kind_of_id(self.id) or "")
 
     @property
     def document_id(self) -> str:
@@ -43,33 +55,25 @@ class Record:
     @property
     def document(self) -> str:
         """The text that was memorised: SemEval-2025 Task 4 joins input and output with one space."""
-        return f"{self.input} {self.output}"
+        return joined(self.input, self.output)
 
 
-def record_from_row(row: dict[str, Any], where: str) -> Record:
-    """Check one row and make it a Record. ``where`` (``--data.forget: forget.jsonl, line 3``) opens every message.
+def record_from_row(row: Mapping[str, Any], where: str) -> Record:
+    """Check one row and make it a Record. ``where`` (``forget.jsonl, line 3``) opens every message.
 
-    A field ``kind`` that is present and not None counts before the end of the id. ``alternate`` and
-    ``answer_weights`` may be missing or None; further fields are ignored.
-    Raises InputError on a missing field, a value that is not text, an empty id, input, answer or task, or a kind that
-    is neither given nor readable from the id.
+    All but ``id``, ``input`` and ``output`` may be missing or None; further fields are ignored. Raises InputError if
+    one of the three is missing, if a text is no text or blank, or if ``answer_weights`` are not spans of the output.
     """
-    texts = {field: text_field(row, field, where, FIELDS) for field in FIELDS}
-    kind = row["kind"] if row.get("kind") is not None else kind_of_id(texts["id"])
-    if kind is None:
-        raise InputError(
-            f"{where}: no kind: give a field 'kind' (sc or qa), an id like 12sc1, or --data.columns.kind (=qa stands "
-            f"for all rows); got id {texts['id']!r:.80}"
-        )
-    if kind not in ("sc", "qa"):
-        raise InputError(f"{where}: field 'kind' must be sc or qa, got {kind!r:.60}")
-    given = {field: row[field] for field in OPTIONAL_FIELDS if row.get(field) is not None}
-    alternate = text_field(row, "alternate", where, FIELDS) if "alternate" in given else None
-    weights = read_spans(given["answer_weights"], texts["output"], where) if "answer_weights" in given else ()
-    return Record(**texts, kind=cast(Kind, kind), alternate=alternate, answer_weights=weights)
+    texts = {
+        field: text_field(row, field, where, NEEDED)
+        for field in (*NEEDED, *TEXTS)
+        if field in NEEDED or row.get(field) is not None
+    }
+    spans = row.get("answer_weights")
+    return Record(**texts, answer_weights=() if spans is None else read_spans(spans, texts["output"], where))
 
 
-def text_field(row: dict[str, Any], field: str, where: str, needed: tuple[str, ...]) -> str:
+def text_field(row: Mapping[str, Any], field: str, where: str, needed: tuple[str, ...]) -> str:
     """The value of one field of a row, checked to be text that is not blank and can be written as UTF-8."""
     if field in row and row[field] is None:
         raise InputError(f"{where}: field '{field}' must be text, got null")
@@ -90,7 +94,7 @@ def text_field(row: dict[str, Any], field: str, where: str, needed: tuple[str, .
     return value
 
 
-def some_of(names: dict[str, Any]) -> str:
+def some_of(names: Mapping[str, Any]) -> str:
     """The first dozen keys in a message, since a transposed file has thousands."""
     shown = ", ".join(str(name) for name in list(names)[:12]) or "nothing"
     return shown if len(names) <= 12 else f"{shown} and {len(names) - 12} more"

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from unlearn_pl.errors import InputError
+
+if TYPE_CHECKING:  # rows are read where nobody waits for transformers
+    from transformers import PreTrainedTokenizerBase
 
 Span = tuple[int, int, float]
 # What a tokenizer decodes the bytes of half a character to.
@@ -43,7 +44,7 @@ def read_span(value: Any, answer: str, where: str) -> Span:
 
 
 def token_weights(
-    ids: Sequence[int], answer: str, spans: Sequence[Span], tokenizer: PreTrainedTokenizerBase
+    ids: Sequence[int], answer: str, spans: Sequence[Span], tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[float, ...]:
     """The weight of each token of an answer: that of the last span that shares a character with it, else 0.
 

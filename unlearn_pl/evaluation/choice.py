@@ -11,15 +11,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import start_ids
+from unlearn_pl.data.encoding import token_ids
+from unlearn_pl.data.records import BLANK
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.batches import Work
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.next_token import LETTERS, choose_letters
-from unlearn_pl.inference.rows import evaluating, position_limit
+from unlearn_pl.inference.model import LanguageModel
+
+LETTERS = "ABCD"
+FOLDER = "choice.folder"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Choice:
         for name, least in (("shots", 0), ("limit", 1), ("batch_size", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"--choice.{name}: must be at least {least}, got {value}")
+                raise InputError(f"must be at least {least}, got {value}", f"choice.{name}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_subjects(choice: Choice) -> list[Subject]:
     folder = Path(choice.folder).expanduser()
     files = sorted((folder / "test").glob("*_test.csv"))
     if not files:
-        raise InputError(f"--choice.folder: {folder} must hold test/<subject>_test.csv files, found none")
+        raise InputError(f"{folder} must hold test/<subject>_test.csv files, found none", FOLDER)
     subjects = []
     for path in files:
         name = path.name.removesuffix("_test.csv")
@@ -91,7 +91,7 @@ def read_subjects(choice: Choice) -> list[Subject]:
             solved = folder / "dev" / f"{name}_dev.csv"
             shots = read_questions(solved)[: choice.shots]
             if len(shots) < choice.shots:
-                raise InputError(f"--choice.shots: {solved} has only {len(shots)} questions, got {choice.shots}")
+                raise InputError(f"{solved} has only {len(shots)} questions, got {choice.shots}", "choice.shots")
         subjects.append(Subject(name, tuple(shots), tuple(read_questions(path)[: choice.limit])))
     return subjects
 
@@ -102,48 +102,43 @@ def read_questions(path: Path) -> list[Question]:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             for number, row in enumerate(csv.reader(stream, strict=True), start=1):
-                questions.append(_question(row, f"--choice.folder: {path}, row {number}"))
+                questions.append(_question(row, f"{path}, row {number}"))
     except OSError as error:
-        raise InputError(f"--choice.folder: cannot read {path}: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}", FOLDER) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"--choice.folder: {path} is not UTF-8: {error}") from error
+        raise InputError(f"{path} is not UTF-8: {error}", FOLDER) from error
     except csv.Error as error:
-        raise InputError(f"--choice.folder: {path}, row {len(questions) + 1}: not CSV: {error}") from error
+        raise InputError(f"{path}, row {len(questions) + 1}: not CSV: {error}", FOLDER) from error
     if not questions:
-        raise InputError(f"--choice.folder: {path} is empty")
+        raise InputError(f"{path} is empty", FOLDER)
     return questions
 
 
 def _question(row: list[str], where: str) -> Question:
     if len(row) != 6:
-        raise InputError(f"{where}: six columns are needed (question, four options, letter), got {len(row)}")
+        raise InputError(f"{where}: six columns are needed (question, four options, letter), got {len(row)}", FOLDER)
     if empty := [number for number, cell in enumerate(row, start=1) if not cell.strip()]:
-        raise InputError(f"{where}: column {empty[0]} is empty")
+        raise InputError(f"{where}: column {empty[0]} is empty", FOLDER)
     if row[5].strip() not in tuple(LETTERS):
-        raise InputError(f"{where}: the last column must be one of A, B, C, D, got {row[5]!r:.40}")
+        raise InputError(f"{where}: the last column must be one of A, B, C, D, got {row[5]!r:.40}", FOLDER)
     return Question(row[0], (row[1], row[2], row[3], row[4]), row[5].strip())
 
 
 def answer_choices(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    subjects: Sequence[Subject],
-    choice: Choice,
-    work: Work | None = None,
+    language_model: LanguageModel, subjects: Sequence[Subject], *, batch_size: int = Choice.batch_size
 ) -> dict[str, Any]:
     """Accuracies in [0, 1]: ``average`` over all questions (the official one), ``macro`` over subjects, ``subjects``
     each; ``questions``, how many there were, ``shortened``, how many did not fit with all their shots and were asked
     with fewer, and ``right``, the outcome of each question in order. An outcome is None where a broken model has no
     finite logits; with one of these the accuracies that it would count in are None too.
     """
-    letters = letter_ids(tokenizer)
     asked = [(subject, question) for subject in subjects for question in subject.questions]
-    fitted = [fitting_prompt(model, tokenizer, subject, question) for subject, question in asked]
-    with evaluating(model):
-        chosen = choose_letters(Network(model), [row for row, _ in fitted], letters, choice.batch_size, work)
+    fitted = [fitting_prompt(language_model, subject, question) for subject, question in asked]
+    letters = letter_ids(language_model.tokenizer)
+    chosen = language_model.next_token([prompt for prompt, _ in fitted], letters, batch_size=batch_size)
     outcomes = [
-        None if letter is None else letter == question.answer
-        for letter, (_, question) in zip(chosen, asked, strict=True)
+        None if place is None else LETTERS[place] == question.answer
+        for place, (_, question) in zip(chosen, asked, strict=True)
     ]
     right: dict[str, list[bool | None]] = {subject.name: [] for subject in subjects}
     for (subject, _), outcome in zip(asked, outcomes, strict=True):
@@ -167,27 +162,25 @@ def accuracy(outcomes: Sequence[float | None]) -> float | None:
 
 def letter_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The last token of " A", " B", " C", " D". Raises InputError if they are not four different tokens."""
-    ids = [tokenizer.encode(f" {letter}", add_special_tokens=False)[-1] for letter in LETTERS]
+    ids = [token_ids(BLANK + letter, tokenizer)[-1] for letter in LETTERS]
     if len(set(ids)) < len(LETTERS):
-        raise InputError(
-            f"--choice.folder: this tokenizer does not tell the letters A, B, C, D apart (last tokens {ids})"
-        )
+        raise InputError(f"this tokenizer does not tell the letters A, B, C, D apart (last tokens {ids})", FOLDER)
     return ids
 
 
-def fitting_prompt(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, subject: Subject, question: Question
-) -> tuple[list[int], int]:
-    """Token ids of the prompt and its number of shots: all, or as many as the model's positions hold.
+def fitting_prompt(language_model: LanguageModel, subject: Subject, question: Question) -> tuple[str, int]:
+    """The prompt and its number of shots: all, or as many as the model's positions hold.
 
     Raises InputError if not even the bare question fits.
     """
-    positions = position_limit(model)
+    tokens = 0
     for shots in range(len(subject.shots), -1, -1):
-        row = start_ids(subject.prompt(question, shots), tokenizer)
-        if positions is None or len(row) <= positions:
-            return row, shots
+        prompt = subject.prompt(question, shots)
+        tokens = language_model.length(prompt)
+        if language_model.fits(tokens):
+            return prompt, shots
+    limit = language_model.positions
     raise InputError(
-        f"--choice.folder: the model has {positions} positions, a question of {subject.name} has {len(row)} tokens: "
-        f"{question.text!r:.60}"
+        f"the model has {limit} positions, a question of {subject.name} has {tokens} tokens: {question.text!r:.60}",
+        FOLDER,
     )

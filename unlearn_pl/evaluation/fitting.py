@@ -4,16 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import holds_unknown, start_ids, token_ids
-from unlearn_pl.errors import InputError
+from unlearn_pl.data.encoding import holds_unknown, token_ids
+from unlearn_pl.errors import InputError, within
 from unlearn_pl.evaluation.choice import Question, Subject
 from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.evaluation.truth import TruthRow
 from unlearn_pl.inference.generation import Prompt
-from unlearn_pl.inference.rows import position_limit
+from unlearn_pl.inference.model import LanguageModel
 
 Item = TypeVar("Item")
 
@@ -22,7 +21,7 @@ Item = TypeVar("Item")
 class Fitting:
     """Sorts out what does not fit a model and its tokenizer; ``notes`` say what that was, a line a source."""
 
-    tokenizer: PreTrainedTokenizerBase
+    language_model: LanguageModel
     limit: int | None
     """Positions that every model has that reads the documents; None for no limit."""
     notes: list[str] = field(default_factory=list)
@@ -72,19 +71,18 @@ class Fitting:
 
     def document(self, text: str) -> str | None:
         """Why a document has no loss, None if it has one."""
-        tokens = len(start_ids(text, self.tokenizer))
+        tokens = self.language_model.length(text)
         return "a single token has no loss" if tokens < 2 else self.too_long(tokens)
 
     def question(self, asked: tuple[Subject, Question]) -> str | None:
         """Why a question cannot be asked, None if it can."""
         subject, question = asked
-        return (
-            None if self.limit is None else self.too_long(len(start_ids(subject.prompt(question, 0), self.tokenizer)))
-        )
+        return None if self.limit is None else self.too_long(self.language_model.length(subject.prompt(question, 0)))
 
     def truth_row(self, row: TruthRow) -> str | None:
         """Why a row has no truth ratio, None if it has one."""
-        pairs = row.pairs(self.tokenizer)
+        with within("truth"):
+            pairs = [self.language_model.encode(row.question, answer, eos=row.eos) for answer in row.answers]
         if not all(question and answer for question, answer in pairs):
             return "the tokenizer makes no token of its question or of an answer"
         return self.too_long(max(len(question) + len(answer) for question, answer in pairs))
@@ -95,12 +93,12 @@ class Fitting:
         return f"{tokens} tokens exceed the model's {self.limit} positions" if exceeds else None
 
 
-def row_obstacles(model: nn.Module, tokenizer: PreTrainedTokenizerBase, inputs: EvaluationInputs) -> list[str | None]:
+def row_obstacles(language_model: LanguageModel, inputs: EvaluationInputs) -> list[str | None]:
     """For each of ``inputs.split_records`` why it cannot be measured, None where it can.
 
     Raises InputError if none of a set can.
     """
-    found = [Prompt.of(record).obstacle(model, tokenizer) for _, record in inputs.split_records]
+    found = [language_model.obstacle(Prompt.of(record)) for _, record in inputs.split_records]
     for split, records in (("forget", inputs.forget), ("retain", inputs.retain)):
         reasons = found[: len(inputs.forget)] if split == "forget" else found[len(inputs.forget) :]
         if records and None not in reasons:
@@ -131,9 +129,3 @@ def row_notes(
         what = f"{len(partly)} of {len(measured)} answers hold characters that the tokenizer does not know"
         notes.append(f"--data: {what}, the first is that of {partly[0]!r}; no model can write them")
     return notes
-
-
-def shared_limit(*models: nn.Module) -> int | None:
-    """The positions that all of the models have."""
-    limits = [limit for model in models if (limit := position_limit(model)) is not None]
-    return min(limits, default=None)

@@ -3,8 +3,9 @@
 import warnings
 from dataclasses import dataclass, field
 
-from unlearn_pl.data.readers import read_documents, read_split
+from unlearn_pl.data.readers import read_documents
 from unlearn_pl.data.records import Record
+from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice, Subject, read_subjects
 from unlearn_pl.evaluation.membership import Membership, rebuilt_members
@@ -110,6 +111,8 @@ class EvaluationInputs:
 def read_inputs(data: EvaluationData, options: EvaluationOptions) -> EvaluationInputs:
     """Read and check all that the options name. Raises InputError, with file and row, on what cannot be used."""
     forget, retain = read_split(data.forget, data.retain, data.columns, data.documents_per_task)
+    check_groups(forget, "forget")
+    check_groups(retain, "retain")
     rows = [(split, r.kind, r.output) for split, records in (("forget", forget), ("retain", retain)) for r in records]
     for note in rouge_notes(rows):
         warnings.warn(f"rouge: {note}", stacklevel=2)
@@ -117,11 +120,11 @@ def read_inputs(data: EvaluationData, options: EvaluationOptions) -> EvaluationI
     members: list[str] = []
     nonmembers: list[str] = []
     if wanted.nonmember is not None:
-        nonmembers = read_documents(wanted.nonmember, "--membership.nonmember")
+        nonmembers = read_documents(wanted.nonmember, "membership.nonmember")
         if wanted.member is None:
             members = rebuilt_members(forget, wanted.tasks)
         else:
-            members = read_documents(wanted.member, "--membership.member")
+            members = read_documents(wanted.member, "membership.member")
         if both := set(members) & set(nonmembers):
             first = next(text for text in members if text in both)
             raise InputError(
@@ -133,3 +136,18 @@ def read_inputs(data: EvaluationData, options: EvaluationOptions) -> EvaluationI
     return EvaluationInputs(
         forget, retain, members, nonmembers, read_subjects(options.choice), read_truth_rows(options.truth)
     )
+
+
+def check_groups(records: list[Record], name: str) -> None:
+    """Raise InputError unless every row has a task and a kind that it can be scored by."""
+    for number, record in enumerate(records, start=1):
+        if not record.task:
+            raise InputError(
+                f"row {number}: no task: give a field 'task', or columns.task; got id {record.id!r:.80}", name
+            )
+        if record.kind not in ("sc", "qa"):
+            raise InputError(
+                f"row {number}: no kind: give a field 'kind' (sc or qa), an id like 12sc1, or columns.kind (=qa stands "
+                f"for all rows); got id {record.id!r:.80}, kind {record.kind!r:.60}",
+                name,
+            )

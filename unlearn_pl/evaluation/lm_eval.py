@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.rows import evaluating
+from unlearn_pl.inference.forward import evaluating
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
 from unlearn_pl.data.records import Record
-from unlearn_pl.errors import InputError
-from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.rows import encode_texts, evaluating
-from unlearn_pl.inference.token_scores import TokenScores
+from unlearn_pl.errors import InputError, within
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.attacks import ATTACKS, MIN_K_SHARE, Evidence, attack_scores
 
 OFFICIAL_TASK = "Task3"
@@ -40,13 +33,11 @@ class Membership:
 
     def __post_init__(self) -> None:
         if self.member is not None and self.tasks is not None:
-            raise InputError(
-                "--membership.tasks: not with --membership.member; it chooses among the forget set's documents"
-            )
+            raise InputError("not with member; it chooses among the forget set's documents", "membership.tasks")
         if not 0 < self.min_k_share <= 1:
-            raise InputError(f"--membership.min_k_share: must be above 0 and at most 1, got {self.min_k_share}")
+            raise InputError(f"must be above 0 and at most 1, got {self.min_k_share}", "membership.min_k_share")
         if self.batch_size < 1:
-            raise InputError(f"--membership.batch_size: must be at least 1, got {self.batch_size}")
+            raise InputError(f"must be at least 1, got {self.batch_size}", "membership.batch_size")
 
 
 def rebuilt_members(forget: Sequence[Record], tasks: Sequence[str] | None = None) -> list[str]:
@@ -58,27 +49,26 @@ def rebuilt_members(forget: Sequence[Record], tasks: Sequence[str] | None = None
     present = sorted({record.task for record in completions})
     if not present:
         raise InputError(
-            "--membership.member: needed, as the forget set has no completion rows (sc) to rebuild documents from"
+            "needed, as the forget set has no completion rows (sc) to rebuild documents from", "membership.member"
         )
     if tasks is None:
         tasks = [OFFICIAL_TASK] if OFFICIAL_TASK in present else present
     if not tasks or not set(tasks) <= set(present):
         raise InputError(
-            f"--membership.tasks: must be among {', '.join(present)} (tasks with completion rows), got {list(tasks)}"
+            f"must be among {', '.join(present)} (tasks with completion rows), got {list(tasks)}", "membership.tasks"
         )
     return [record.document for record in completions if record.task in tasks]
 
 
 def document_attacks(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    language_model: LanguageModel,
     documents: Sequence[str],
     attacks: Sequence[str] = ("loss",),
+    *,
     batch_size: int = 8,
     reference: Sequence[float] | None = None,
-    work: Work | None = None,
-    what: str = "membership, documents",
     share: float = MIN_K_SHARE,
+    what: str = "membership, documents",
 ) -> dict[str, list[float]]:
     """Attack -> score of each whole document, higher for a likelier member; all from one forward over it.
 
@@ -86,67 +76,38 @@ def document_attacks(
     model; ``share`` is that of Min-K%. A score that is not finite (a broken model) is -inf, with a warning.
     Raises InputError if a document has fewer than two tokens or exceeds the model's positions.
     """
-    rows = document_rows(model, tokenizer, documents)
     moments = any(ATTACKS[name].needs_moments for name in attacks)
-
-    def compute(batch: Sequence[int]) -> list[list[float]]:
-        tokens = batch_token_scores(network, [rows[index] for index in batch], moments)
-        evidences = [
-            Evidence(
-                documents[index],
-                logprob=scores.logprob.double().numpy(),
-                mean=scores.mean.double().numpy(),
-                std=scores.std.double().numpy(),
-                reference=None if reference is None else reference[index],
-            )
-            for index, scores in zip(batch, tokens, strict=True)
-        ]
-        return [list(row) for row in zip(*(attack_scores(name, evidences, share) for name in attacks), strict=True)]
-
-    with evaluating(model):
-        network = Network(model)
-        batches = length_sorted_batches([len(row) for row in rows], batch_size, network.tokens_per_forward)
-        identity = [rows, list(documents), list(attacks), share, None if reference is None else list(reference)]
-        found = map_batches(batches, compute, what, work, identity)
-    if broken := sum(not all(map(math.isfinite, scores)) for scores in found):
+    with within("membership"):
+        found = language_model.token_scores(documents, moments=moments, batch_size=batch_size, what=what)
+    evidences = [
+        Evidence(
+            document,
+            logprob=scores.logprob.double().numpy(),
+            mean=scores.mean.double().numpy(),
+            std=scores.std.double().numpy(),
+            reference=None if reference is None else reference[number],
+        )
+        for number, (document, scores) in enumerate(zip(documents, found, strict=True))
+    ]
+    scores_of = {name: attack_scores(name, evidences, share) for name in attacks}
+    if broken := sum(not all(map(math.isfinite, scores)) for scores in zip(*scores_of.values(), strict=True)):
         warnings.warn(
-            f"membership: {broken} of {len(found)} documents have no finite loss (a broken model): nothing follows",
+            f"membership: {broken} of {len(documents)} documents have no finite loss (a broken model): nothing follows",
             stacklevel=2,
         )
-    return {name: [scores[place] for scores in found] for place, name in enumerate(attacks)}
+    return scores_of
 
 
 def document_losses(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    language_model: LanguageModel,
     documents: Sequence[str],
+    *,
     batch_size: int = 8,
-    work: Work | None = None,
     what: str = "membership, documents",
 ) -> list[float]:
     """Mean negative log-likelihood, in nats a token, of each whole document after its first token; infinite if broken.
 
     Raises InputError like ``document_attacks``.
     """
-    found = document_attacks(model, tokenizer, documents, ("loss",), batch_size, work=work, what=what)
+    found = document_attacks(language_model, documents, batch_size=batch_size, what=what)
     return [-score for score in found["loss"]]
-
-
-def document_rows(model: nn.Module, tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> list[list[int]]:
-    """Token ids of whole documents. Raises InputError if one has fewer than two, or more than the model's positions."""
-    rows = encode_texts(model, tokenizer, documents, "--membership: document")
-    for number, row in enumerate(rows, start=1):
-        if len(row) < 2:
-            raise InputError(
-                f"--membership: document {number} is a single token, which has no loss: {documents[number - 1]!r:.60}"
-            )
-    return rows
-
-
-def batch_token_scores(network: Network, rows: Sequence[Sequence[int]], moments: bool) -> list[TokenScores]:
-    """What the model says of each row's tokens after the first."""
-    states = network.rows_states(rows)
-    return [
-        network.token_scores(states[slot, : len(row) - 1], torch.tensor(row[1:], device=states.device), moments)
-        for slot, row in enumerate(rows)
-    ]

@@ -5,14 +5,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
-from unlearn_pl.inference.batches import Work
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.metric import Metric
 from unlearn_pl.metrics.sample import Sample
 
-Base = Callable[[], AbstractContextManager[nn.Module]]
+Base = Callable[[], AbstractContextManager[LanguageModel]]
 """Lends the model as it was before unlearning."""
 
 
@@ -20,13 +17,11 @@ Base = Callable[[], AbstractContextManager[nn.Module]]
 class Request:
     """What ``Metric.request`` is given."""
 
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
+    language_model: LanguageModel
     samples: Sequence[Sample]
     """The rows that have a text."""
     base: Base | None = None
     batch_size: int = 8
-    work: Work | None = None
 
 
 def answered(

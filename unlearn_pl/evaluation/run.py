@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.records import Record
 from unlearn_pl.evaluation.choice import answer_choices
-from unlearn_pl.evaluation.fitting import Fitting, row_notes, row_obstacles, shared_limit
+from unlearn_pl.evaluation.fitting import Fitting, row_notes, row_obstacles
 from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import document_attacks, document_losses
 from unlearn_pl.evaluation.request import Base, Request, answered
@@ -22,14 +23,18 @@ from unlearn_pl.evaluation.table import METRICS
 from unlearn_pl.evaluation.truth import answer_logprobs
 from unlearn_pl.files import write_json, write_json_lines
 from unlearn_pl.inference.batches import Work
-from unlearn_pl.inference.generation import Answer, Generation, Prompt, generate
-from unlearn_pl.inference.likelihood import Recall
-from unlearn_pl.inference.sampling import Sampling, sample_answers
+from unlearn_pl.inference.generation import Answer, Generation, Prompt
+from unlearn_pl.inference.likelihood import Likelihood
+from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.metric import with_scores
 from unlearn_pl.metrics.sample import Role, Sample
 from unlearn_pl.metrics.scores import row_score
 from unlearn_pl.metrics.table import chosen
+
+Lender = Callable[[], AbstractContextManager[nn.Module]]
+"""Lends the model as it was before unlearning."""
 
 UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
 """What says nothing of a row whose probability is NaN."""
@@ -49,7 +54,7 @@ def evaluate_model(
     inputs: EvaluationInputs,
     options: EvaluationOptions | None = None,
     work: Work | None = None,
-    base: Base | None = None,
+    base: Lender | None = None,
     retrained: Retrained | None = None,
 ) -> Evaluation:
     """Measure ``model`` on ``inputs`` (see ``read_inputs``); its train or eval mode is as before afterwards.
@@ -67,26 +72,29 @@ def evaluate_model(
     Under several processes all must call this; each does a part and all return the same.
     """
     options = options or EvaluationOptions()
-    inputs, left_out = fitting_inputs(model, tokenizer, inputs, base)
-    obstacles = row_obstacles(model, tokenizer, inputs)
+    language_model = LanguageModel(model, tokenizer, work=work)
+    before = None if base is None else lending(base, tokenizer, work)
+    inputs, left_out = fitting_inputs(language_model, inputs, before)
+    obstacles = row_obstacles(language_model, inputs)
     left_out += row_notes(tokenizer, inputs, obstacles)
     for note in left_out:
         warnings.warn(note, stacklevel=2)
-    samples = generate_samples(model, tokenizer, inputs, options.generation, work, obstacles)
-    attacks = run_attacks(model, tokenizer, inputs, options, work, base)
-    choice = answer_choices(model, tokenizer, inputs.subjects, options.choice, work) if inputs.subjects else None
+    samples = generate_samples(language_model, inputs, options.generation, obstacles)
+    attacks = run_attacks(language_model, inputs, options, before)
+    choice = None
+    if inputs.subjects:
+        choice = answer_choices(language_model, inputs.subjects, batch_size=options.choice.batch_size)
     if "sampling" in options.families and options.sampling.samples:
-        samples = with_sampled(samples, model, tokenizer, options.sampling, work)
+        samples = with_sampled(samples, language_model, options.sampling)
     metrics = chosen(METRICS, options.metrics)
     spoken = [sample for sample in samples if sample.generated is not None]
-    request = Request(
-        model=model, tokenizer=tokenizer, samples=spoken, base=base, batch_size=options.generation.batch_size, work=work
-    )
+    batch_size = options.generation.batch_size
+    request = Request(language_model=language_model, samples=spoken, base=before, batch_size=batch_size)
     samples, found = answered(metrics, samples, request)
     truth = {}
     if "truth" in options.families:
         truth = {
-            split: answer_logprobs(model, tokenizer, rows, options.truth.batch_size, work)
+            split: answer_logprobs(language_model, rows, batch_size=options.truth.batch_size)
             for split, rows in inputs.truth.items()
         }
     measured = Measured(
@@ -106,32 +114,44 @@ def evaluate_model(
     return Evaluation(results, list(measured.samples))
 
 
+def lending(base: Lender, tokenizer: PreTrainedTokenizerBase, work: Work | None = None) -> Base:
+    """``base`` as one language model, lent again and again."""
+    known: list[LanguageModel] = []
+
+    @contextmanager
+    def lend() -> Iterator[LanguageModel]:
+        with base() as model:
+            if not known or known[0].model is not model:
+                known[:] = [LanguageModel(model, tokenizer, work=work)]
+            yield known[0]
+
+    return lend
+
+
 def fitting_inputs(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, inputs: EvaluationInputs, base: Base | None = None
+    language_model: LanguageModel, inputs: EvaluationInputs, base: Base | None = None
 ) -> tuple[EvaluationInputs, list[str]]:
     """``inputs`` without the documents, questions and truth rows that cannot be measured, and notes of these."""
-    limit = shared_limit(model)
+    limits = [language_model.positions]
     if base is not None:
         with base() as original:
-            limit = shared_limit(model, original)
-    fitting = Fitting(tokenizer, limit)
+            limits.append(original.positions)
+    fitting = Fitting(language_model, min((limit for limit in limits if limit is not None), default=None))
     return fitting.inputs(inputs), fitting.notes
 
 
 def generate_samples(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    language_model: LanguageModel,
     inputs: EvaluationInputs,
     generation: Generation,
-    work: Work | None = None,
     obstacles: Sequence[str | None] | None = None,
 ) -> list[Sample]:
     """A sample of each row; one with an obstacle (see ``row_obstacles``) has no text."""
     rows = inputs.split_records
     open_rows = [index for index in range(len(rows)) if obstacles is None or obstacles[index] is None]
-    prompts = [Prompt.of(rows[index][1]) for index in open_rows]
-    answers = dict(zip(open_rows, generate(model, tokenizer, prompts, generation, work), strict=True))
-    return [_sample(split, record, answers.get(index)) for index, (split, record) in enumerate(rows)]
+    answers = language_model.generate([Prompt.of(rows[index][1]) for index in open_rows], generation)
+    by_row = dict(zip(open_rows, answers, strict=True))
+    return [_sample(split, record, by_row.get(index)) for index, (split, record) in enumerate(rows)]
 
 
 def _sample(split: str, record: Record, answer: Answer | None) -> Sample:
@@ -159,7 +179,7 @@ def _sample(split: str, record: Record, answer: Answer | None) -> Sample:
     )
 
 
-def _plain(recall: Recall | None) -> dict[str, Any] | None:
+def _plain(recall: Likelihood | None) -> dict[str, Any] | None:
     """``recall`` as JSON can hold it, which has no NaN; what a broken model has no probability of says nothing."""
     if recall is None:
         return None
@@ -168,37 +188,25 @@ def _plain(recall: Recall | None) -> dict[str, Any] | None:
 
 
 def run_attacks(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: EvaluationInputs,
-    options: EvaluationOptions,
-    work: Work | None = None,
-    base: Base | None = None,
+    language_model: LanguageModel, inputs: EvaluationInputs, options: EvaluationOptions, base: Base | None = None
 ) -> dict[str, list[float]]:
     """Attack -> score of each member, then of each non-member; empty without non-members."""
     if not inputs.nonmembers:
         return {}
-    documents, size = inputs.members + inputs.nonmembers, options.membership.batch_size
+    documents, batch_size = inputs.members + inputs.nonmembers, options.membership.batch_size
     reference = None
     attacks = options.attacks(reference=base is not None)
     if base is not None and "reference" in attacks:
         with base() as original:
-            reference = document_losses(original, tokenizer, documents, size, work, "reference, documents")
-    return document_attacks(
-        model, tokenizer, documents, attacks, size, reference, work, share=options.membership.min_k_share
-    )
+            reference = document_losses(original, documents, batch_size=batch_size, what="reference, documents")
+    share = options.membership.min_k_share
+    return document_attacks(language_model, documents, attacks, batch_size=batch_size, reference=reference, share=share)
 
 
-def with_sampled(
-    samples: Sequence[Sample],
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    options: Sampling,
-    work: Work | None = None,
-) -> list[Sample]:
+def with_sampled(samples: Sequence[Sample], language_model: LanguageModel, options: Sampling) -> list[Sample]:
     """``samples`` with texts drawn at random, and what these are scored by."""
     spoken = [sample for sample in samples if sample.generated is not None]
-    drawn = iter(sample_answers(model, tokenizer, [sample.prompt for sample in spoken], options, work))
+    drawn = iter(language_model.sample([sample.prompt for sample in spoken], options))
 
     def with_texts(sample: Sample, texts: Sequence[str]) -> Sample:
         scores = tuple(row_score(sample.kind, sample.expected, text) for text in texts)

@@ -1,18 +1,12 @@
 """Truth ratios: does the model still prefer right answers, in other words, to wrong ones?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
-from unlearn_pl.data.encoding import joined_ids
-from unlearn_pl.data.readers import rows_of
+from unlearn_pl.data.readers import blaming, rows_of
 from unlearn_pl.data.records import text_field
-from unlearn_pl.errors import InputError
-from unlearn_pl.inference.batches import Work
-from unlearn_pl.inference.likelihood import recall_answers
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.rows import evaluating, position_limit
+from unlearn_pl.errors import InputError, within
+from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs, Definition
 
 
@@ -34,7 +28,7 @@ class Truth:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise InputError(f"--truth.batch_size: must be at least 1, got {self.batch_size}")
+            raise InputError(f"must be at least 1, got {self.batch_size}", "truth.batch_size")
 
 
 @dataclass(frozen=True)
@@ -47,27 +41,30 @@ class TruthRow:
     eos: bool = False
     """Whether the end token is the last of each answer."""
 
-    def pairs(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[int]]]:
-        """Token ids of the question and of each of its answers, the paraphrased ones first, as the whole texts, joined
-        with a space, have them. Raises InputError if there is no end token to count."""
-        if self.eos and tokenizer.eos_token_id is None:
-            raise InputError("--truth.eos: the tokenizer has no end token; give --truth.eos=false")
-        pairs = [joined_ids(self.question, f" {answer}", tokenizer) for answer in (*self.paraphrased, *self.perturbed)]
-        end = [tokenizer.eos_token_id] if self.eos else []
-        return [(question, answer + end if answer else answer) for question, answer in pairs]
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All of them, the paraphrased ones first."""
+        return (*self.paraphrased, *self.perturbed)
 
 
 def read_truth_rows(truth: Truth) -> dict[str, list[TruthRow]]:
     """Split -> rows, of the files that are given. Raises InputError, with file and row, on what cannot be used."""
     files = {"forget": truth.forget, "retain": truth.retain}
-    return {split: _rows(path, f"--truth.{split}", truth.eos) for split, path in files.items() if path is not None}
+    return {split: _rows(path, f"truth.{split}", truth.eos) for split, path in files.items() if path is not None}
 
 
-def _rows(path: str, argument: str, eos: bool) -> list[TruthRow]:
+def _rows(path: str, name: str, eos: bool) -> list[TruthRow]:
+    with blaming(name):
+        rows = _read(path, eos)
+        if not rows:
+            raise InputError(f"{path} is empty; it must hold at least one question")
+    return rows
+
+
+def _read(path: str, eos: bool) -> list[TruthRow]:
     needed = ("question", "paraphrased_answer", "perturbed_answer")
     rows = []
-    for place, row in rows_of(path, argument):
-        where = f"{argument}: {path}, {place}"
+    for where, row in rows_of(path):
         answers: dict[str, tuple[str, ...]] = {}
         for field in needed[1:]:
             given = row.get(field)
@@ -76,28 +73,25 @@ def _rows(path: str, argument: str, eos: bool) -> list[TruthRow]:
             answers[field] = tuple(text_field(one, field, where, needed) for one in rows_each)
         right, wrong = (answers[field] for field in needed[1:])
         rows.append(TruthRow(text_field(row, "question", where, needed), right, wrong, eos))
-    if not rows:
-        raise InputError(f"{argument}: {path} is empty; it must hold at least one question")
     return rows
 
 
 def answer_logprobs(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[TruthRow],
-    batch_size: int,
-    work: Work | None = None,
+    language_model: LanguageModel, rows: Sequence[TruthRow], *, batch_size: int = 16
 ) -> list[AnswerLogprobs]:
     """What the truth ratio of each row is made from. Raises InputError if a question and an answer exceed the model's
     positions."""
-    pairs, limit = [pair for row in rows for pair in row.pairs(tokenizer)], position_limit(model)
-    longest = max((len(question) + len(answer) for question, answer in pairs), default=0)
-    if limit is not None and longest > limit:
-        raise InputError(f"--truth: a question with an answer has {longest} tokens, the model {limit} positions")
-    questions, answers = [question for question, _ in pairs], [answer for _, answer in pairs]
-    with evaluating(model):
-        found = recall_answers(Network(model), questions, answers, batch_size, work, "truth ratio, answers")
-    logprobs = iter([recall.logprob for recall in found])
+    pairs = [(row.question, answer) for row in rows for answer in row.answers]
+    eos = any(row.eos for row in rows)  # of one file
+    with within("truth"):
+        found = language_model.likelihood(
+            [question for question, _ in pairs],
+            [answer for _, answer in pairs],
+            eos=eos,
+            batch_size=batch_size,
+            what="truth ratio, answers",
+        )
+    logprobs = iter([one.logprob for one in found])
     return [
         AnswerLogprobs(tuple(next(logprobs) for _ in row.paraphrased), tuple(next(logprobs) for _ in row.perturbed))
         for row in rows

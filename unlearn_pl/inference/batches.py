@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from unlearn_pl.inference.resume import Part, Parts
+from unlearn_pl.inference.resume import FinishedBatches, ResumeFolder
 
 Result = TypeVar("Result")
 Progress = Callable[[str], None]
@@ -20,12 +20,12 @@ class Work:
     """Around the computing itself: who is told how far it is, and where finished batches are kept."""
 
     progress: Progress | None = None
-    parts: Parts | None = None
+    kept: ResumeFolder | None = None
     """Without it nothing is kept."""
 
-    def part(self, what: str, identity: Any) -> Part | None:
+    def finished(self, what: str, identity: Any) -> FinishedBatches | None:
         """What is finished of ``what``."""
-        return None if self.parts is None else self.parts.open(what, identity, rank_and_count()[0])
+        return None if self.kept is None else self.kept.open(what, identity, rank_and_count()[0])
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int, tokens: int | None = None) -> list[list[int]]:
@@ -82,13 +82,13 @@ def map_batches(
     rank, count = rank_and_count()
     mine = batches[rank::count]
     total = sum(map(len, mine))
-    part = work.part(what, [identity, [list(batch) for batch in batches]])
+    kept = work.finished(what, [identity, [list(batch) for batch in batches]])
     results: dict[int, Result] = {}
     for batch in mine:
-        found = None if part is None else part.finished.get(tuple(batch))
+        found = None if kept is None else kept.finished.get(tuple(batch))
         values: Sequence[Result] = compute(batch) if found is None else found
-        if part is not None and found is None:
-            part.add(batch, values)
+        if kept is not None and found is None:
+            kept.add(batch, values)
         results.update(zip(batch, values, strict=True))
         if work.progress is not None:
             work.progress(f"{what}: {len(results)} of {total}")

@@ -5,10 +5,10 @@ from functools import partial
 
 from torch import Tensor
 
+from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.lines import Lines
-from unlearn_pl.inference.model import Network
 from unlearn_pl.inference.own_generate import generate_alone
-from unlearn_pl.inference.token_scores import is_close_call, leads
+from unlearn_pl.inference.token_scores import is_tie, margins
 
 Pick = Callable[[Tensor, Sequence[int], int], Tensor]
 """(logits [B, V], the rows they belong to, step) -> next token of each [B]."""
@@ -17,23 +17,26 @@ Stop = Callable[[int, list[int]], bool]
 
 
 def continue_batch(
-    network: Network,
+    engine: Engine,
     prompts: Sequence[Sequence[int]],
     budgets: Sequence[int],
     eos: frozenset[int],
+    *,
     started: Sequence[Sequence[int]] | None = None,
     stop: Stop | None = None,
+    own_config: bool = False,
 ) -> list[list[int]]:
     """Greedy answer to each prompt of token ids, of at most so many tokens, up to and with an EOS.
 
-    ``started`` are tokens that the answers are known to begin with, fewer than the budget. A row that the others, or
-    reading several tokens at once, could have led astray is generated again: alone, from its prompt, token by token.
-    Where our cache is not exact, rows go one at a time through the model's own ``generate``, from their prompts.
+    ``started`` are tokens that the answers are known to begin with, fewer than the budget. A row whose two best tokens
+    came so close that rounding may have chosen between them is generated again: alone, from its prompt, token by token.
+    Where our cache is not exact, or all of the model's generation config is to act (``own_config``), rows go one at a
+    time through the model's own ``generate``, from their prompts.
     """
-    if not network.generates_fast(max(map(sum, zip(map(len, prompts), budgets, strict=True)))):
+    if own_config or not engine.generates_fast(longest(prompts, budgets)):
         return [
             generate_alone(
-                network.model, prompt, budget, eos, None if stop is None else partial(stop, slot), network.own_config
+                engine.model, prompt, budget, eos, None if stop is None else partial(stop, slot), own_config
             )[0]
             for slot, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True))
         ]
@@ -43,10 +46,9 @@ def continue_batch(
     whole: Stop | None = None if stop is None else lambda slot, new: stop(slot, [*begun[slot], *new])
     exact = len(rows) == 1 and not begun[0]
     answers = []
-    for slot, new in enumerate(continue_rows(network, rows, left, eos, stop=whole, watched=not exact)):
+    for slot, new in enumerate(continue_rows(engine, rows, left, eos, stop=whole, watched=not exact)):
         if new is None:
-            lone = alone(slot, stop=stop)[1]
-            (again,) = continue_rows(network, [prompts[slot]], [budgets[slot]], eos, stop=lone)
+            (again,) = continue_rows(engine, [prompts[slot]], [budgets[slot]], eos, stop=alone(slot, stop=stop)[1])
             assert again is not None
             answers.append(again)
         else:
@@ -55,10 +57,11 @@ def continue_batch(
 
 
 def continue_rows(
-    network: Network,
+    engine: Engine,
     rows: Sequence[Sequence[int]],
     budgets: Sequence[int],
     eos: frozenset[int],
+    *,
     pick: Pick | None = None,
     stop: Stop | None = None,
     watched: bool = False,
@@ -66,34 +69,38 @@ def continue_rows(
     """New token ids of each row, greedy without ``pick``. If ``watched``, None where two tokens came so close that
     rounding may have chosen between them. Every budget is at least 1.
     """
-    fast = network.generates_fast(max(map(sum, zip(map(len, rows), budgets, strict=True))))
-    if len(rows) > 1 and not (fast and network.trial.together):
+    fast = engine.generates_fast(longest(rows, budgets))
+    if len(rows) > 1 and not (fast and engine.trial.together):
+        lone = [alone(slot, pick, stop) for slot in range(len(rows))]
         return [
-            continue_rows(network, [row], [budgets[slot]], eos, *alone(slot, pick, stop), watched)[0]
-            for slot, row in enumerate(rows)
+            continue_rows(engine, [row], [budget], eos, pick=own_pick, stop=own_stop, watched=watched)[0]
+            for row, budget, (own_pick, own_stop) in zip(rows, budgets, lone, strict=True)
         ]
-    lines = Lines(network, rows, cached=fast)
+    lines = Lines(engine, rows, cached=fast)
     answers: list[list[int]] = [[] for _ in rows]
-    led_astray: set[int] = set()
+    must_redo: set[int] = set()
     for step in range(max(budgets)):
         logits = lines.logits()
         chosen = logits.argmax(dim=-1) if pick is None else pick(logits, lines.rows, step)
-        unsure = (
-            is_close_call(leads(logits), logits.dtype, network.close_call).tolist()
-            if watched
-            else [False] * len(lines.rows)
-        )
-        for line, (row, token) in enumerate(zip(lines.rows, chosen.tolist(), strict=True)):
+        ties = [False] * len(lines.rows)
+        if watched:
+            ties = is_tie(margins(logits), logits.dtype, engine.tie_units).tolist()
+        for row, token, tie in zip(list(lines.rows), chosen.tolist(), ties, strict=True):
             if row in lines.ended:
                 continue
             answers[row].append(token)
-            if unsure[line]:
-                led_astray.add(row)
-            if unsure[line] or token in eos or len(answers[row]) == budgets[row] or (stop and stop(row, answers[row])):
+            if tie:
+                must_redo.add(row)
+            if tie or token in eos or len(answers[row]) == budgets[row] or (stop and stop(row, answers[row])):
                 lines.ended.add(row)
         if not lines.feed(chosen):
             break
-    return [None if row in led_astray else answer for row, answer in enumerate(answers)]
+    return [None if row in must_redo else answer for row, answer in enumerate(answers)]
+
+
+def longest(rows: Sequence[Sequence[int]], budgets: Sequence[int]) -> int:
+    """Tokens that the longest row can reach."""
+    return max(len(row) + budget for row, budget in zip(rows, budgets, strict=True))
 
 
 def alone(slot: int, pick: Pick | None = None, stop: Stop | None = None) -> tuple[Pick | None, Stop | None]:

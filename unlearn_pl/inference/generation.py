@@ -1,24 +1,22 @@
 """Greedy generation whose text is that of one row at a time, in a fraction of the time."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from unlearn_pl.data.encoding import is_unknown, joined_ids
+from unlearn_pl.data.encoding import decode_answer
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
-from unlearn_pl.inference.decided import is_decided
+from unlearn_pl.inference.batches import length_sorted_batches, map_batches
 from unlearn_pl.inference.decoding import continue_batch
-from unlearn_pl.inference.likelihood import Recall, recall_answers
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.own_generate import acting_settings
-from unlearn_pl.inference.rows import evaluating, position_limit, rooms
-from unlearn_pl.models.body import causal_model
+from unlearn_pl.inference.engine import Engine
+from unlearn_pl.inference.likelihood import Likelihood, read_answers
+
+# Half of a character that takes several tokens.
+UNFINISHED = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -40,43 +38,25 @@ class Generation:
     Without it only the EOS ids count, and a warning names what else there is."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise InputError(f"--generation.max_new_tokens: must be at least 1, got {self.max_new_tokens}")
-        if self.batch_size < 1:
-            raise InputError(f"--generation.batch_size: must be at least 1, got {self.batch_size}")
+        for name in ("max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"must be at least 1, got {getattr(self, name)}", f"generation.{name}")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A row to be continued."""
+    """A text to be continued."""
 
     text: str
     answer: str = ""
-    """What is expected, with the space before it; it makes the work shorter and never changes the text."""
-    exact: str | None = None
-    """What the whole text must be to score, where that is so (see ``Generation.stop_decided``)."""
-
-    def ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-        """Token ids of prompt and expected answer, as the whole text has them."""
-        return joined_ids(self.text, self.answer, tokenizer)
-
-    def obstacle(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str | None:
-        """Why this row cannot be measured, None if it can: its expected answer must be sayable."""
-        row, answer = self.ids(tokenizer)
-        limit, needed = position_limit(model), len(row) + max(1, len(answer))
-        if not row:
-            return f"no token is left of the text {self.text!r:.60}"
-        if limit is not None and needed > limit:
-            size = f"{len(row)} tokens and an answer of {needed - len(row)}"
-            return f"its prompt of {size} exceed the model's {limit} positions"
-        if is_unknown(answer, tokenizer):
-            return f"the tokenizer knows no character of its answer {self.answer.strip()!r:.60}"
-        return None
+    """What is expected after it; it makes the work shorter and never changes what is generated."""
+    exact: bool = False
+    """Whether only the whole answer scores (see ``Generation.stop_decided``)."""
 
     @classmethod
     def of(cls, record: Record) -> "Prompt":
         """A benchmark row as it is evaluated."""
-        return cls(record.input, f" {record.output}", record.output if record.kind == "qa" else None)
+        return cls(record.input, record.output, exact=record.kind == "qa")
 
 
 @dataclass(frozen=True)
@@ -91,175 +71,120 @@ class Answer:
     """Whether the model ended it, by an EOS."""
     cut: bool
     """Whether it was stopped since its score was decided."""
-    recall: Recall | None
+    recall: Likelihood | None
     """What one forward over the expected answer showed; None without one."""
 
 
-def generate(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    options: Generation | None = None,
-    work: Work | None = None,
-) -> list[Answer]:
-    """The greedy continuation of each prompt, in the order of ``prompts``.
+@dataclass(frozen=True)
+class Row:
+    """A prompt as token ids."""
 
-    The text is what ``model.generate(ids, do_sample=False, max_new_tokens=...)`` gives for one row alone, save that of
-    the model's generation config only the EOS ids count, unless ``options.own_config``. First each expected
-    answer is read in one forward (see ``recall``); rows that go on from there are continued token by token, in batches.
-    Under several processes each generates a part and all get everything.
-
-    Raises InputError if one of the prompts has an ``obstacle``.
-    """
-    options = options or Generation()
-    for number, prompt in enumerate(prompts, start=1):
-        if (obstacle := prompt.obstacle(model, tokenizer)) is not None:
-            raise InputError(f"generation: prompt {number}: {obstacle}")
-    encoded = [prompt.ids(tokenizer) for prompt in prompts]
-    rows, drafts = [row for row, _ in encoded], [draft for _, draft in encoded]
-    budgets = rooms(model, rows, options.max_new_tokens, "generation")
-    if not options.own_config:
-        warn_of_ignored(model)
-    with evaluating(model):
-        network = Network(model, options.own_config)
-        recalls = _recalls(network, rows, drafts, options.batch_size, work)
-        job = Continuation(network, tokenizer, eos_ids(model, tokenizer), options, rows, drafts, budgets, prompts)
-        return job.answers(recalls, work)
-
-
-def generate_greedy(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    max_new_tokens: int = 256,
-    batch_size: int = 32,
-) -> list[str]:
-    """The texts of ``generate`` for bare prompts."""
-    options = Generation(max_new_tokens, batch_size)
-    return [answer.text for answer in generate(model, tokenizer, [Prompt(text) for text in prompts], options)]
-
-
-def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The token ids that end a row: the model's own if it names any, else the tokenizer's."""
-    given = getattr(getattr(causal_model(model), "generation_config", None), "eos_token_id", None)
-    if given is None:
-        given = tokenizer.eos_token_id
-    ids = frozenset(given if isinstance(given, (list, tuple)) else [given])
-    if tokenizer.eos_token_id not in ids:
-        warnings.warn(
-            f"generation ends at the model's EOS ids {sorted(ids)}; the tokenizer's, {tokenizer.eos_token_id}, is none",
-            stacklevel=2,
-        )
-    return ids
-
-
-def warn_of_ignored(model: nn.Module) -> None:
-    """Name what the model's generation config would change in a text, and does not here."""
-    if settings := acting_settings(model):
-        told = ", ".join(f"{name} {value!s:.40}" for name, value in settings.items())
-        warnings.warn(
-            f"not used of the model's generation config: {told}; transformers' generate and the official script apply "
-            "that. With --generation.own_config true evaluate does too, a row at a time",
-            stacklevel=3,
-        )
-
-
-def decode_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """Generated text as the official script decodes it: special tokens dropped, spaces before punctuation cleaned up.
-
-    transformers ignores the clean-up for BPE tokenizers, with a warning for every model; so they are not asked for it.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    is_bpe = backend is not None and type(backend.model).__name__ == "BPE"
-    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=not is_bpe))
-
-
-def _recalls(
-    network: Network, rows: list[list[int]], answers: list[list[int]], batch_size: int, work: Work | None
-) -> list[Recall | None]:
-    asked = [index for index, answer in enumerate(answers) if answer]
-    found = recall_answers(
-        network, [rows[index] for index in asked], [answers[index] for index in asked], batch_size, work
-    )
-    by_row = dict(zip(asked, found, strict=True))
-    return [by_row.get(index) for index in range(len(rows))]
+    prompt: Sequence[int]
+    budget: int
+    """How many tokens its text may have; at least 1."""
+    draft: Sequence[int] = ()
+    """Tokens of the expected answer."""
+    exact: str | None = None
+    """What the text must be to score; None if others score too."""
 
 
 @dataclass(frozen=True)
-class Continuation:
-    """The token-by-token part of ``generate``."""
+class GreedyDecoding:
+    """Greedy texts of ``rows``: first each expected answer is read in one forward, then the rows that go on from there
+    are continued token by token, in batches."""
 
-    network: Network
+    engine: Engine
     tokenizer: PreTrainedTokenizerBase
     eos: frozenset[int]
     options: Generation
-    rows: Sequence[Sequence[int]]
-    drafts: Sequence[Sequence[int]]
-    """Tokens of the expected answers."""
-    budgets: Sequence[int]
-    """How many tokens each answer may have."""
-    prompts: Sequence[Prompt]
+    rows: Sequence[Row]
 
-    def answers(self, recalls: Sequence[Recall | None], work: Work | None) -> list[Answer]:
-        """The answer of each row, from where its ``Recall`` leaves off."""
-        started = [self.started(index, recall) for index, recall in enumerate(recalls)]
-        open_rows = [index for index, tokens in enumerate(started) if not self.is_over(index, tokens)]
-        # A row that must go alone makes a batch of its own: its recall was unsure already.
-        alone = [index for index in open_rows if (recall := recalls[index]) is not None and recall.unsure]
-        together = [index for index in open_rows if index not in set(alone)]
-        lengths = [len(self.rows[index]) + len(started[index]) for index in together]
-        batches = [
-            [together[place] for place in batch] for batch in length_sorted_batches(lengths, self.options.batch_size)
-        ]
-
-        def compute(batch: Sequence[int]) -> list[list[int]]:
-            def stop(slot: int, tokens: list[int]) -> bool:
-                return self.is_decided(batch[slot], tokens)
-
-            rows, known = ([values[index] for index in batch] for values in (self.rows, started))
-            budgets = [self.budgets[index] for index in batch]
-            decided = stop if self.options.stop_decided else None
-            return continue_batch(self.network, rows, budgets, self.eos, known, decided)
-
-        batches += [[index] for index in alone]
-        identity = [
-            [list(self.rows[index]), started[index], self.budgets[index], self.prompts[index].exact]
-            for index in open_rows
-        ]
-        settings = [self.options.stop_decided, self.options.own_config, sorted(self.eos)]
-        found = map_batches(batches, compute, "generation, rows", work, [settings, identity])
-        continued = dict(zip(sorted(open_rows), found, strict=True))
+    def answers(self) -> list[Answer]:
+        """The answer of each row. Under several processes each generates a part and all get everything."""
+        read = self.read()
+        started = [self.started(row, found) for row, found in zip(self.rows, read, strict=True)]
+        continued = self.continued(started, read)
         return [
-            self.answer(index, continued.get(index, tokens), recalls[index]) for index, tokens in enumerate(started)
+            self.answer(row, continued.get(index, tokens), found)
+            for index, (row, tokens, found) in enumerate(zip(self.rows, started, read, strict=True))
         ]
 
-    def started(self, index: int, recall: Recall | None) -> list[int]:
+    def read(self) -> list[Likelihood | None]:
+        """The likelihood of each expected answer; None without one."""
+        drafted = [index for index, row in enumerate(self.rows) if row.draft]
+        prompts, drafts = [self.rows[index].prompt for index in drafted], [self.rows[index].draft for index in drafted]
+        found = read_answers(self.engine, prompts, drafts, batch_size=self.options.batch_size)
+        by_row = dict(zip(drafted, found, strict=True))
+        return [by_row.get(index) for index in range(len(self.rows))]
+
+    def started(self, row: Row, read: Likelihood | None) -> list[int]:
         """The tokens that greedy decoding is known to give a row.
 
         None where it is unsure or broken, or where the model's own ``generate`` must be asked; none in half precision
         for single rows, where only token by token is exact.
         """
-        single = self.options.batch_size == 1 and torch.finfo(self.network.causal.dtype).bits < 32
-        fast = self.network.generates_fast(len(self.rows[index]) + len(self.drafts[index]) + 1)
-        if recall is None or recall.unsure or recall.broken or single or not fast:
+        single = self.options.batch_size == 1 and torch.finfo(self.engine.causal.dtype).bits < 32
+        own = self.options.own_config or not self.engine.generates_fast(len(row.prompt) + len(row.draft) + 1)
+        if read is None or read.unsure or read.broken or single or own:
             return []
-        tokens = [*self.drafts[index][: recall.accepted], recall.following]
+        tokens = [*row.draft[: read.accepted], read.following]
         ends = [place for place, token in enumerate(tokens) if token in self.eos]
-        return tokens[: ends[0] + 1] if ends else tokens[: self.budgets[index]]
+        return tokens[: ends[0] + 1] if ends else tokens[: row.budget]
 
-    def is_over(self, index: int, tokens: Sequence[int]) -> bool:
+    def continued(self, started: Sequence[list[int]], read: Sequence[Likelihood | None]) -> dict[int, list[int]]:
+        """Index -> all tokens of the rows that are not over with those that they ``started`` with."""
+        going = [index for index, tokens in enumerate(started) if not self.is_over(self.rows[index], tokens)]
+        # A row that must go alone makes a batch of its own: it was unsure when it was read already.
+        alone = [index for index in going if (found := read[index]) is not None and found.unsure]
+        together = [index for index in going if index not in set(alone)]
+        lengths = [len(self.rows[index].prompt) + len(started[index]) for index in together]
+        batches = [[together[n] for n in batch] for batch in length_sorted_batches(lengths, self.options.batch_size)]
+        batches += [[index] for index in alone]
+
+        def compute(batch: Sequence[int]) -> list[list[int]]:
+            rows = [self.rows[index] for index in batch]
+            return continue_batch(
+                self.engine,
+                [row.prompt for row in rows],
+                [row.budget for row in rows],
+                self.eos,
+                started=[started[index] for index in batch],
+                stop=(lambda slot, tokens: self.is_decided(rows[slot], tokens)) if self.options.stop_decided else None,
+                own_config=self.options.own_config,
+            )
+
+        begun = [(self.rows[index], started[index]) for index in going]
+        identity: list[Any] = [self.options.stop_decided, self.options.own_config, sorted(self.eos)]
+        identity += [[list(row.prompt), tokens, row.budget, row.exact] for row, tokens in begun]
+        tokens_of = map_batches(batches, compute, "generation, rows", self.engine.work, identity)
+        return dict(zip(sorted(going), tokens_of, strict=True))
+
+    def is_over(self, row: Row, tokens: Sequence[int]) -> bool:
         """Whether nothing can be added to the tokens of a row."""
         ended = bool(tokens) and tokens[-1] in self.eos
-        decided = self.options.stop_decided and bool(tokens) and self.is_decided(index, tokens)
-        return ended or decided or len(tokens) == self.budgets[index]
+        decided = self.options.stop_decided and bool(tokens) and self.is_decided(row, tokens)
+        return ended or decided or len(tokens) == row.budget
 
-    def is_decided(self, index: int, tokens: Sequence[int]) -> bool:
+    def is_decided(self, row: Row, tokens: Sequence[int]) -> bool:
         """Whether a row's text can no longer become what it must be."""
-        exact = self.prompts[index].exact
-        return exact is not None and is_decided(exact, decode_answer(self.tokenizer, tokens))
+        return row.exact is not None and is_decided(row.exact, decode_answer(self.tokenizer, tokens))
 
-    def answer(self, index: int, tokens: Sequence[int], recall: Recall | None) -> Answer:
+    def answer(self, row: Row, tokens: Sequence[int], read: Likelihood | None) -> Answer:
         """The finished answer of a row."""
         ended = tokens[-1] in self.eos
-        cut = not ended and len(tokens) < self.budgets[index]
-        return Answer(decode_answer(self.tokenizer, tokens), len(tokens), ended, cut, recall)
+        cut = not ended and len(tokens) < row.budget
+        return Answer(decode_answer(self.tokenizer, tokens), len(tokens), ended, cut, read)
+
+
+def is_decided(expected: str, begun: str) -> bool:
+    """Whether no continuation of ``begun`` is ``expected`` but for case and surrounding space.
+
+    A False may be wrong (the text is then written on), a True never is. Space inside counts for nothing, as decoding
+    can drop a space once it knows what follows (" ," and " n't" of tokenizers whose texts are cleaned up).
+    """
+    return not _plain(expected).startswith(_plain(begun.rstrip(UNFINISHED)))
+
+
+def _plain(text: str) -> str:
+    # str.lower writes a Greek sigma differently at the end of a word, so it is not a function of each character
+    return "".join(text.lower().replace("\u03c2", "\u03c3").split())

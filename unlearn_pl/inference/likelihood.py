@@ -1,4 +1,4 @@
-"""One forward over prompt and true answer: how well the model knows the answer, and how far greedy decoding follows it.
+"""How likely a model finds texts: answers after their prompts, or whole documents, in one forward each.
 
 A causal model that reads the true answer says at each of its tokens what it would have said itself. As long as that is
 the true token, it is what greedy decoding gives (the answer is the draft of speculative decoding, Leviathan et al.
@@ -11,23 +11,24 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.token_scores import is_close_call
+from unlearn_pl.inference.batches import length_sorted_batches, map_batches
+from unlearn_pl.inference.engine import Engine
+from unlearn_pl.inference.token_scores import TokenScores, is_tie
 from unlearn_pl.metrics.memorization import exact_memorization, extraction_strength, verbatim_probability
 
 
 @dataclass(frozen=True)
-class Recall:
-    """What one row's forward showed."""
+class Likelihood:
+    """What one forward over a prompt and its answer showed."""
 
     accepted: int
     """Tokens of the answer, from the first on, that greedy decoding gives."""
     following: int
     """The token that it gives after these."""
     unsure: bool
-    """Whether one of these decisions is so close that the row alone, token by token, might take the other."""
+    """Whether one of these decisions is a tie, so that the row alone, token by token, might take the other."""
     logprob: float
     """Mean log probability of the answer's tokens, in nats; NaN from a broken model."""
     broken: bool
@@ -41,46 +42,64 @@ class Recall:
     """Tokens of the answer."""
 
 
-def recall_answers(
-    network: Network,
+def read_answers(
+    engine: Engine,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
+    *,
     batch_size: int,
-    work: Work | None = None,
     what: str = "answers, rows",
-) -> list[Recall]:
-    """A ``Recall`` for each answer [tokens] after its prompt [tokens]; both have at least one token."""
+) -> list[Likelihood]:
+    """The likelihood of each answer [tokens] after its prompt [tokens]; both have at least one token."""
 
     def compute(batch: Sequence[int]) -> list[dict[str, Any]]:
         rows = [[*prompts[index], *answers[index]] for index in batch]
-        states = network.rows_states(rows)
+        states = engine.rows_states(rows)
         return [
-            asdict(recall(network, states[slot, len(prompts[index]) - 1 : len(row)], answers[index]))
+            asdict(likelihood(engine, states[slot, len(prompts[index]) - 1 : len(row)], answers[index]))
             for slot, (index, row) in enumerate(zip(batch, rows, strict=True))
         ]
 
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    batches = length_sorted_batches(lengths, batch_size, network.tokens_per_forward)
+    batches = length_sorted_batches(lengths, batch_size, engine.tokens_per_forward)
     identity = [list(map(list, prompts)), list(map(list, answers))]
-    return [Recall(**found) for found in map_batches(batches, compute, what, work, identity)]
+    return [Likelihood(**found) for found in map_batches(batches, compute, what, engine.work, identity)]
 
 
-def recall(network: Network, states: torch.Tensor, answer: Sequence[int]) -> Recall:
+def likelihood(engine: Engine, states: Tensor, answer: Sequence[int]) -> Likelihood:
     """From the ``states`` [T + 1, ...] at the last token of the prompt and at each token of the ``answer`` [T]."""
     targets = torch.tensor([*answer, 0], device=states.device)  # nothing is asked of what follows the answer
-    scores = network.token_scores(states, targets, lead=True)
+    scores = engine.token_scores(states, targets, margin=True)
     best, logprob = scores.argmax.tolist(), scores.logprob[:-1].tolist()
     hits = [own == true for own, true in zip(best, answer, strict=False)]
     accepted = hits.index(False) if False in hits else len(hits)
-    lead = scores.lead[: accepted + 1]
-    return Recall(
+    margin = scores.margin[: accepted + 1]
+    return Likelihood(
         accepted=accepted,
         following=best[accepted],
-        unsure=bool(is_close_call(lead, states.dtype, network.close_call).any()),
-        broken=bool(lead.isnan().any()),
+        unsure=bool(is_tie(margin, states.dtype, engine.tie_units).any()),
+        broken=bool(margin.isnan().any()),
         logprob=fmean(logprob),
         probability=verbatim_probability(logprob),
         exact_memorization=exact_memorization(best[:-1], answer),
         extraction_strength=extraction_strength(best[:-1], answer),
         length=len(answer),
     )
+
+
+def read_documents(
+    engine: Engine, rows: Sequence[Sequence[int]], *, moments: bool, batch_size: int, what: str
+) -> list[TokenScores]:
+    """Scores [tokens - 1] of each document's tokens after the first; ``rows`` are of two tokens at least."""
+
+    def compute(batch: Sequence[int]) -> list[dict[str, Any]]:
+        states = engine.rows_states([rows[index] for index in batch])
+        targets = [torch.tensor(rows[index][1:], device=states.device) for index in batch]
+        return [
+            engine.token_scores(states[slot, : len(wanted)], wanted, moments).to_json()
+            for slot, wanted in enumerate(targets)
+        ]
+
+    batches = length_sorted_batches([len(row) for row in rows], batch_size, engine.tokens_per_forward)
+    found = map_batches(batches, compute, what, engine.work, [list(map(list, rows)), moments])
+    return [TokenScores.from_json(scores) for scores in found]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unlearn_pl.inference.halves import Halves
+from unlearn_pl.inference.forward import Forward
 from unlearn_pl.inference.kv_cache import growing_cache
-from unlearn_pl.inference.rows import left_padded
+from unlearn_pl.inference.padding import left_padded
 
 # Rows that have ended are taken out of the cache, which is then copied, once they are this share of it.
 ENDED_SHARE = 1 / 8
@@ -16,20 +16,20 @@ ENDED_SHARE = 1 / 8
 class Lines:
     """The lines of a key-value cache: one for each row that still runs, and for a while those of rows that ended."""
 
-    def __init__(self, network: Halves, rows: Sequence[Sequence[int]], cached: bool = True):
+    def __init__(self, forward: Forward, rows: Sequence[Sequence[int]], cached: bool = True):
         """Without ``cached``, each token reads its whole row again; only for rows of one length."""
-        self.network = network
-        self.cache = growing_cache(network.model) if cached else None
-        self.ids, self.mask, self.positions = left_padded(rows, network.device)
+        self.forward = forward
+        self.cache = growing_cache(forward.model) if cached else None
+        self.ids, self.mask, self.positions = left_padded(rows, forward.device)
         if self.cache is not None and self.positions is None:
             # Left to themselves, some models count the positions anew in each forward
-            self.positions = torch.arange(self.ids.shape[1], device=network.device).expand(len(rows), -1)
+            self.positions = torch.arange(self.ids.shape[1], device=forward.device).expand(len(rows), -1)
         self.rows = list(range(len(rows)))
         self.ended: set[int] = set()
 
     def logits(self) -> Tensor:
         """[B, V] after the last token of each line."""
-        return self.network.logits(self.network.states(self.ids, self.mask, self.positions, self.cache)[:, -1])
+        return self.forward.logits(self.forward.states(self.ids, self.mask, self.positions, self.cache)[:, -1])
 
     def feed(self, tokens: Tensor) -> bool:
         """Append a token [B] to each line; False if no row runs any more."""

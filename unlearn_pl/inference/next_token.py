@@ -1,4 +1,4 @@
-"""Which letter a model answers prompts with, those that begin alike computed from their common prefix on."""
+"""Which of some tokens comes next after prompts, those that begin alike computed from their common prefix on."""
 
 from collections.abc import Sequence
 
@@ -6,50 +6,66 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
-from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
+from unlearn_pl.inference.batches import length_sorted_batches, map_batches
+from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.kv_cache import prefix_cache
-from unlearn_pl.inference.model import Network
-from unlearn_pl.inference.rows import right_padded
-from unlearn_pl.inference.token_scores import CLOSE_CALL, is_close_call
+from unlearn_pl.inference.padding import right_padded
+from unlearn_pl.inference.token_scores import TIE, is_tie
 
-LETTERS = "ABCD"
 # A shorter common prefix is not worth a forward of its own.
 LEAST_PREFIX = 16
 
 
-def choose_letters(
-    network: Network, rows: Sequence[Sequence[int]], letters: Sequence[int], batch_size: int, work: Work | None = None
-) -> list[str | None]:
-    """For each row of token ids the letter whose token, of ``letters``, has the highest logit after it; None where one
-    of these is not finite, as of a broken model.
+def choose_next(
+    engine: Engine,
+    rows: Sequence[Sequence[int]],
+    candidates: Sequence[int],
+    *,
+    batch_size: int,
+    what: str = "choice, questions",
+) -> list[int | None]:
+    """For each row of token ids the place, in ``candidates``, of the token with the highest logit after it; None where
+    one of these logits is not finite, as of a broken model.
 
-    The letter is that of the row alone: where two are within rounding of each other, the row is asked again by itself.
-    Rows that follow each other and share their first tokens (the questions of a subject, with its shots) share the
-    work on these.
+    It is that of the row alone: where two are within rounding of each other, the row is asked again by itself. Rows
+    that follow each other and share their first tokens (the questions of a subject, with its shots) share the work on
+    these.
     """
-    groups = prefix_groups(rows) if network.trial.prefixes else [(list(range(len(rows))), 0)]
-    lone = [index for group, length in groups if not length for index in group]
-    batches, prefix_of, tokens = [], {}, network.tokens_per_forward
-    for group, length in [(lone, 0), *(one for one in groups if one[1])]:
-        for batch in length_sorted_batches([len(rows[i]) - length for i in group], batch_size, tokens):
-            batches.append([group[place] for place in batch])
-            prefix_of[batches[-1][0]] = list(rows[group[0]][:length])
+    batches, prefix_of = prefix_batches(engine, rows, batch_size)
     held: tuple[list[int], Cache | None] = [], None
 
-    def compute(batch: Sequence[int]) -> list[str | None]:
+    def compute(batch: Sequence[int]) -> list[int | None]:
         nonlocal held
         prefix = prefix_of[batch[0]]
         if prefix != held[0]:
-            held = prefix, filled_prefix(network, prefix)
-        logits = letter_logits(network, [rows[index][len(prefix) :] for index in batch], letters, held[1])
-        for slot, unsure in enumerate(close_letters(logits, network.close_call)):
-            if unsure:
-                logits[slot] = letter_logits(network, [rows[batch[slot]]], letters)[0]
-        own = logits[:, : len(letters)]
+            held = prefix, filled_prefix(engine, prefix)
+        logits = candidate_logits(engine, [rows[index][len(prefix) :] for index in batch], candidates, held[1])
+        for slot, tie in enumerate(tied(logits, engine.tie_units)):
+            if tie:
+                logits[slot] = candidate_logits(engine, [rows[batch[slot]]], candidates)[0]
+        own = logits[:, : len(candidates)]
         places = zip(own.argmax(dim=-1).tolist(), own.isfinite().all(dim=-1).tolist(), strict=True)
-        return [LETTERS[place] if finite else None for place, finite in places]
+        return [place if finite else None for place, finite in places]
 
-    return map_batches(batches, compute, "choice, questions", work, [list(map(list, rows)), list(letters)])
+    return map_batches(batches, compute, what, engine.work, [list(map(list, rows)), list(candidates)])
+
+
+def prefix_batches(
+    engine: Engine, rows: Sequence[Sequence[int]], batch_size: int
+) -> tuple[list[list[int]], dict[int, list[int]]]:
+    """Batches of indices whose rows share a prefix, those without one first, and first index -> prefix of each batch.
+
+    All are without one where the engine's trial found that it cannot share prefixes.
+    """
+    groups = prefix_groups(rows) if engine.trial.prefixes else [(list(range(len(rows))), 0)]
+    lone = [index for group, length in groups if not length for index in group]
+    batches, prefix_of = [], {}
+    for group, length in [(lone, 0), *(one for one in groups if one[1])]:
+        lengths = [len(rows[index]) - length for index in group]
+        for batch in length_sorted_batches(lengths, batch_size, engine.tokens_per_forward):
+            batches.append([group[place] for place in batch])
+            prefix_of[batches[-1][0]] = list(rows[group[0]][:length])
+    return batches, prefix_of
 
 
 def prefix_groups(rows: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
@@ -74,32 +90,32 @@ def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     return next((place for place in range(limit) if first[place] != second[place]), limit)
 
 
-def filled_prefix(network: Network, prefix: Sequence[int]) -> Cache | None:
+def filled_prefix(engine: Engine, prefix: Sequence[int]) -> Cache | None:
     """A cache that any rows may continue ``prefix`` from; None for an empty one."""
     if not prefix:
         return None
-    cache = DynamicCache(config=network.causal.config)
-    network.states(torch.tensor([list(prefix)], device=network.device), cache=cache)
+    cache = DynamicCache(config=engine.causal.config)
+    engine.states(torch.tensor([list(prefix)], device=engine.device), cache=cache)
     return prefix_cache(cache)
 
 
-def letter_logits(
-    network: Network, rows: Sequence[Sequence[int]], letters: Sequence[int], prefix: Cache | None = None
+def candidate_logits(
+    engine: Engine, rows: Sequence[Sequence[int]], candidates: Sequence[int], prefix: Cache | None = None
 ) -> Tensor:
-    """[B, letters + 1] logits after each row, which continues ``prefix``; the last column is the largest of all
+    """[B, candidates + 1] logits after each row, which continues ``prefix``; the last column is the largest of all
     logits in size, the scale of their rounding."""
     if prefix is None and len(rows) == 1:
-        states = network.states(right_padded(rows, network.device))  # exactly as the model has it
+        states = engine.states(right_padded(rows, engine.device))  # exactly as the model has it
     else:
-        states = network.rows_states(rows, 0 if prefix is None else prefix.get_seq_length(), prefix)
+        states = engine.rows_states(rows, 0 if prefix is None else prefix.get_seq_length(), prefix)
     ends = torch.tensor([len(row) - 1 for row in rows], device=states.device)
-    logits = network.logits(states[torch.arange(len(rows), device=states.device), ends])
-    return torch.cat([logits[:, list(letters)], logits.abs().amax(dim=-1, keepdim=True)], dim=-1)
+    logits = engine.logits(states[torch.arange(len(rows), device=states.device), ends])
+    return torch.cat([logits[:, list(candidates)], logits.abs().amax(dim=-1, keepdim=True)], dim=-1)
 
 
-def close_letters(logits: Tensor, units: float = CLOSE_CALL) -> list[bool]:
-    """For each row of ``letter_logits`` whether rounding may have decided between its two best letters, by so many
-    ``units`` (see ``is_close_call``)."""
+def tied(logits: Tensor, units: float = TIE) -> list[bool]:
+    """For each row of ``candidate_logits`` whether rounding by so many ``units`` may have decided between its two best
+    candidates (see ``is_tie``)."""
     best, second = logits[:, :-1].float().topk(2, dim=-1).values.unbind(dim=-1)
-    lead = (best - second) / (logits[:, -1].float() * torch.finfo(logits.dtype).eps)
-    return is_close_call(lead, logits.dtype, units).tolist()
+    margin = (best - second) / (logits[:, -1].float() * torch.finfo(logits.dtype).eps)
+    return is_tie(margin, logits.dtype, units).tolist()

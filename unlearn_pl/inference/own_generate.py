@@ -1,12 +1,13 @@
-"""One row at a time through transformers' own ``generate``: what other ways are tried against."""
+"""One row at a time through transformers' own ``generate``, and what a model's generation config says of text."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.models.body import causal_model
@@ -47,6 +48,31 @@ def acting_settings(model: nn.Module) -> dict[str, Any]:
     config = getattr(causal_model(model), "generation_config", None)
     given = {name: getattr(config, name, None) for name in ACTING}
     return {name: value for name, value in given.items() if value not in ACTING[name]}
+
+
+def warn_of_ignored(model: nn.Module) -> None:
+    """Name what the model's generation config would change in a text, and does not here."""
+    if settings := acting_settings(model):
+        told = ", ".join(f"{name} {value!s:.40}" for name, value in settings.items())
+        warnings.warn(
+            f"not used of the model's generation config: {told}; transformers' generate and the official script apply "
+            "that. With generation.own_config it is applied here too, a row at a time",
+            stacklevel=3,
+        )
+
+
+def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The token ids that end a row: the model's own if it names any, else the tokenizer's."""
+    given = getattr(getattr(causal_model(model), "generation_config", None), "eos_token_id", None)
+    if given is None:
+        given = tokenizer.eos_token_id
+    ids = frozenset(given if isinstance(given, (list, tuple)) else [given])
+    if tokenizer.eos_token_id not in ids:
+        warnings.warn(
+            f"generation ends at the model's EOS ids {sorted(ids)}; the tokenizer's, {tokenizer.eos_token_id}, is none",
+            stacklevel=2,
+        )
+    return ids
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Finished parts of an evaluation on disk, so that one that was killed goes on where it stopped."""
+"""Finished batches of an evaluation on disk, so that one that was killed goes on where it stopped."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ def content_hash(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
-class Parts:
+class ResumeFolder:
     """A folder with one file for each kind of work and each process: a line a finished batch.
 
     A file's name holds a hash of the weights, the data and the settings, so what is found is always of the same work,
@@ -20,15 +20,15 @@ class Parts:
     """
 
     def __init__(self, folder: str | Path, key: str):
-        """``key`` stands for what all parts depend on: weights, versions."""
+        """``key`` stands for what all batches depend on: weights, versions."""
         self.folder, self.key = Path(folder), key
         self.opened: set[str] = set()
 
-    def open(self, what: str, identity: Any, rank: int) -> "Part":
-        """What process ``rank`` has of the part ``what``, made from ``identity``, anything that JSON can hold."""
+    def open(self, what: str, identity: Any, rank: int) -> "FinishedBatches":
+        """What process ``rank`` has of the work ``what``, made from ``identity``, anything that JSON can hold."""
         name = f"{what.split(',')[0]}-{content_hash(self.key, what, identity)[:24]}"
         self.opened.add(name)
-        return Part(self.folder, name, rank)
+        return FinishedBatches(self.folder, name, rank)
 
     def advice(self) -> str | None:
         """How a stopped evaluation goes on; None if nothing of it is kept."""
@@ -43,8 +43,8 @@ class Parts:
                 path.unlink(missing_ok=True)
 
 
-class Part:
-    """Finished batches of one kind of work: (indices, a JSON value each)."""
+class FinishedBatches:
+    """Those of one kind of work: (indices, a JSON value each)."""
 
     def __init__(self, folder: Path, name: str, rank: int):
         self.path = folder / f"{name}-rank{rank}.jsonl"

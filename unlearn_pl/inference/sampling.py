@@ -6,16 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from unlearn_pl.data.encoding import decode_answer
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
+from unlearn_pl.inference.batches import length_sorted_batches, map_batches
 from unlearn_pl.inference.decoding import continue_rows
-from unlearn_pl.inference.generation import decode_answer, eos_ids, warn_of_ignored
-from unlearn_pl.inference.model import Network
+from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.resume import content_hash
-from unlearn_pl.inference.rows import encode_texts, evaluating, rooms
 
 
 @dataclass(frozen=True)
@@ -36,43 +35,39 @@ class Sampling:
     def __post_init__(self) -> None:
         for name, least in (("samples", 0), ("max_new_tokens", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
-                raise InputError(f"--sampling.{name}: must be at least {least}, got {getattr(self, name)}")
+                raise InputError(f"must be at least {least}, got {getattr(self, name)}", f"sampling.{name}")
         if not 0 < self.temperature < math.inf:
-            raise InputError(f"--sampling.temperature: must be above 0 and finite, got {self.temperature}")
+            raise InputError(f"must be above 0 and finite, got {self.temperature}", "sampling.temperature")
 
 
-def sample_answers(
-    model: nn.Module,
+def draw_texts(
+    engine: Engine,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    eos: frozenset[int],
     options: Sampling,
-    work: Work | None = None,
+    prompts: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    budgets: Sequence[int],
 ) -> list[list[str]]:
-    """``options.samples`` texts for each prompt. Raises InputError if the model has no position left after one."""
-    texts = [prompt for prompt in prompts for _ in range(options.samples)]
-    rows = encode_texts(model, tokenizer, texts, "sampling: sample", room=1)
-    budgets = rooms(model, rows, options.max_new_tokens, "sampling")
-    warn_of_ignored(model)
-    ends = eos_ids(model, tokenizer)
+    """``options.samples`` texts for each of the ``prompts``, whose token ids are ``rows``, of at most so many tokens;
+    ``eos`` end them."""
+    drawn = [row for row in range(len(prompts)) for _ in range(options.samples)]
 
     def compute(batch: Sequence[int]) -> list[str]:
-        draws = torch.tensor(
-            np.stack([random_numbers(texts[index], index % options.samples, options) for index in batch])
-        )
+        numbers = [random_numbers(prompts[drawn[index]], index % options.samples, options) for index in batch]
+        draws = torch.tensor(np.stack(numbers))
 
         def pick(logits: Tensor, lines: Sequence[int], step: int) -> Tensor:
             return drawn_tokens(logits, draws[list(lines), step], options.temperature)
 
-        prompted, allowed = [rows[index] for index in batch], [budgets[index] for index in batch]
-        found = continue_rows(network, prompted, allowed, ends, pick)
-        assert None not in found  # nothing is watched where tokens are drawn
-        return [decode_answer(tokenizer, tokens) for tokens in found if tokens is not None]
+        prompted, allowed = [rows[drawn[index]] for index in batch], [budgets[drawn[index]] for index in batch]
+        found = continue_rows(engine, prompted, allowed, eos, pick=pick)
+        return [decode_answer(tokenizer, tokens or []) for tokens in found]  # nothing is watched, so none is None
 
-    with evaluating(model):
-        network = Network(model)
-        batches = length_sorted_batches([len(row) for row in rows], options.batch_size)
-        settings = [options.temperature, options.max_new_tokens, options.seed, sorted(ends)]
-        flat = map_batches(batches, compute, "sampling, answers", work, [rows, budgets, settings])
+    batches = length_sorted_batches([len(rows[row]) for row in drawn], options.batch_size)
+    settings = [options.temperature, options.max_new_tokens, options.seed, sorted(eos)]
+    identity = [list(prompts), list(map(list, rows)), list(budgets), options.samples, settings]
+    flat = map_batches(batches, compute, "sampling, answers", engine.work, identity)
     return [flat[row * options.samples : (row + 1) * options.samples] for row in range(len(prompts))]
 
 

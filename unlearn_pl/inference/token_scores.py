@@ -10,10 +10,11 @@ from unlearn_pl.models.head import Head, product_type
 
 # Beside other rows a row's float32 logits moved by up to 31 units of eps x the largest logit, read with a whole answer
 # at once by up to 52 (SmolLM2-135M, 24 rows of LUME). Two candidates can swap if they are closer than twice that; the
-# rest is room for what was not seen. A model that its trial finds to be noisier gets more (``Network.close_call``).
-CLOSE_CALL = 256
+# rest is room for what was not seen. A model that its trial finds to be noisier gets more (``Engine.tie_units``).
+TIE = 256
 # Below this log ratio to the best token exp() is 0 in float32, so nothing of a sum over p changes by cutting there.
 NO_CHANCE = -200.0
+COLUMNS = ("logprob", "mean", "std", "argmax", "margin")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +30,29 @@ class TokenScores:
     """[N] float32: standard deviation of the same, at least 0 (sigma of Min-K%++). Empty like ``mean``."""
     argmax: Tensor
     """[N] int64: the token with the highest logit; where logits are NaN, any token."""
-    lead: Tensor
-    """[N] float32: ``leads`` of the logits. Empty if not asked for."""
+    margin: Tensor
+    """[N] float32: ``margins`` of the logits. Empty if not asked for."""
+
+    def to_json(self) -> dict[str, list[float]]:
+        """The numbers as lists, which give the same floats again."""
+        return {name: getattr(self, name).tolist() for name in COLUMNS}
+
+    @classmethod
+    def from_json(cls, found: dict[str, list[float]]) -> "TokenScores":
+        """The inverse of ``to_json``."""
+        return cls(
+            *(torch.tensor(found[name], dtype=torch.long if name == "argmax" else torch.float32) for name in COLUMNS)
+        )
 
 
 def token_scores(
-    hidden: Tensor, head: Head, targets: Tensor, chunk: int = 64, moments: bool = True, lead: bool = False
+    hidden: Tensor, head: Head, targets: Tensor, chunk: int = 64, moments: bool = True, margin: bool = False
 ) -> TokenScores:
     """Scores of the ``targets`` [N] at positions with hidden states [N, H]; targets are token ids, none is ignored.
 
     The head runs in the type of its weights (or autocast's), ``chunk`` positions at a time, so that [N, V] logits never
     exist; all that follows is float32. Without ``moments`` mean and standard deviation are left out, and without
-    ``lead`` that. No gradients.
+    ``margin`` that. No gradients.
     """
     assert chunk >= 1, chunk
     assert targets.shape == hidden.shape[:1], (targets.shape, hidden.shape)
@@ -49,24 +61,23 @@ def token_scores(
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = frozen_linear(hidden[part].to(narrow.weight.dtype), narrow.weight, narrow.bias)
-            parts.append(_scores_of_own(logits.float(), targets[part], moments, lead))
+            parts.append(_scores_of_own(logits.float(), targets[part], moments, margin))
     none = torch.empty(0)
     parts.append(TokenScores(none, none, none, none.long(), none))  # so that zero positions give empty tensors
-    columns = ("logprob", "mean", "std", "argmax", "lead")
-    return TokenScores(*(torch.cat([getattr(scores, name) for scores in parts]) for name in columns))
+    return TokenScores(*(torch.cat([getattr(scores, name) for scores in parts]) for name in COLUMNS))
 
 
-def token_scores_of_logits(logits: Tensor, targets: Tensor, moments: bool = True, lead: bool = False) -> TokenScores:
+def token_scores_of_logits(logits: Tensor, targets: Tensor, moments: bool = True, margin: bool = False) -> TokenScores:
     """The same from logits [N, V], which stay as they are.
 
     With l the logits and lse their logsumexp: log p = l - lse, mean = sum p log p, std^2 = sum p (log p - mean)^2; a
     token with logit -inf has p = 0 and adds nothing.
     """
     with torch.no_grad():
-        return _scores_of_own(logits.to(torch.float32, copy=True), targets, moments, lead)
+        return _scores_of_own(logits.to(torch.float32, copy=True), targets, moments, margin)
 
 
-def leads(logits: Tensor) -> Tensor:
+def margins(logits: Tensor) -> Tensor:
     """[N] by how much the best of ``logits`` [N, V] is ahead of the second, in units of eps of their type times the
     largest logit: what rounding can make of it. NaN where a logit is."""
     best, place = logits.max(dim=-1, keepdim=True)
@@ -76,22 +87,22 @@ def leads(logits: Tensor) -> Tensor:
     return ahead / torch.finfo(logits.dtype).eps  # the product of eps and the largest logit may be too small a number
 
 
-def is_close_call(lead: Tensor, dtype: torch.dtype, units: float = CLOSE_CALL) -> Tensor:
-    """[N] whether rounding, of as many ``units`` as ``lead`` is told in, may have decided between the two best tokens.
+def is_tie(margin: Tensor, dtype: torch.dtype, units: float = TIE) -> Tensor:
+    """[N] whether rounding by so many ``units``, those of ``margin`` [N], may have decided between the two best tokens.
 
     Never in half precision, where that holds for every third token and says little.
     """
-    return lead <= units if torch.finfo(dtype).bits >= 32 else torch.zeros_like(lead, dtype=torch.bool)
+    return margin <= units if torch.finfo(dtype).bits >= 32 else torch.zeros_like(margin, dtype=torch.bool)
 
 
-def _scores_of_own(logits: Tensor, targets: Tensor, moments: bool, lead: bool) -> TokenScores:
+def _scores_of_own(logits: Tensor, targets: Tensor, moments: bool, margin: bool) -> TokenScores:
     """``token_scores_of_logits`` of float32 logits that nobody else needs: they are overwritten.
 
     Sums are over ratios to the best token, exp(l - max), and divided by the sum of those at the end: that saves a pass
     over [N, V]. The variance is taken about the mean, since the difference of two squares near log(V)^2 = 117 has no
     digits left for the nearly even distributions of a model that was unlearned too hard.
     """
-    ahead = leads(logits) if lead else logits.new_empty(0)
+    ahead = margins(logits) if margin else logits.new_empty(0)
     best, argmax = logits.max(-1, keepdim=True)
     ratio = logits.sub_(best)  # in logs
     weight = ratio.exp()

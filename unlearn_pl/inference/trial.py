@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from unlearn_pl.inference.halves import Halves
+from unlearn_pl.inference.forward import Forward, evaluating
 from unlearn_pl.inference.kv_cache import attends_fully, generates_together, prefix_cache
 from unlearn_pl.inference.lines import Lines
 from unlearn_pl.inference.own_generate import generate_alone
-from unlearn_pl.inference.rows import evaluating
 from unlearn_pl.models.body import causal_model, text_config
 from unlearn_pl.models.causal import refuse_reading_ahead
 
@@ -41,7 +40,7 @@ class Trial:
 
 
 Rows = Sequence[Sequence[int]]
-Way = Callable[[Halves, Rows, Rows], list[Tensor]]
+Way = Callable[[Forward, Rows, Rows], list[Tensor]]
 """(model, rows, the tokens after each) -> logits [tokens, V] before each of these tokens, for each row."""
 TRIALS: "WeakKeyDictionary[nn.Module, tuple[object, Trial]]" = WeakKeyDictionary()
 
@@ -57,32 +56,32 @@ def tried(model: nn.Module) -> Trial:
     known = TRIALS.get(causal)
     if known is None or known[0] != state:
         with evaluating(model):
-            TRIALS[causal] = known = (state, _try(Halves(model)))
+            TRIALS[causal] = known = (state, _try(Forward(model)))
     return known[1]
 
 
-def _try(network: Halves) -> Trial:
-    refuse_reading_ahead(network.model)
-    rows = trial_rows(network)
-    own = [generate_alone(network.model, row, NEW, frozenset()) for row in rows]
+def _try(forward: Forward) -> Trial:
+    refuse_reading_ahead(forward.model)
+    rows = trial_rows(forward)
+    own = [generate_alone(forward.model, row, NEW, frozenset()) for row in rows]
     tokens, wanted = [found[0] for found in own], [found[1] for found in own]
     noises = [0.0]
 
     def holds(way: Way) -> bool:
         try:
-            found = way(network, rows, tokens)
+            found = way(forward, rows, tokens)
         except Exception:  # each architecture fails in its own way
             return False
         noise = max(map(units_apart, found, wanted))
-        if exact := noise <= allowed_units(network.causal.dtype):
+        if exact := noise <= allowed_units(forward.causal.dtype):
             noises.append(noise)
         return exact
 
     reads = holds(read_together)
-    together = generates_together(network.model) and holds(continue_together)
+    together = generates_together(forward.model) and holds(continue_together)
     continues = together or holds(continue_each)
-    prefixes = reads and attends_fully(network.model) and holds(read_from_prefix)
-    name = type(network.causal).__name__
+    prefixes = reads and attends_fully(forward.model) and holds(read_from_prefix)
+    name = type(forward.causal).__name__
     if not reads:
         warnings.warn(f"{name}: rows read together differ from each alone; they go one at a time", stacklevel=3)
     if not continues:
@@ -93,10 +92,10 @@ def _try(network: Halves) -> Trial:
     return Trial(reads, continues, together, prefixes, max(noises))
 
 
-def trial_rows(network: Halves) -> list[list[int]]:
+def trial_rows(forward: Forward) -> list[list[int]]:
     """Token ids from all over the vocabulary, none with a meaning of its own."""
-    config = text_config(network.model)
-    vocabulary = int(network.causal.get_input_embeddings().weight.shape[0])
+    config = text_config(forward.model)
+    vocabulary = int(forward.causal.get_input_embeddings().weight.shape[0])
     named = [value for name, value in config.to_dict().items() if name.endswith("token_id")]
     special = {token for value in named for token in (value if isinstance(value, list) else [value])}
     plain = [token for token in range(vocabulary) if token not in special] or [0]
@@ -118,34 +117,34 @@ def allowed_units(dtype: torch.dtype) -> float:
     return max(UNITS, TOLERANCE / torch.finfo(dtype).eps)
 
 
-def read_together(network: Halves, rows: Rows, tokens: Rows) -> list[Tensor]:
+def read_together(forward: Forward, rows: Rows, tokens: Rows) -> list[Tensor]:
     """All rows with their tokens in one forward."""
     whole = [[*row, *new[:-1]] for row, new in zip(rows, tokens, strict=True)]
-    logits = network.logits(network.rows_states(whole))
+    logits = forward.logits(forward.rows_states(whole))
     return [logits[slot, len(row) - 1 : len(row) - 1 + NEW] for slot, row in enumerate(rows)]
 
 
-def read_from_prefix(network: Halves, rows: Rows, tokens: Rows) -> list[Tensor]:
+def read_from_prefix(forward: Forward, rows: Rows, tokens: Rows) -> list[Tensor]:
     """Each row's first token as a prefix, the others with its tokens read on from there."""
     found = []
     for row, new in zip(rows, tokens, strict=True):
-        cache = DynamicCache(config=network.causal.config)
-        network.states(torch.tensor([row[:1]], device=network.device), cache=cache)
+        cache = DynamicCache(config=forward.causal.config)
+        forward.states(torch.tensor([row[:1]], device=forward.device), cache=cache)
         rest = [*row[1:], *new[:-1]]
-        logits = network.logits(network.rows_states([rest, rest[:1]], 1, prefix_cache(cache)))
+        logits = forward.logits(forward.rows_states([rest, rest[:1]], 1, prefix_cache(cache)))
         found.append(logits[0, len(rest) - NEW : len(rest)])
     return found
 
 
-def continue_together(network: Halves, rows: Rows, tokens: Rows) -> list[Tensor]:
+def continue_together(forward: Forward, rows: Rows, tokens: Rows) -> list[Tensor]:
     """Token by token in one batch."""
-    lines, steps = Lines(network, rows), []
+    lines, steps = Lines(forward, rows), []
     for step in range(NEW):
         steps.append(lines.logits())
-        lines.feed(torch.tensor([new[step] for new in tokens], device=network.device))
+        lines.feed(torch.tensor([new[step] for new in tokens], device=forward.device))
     return list(torch.stack(steps, dim=1))
 
 
-def continue_each(network: Halves, rows: Rows, tokens: Rows) -> list[Tensor]:
+def continue_each(forward: Forward, rows: Rows, tokens: Rows) -> list[Tensor]:
     """Token by token, each row alone."""
-    return [continue_together(network, [row], [new])[0] for row, new in zip(rows, tokens, strict=True)]
+    return [continue_together(forward, [row], [new])[0] for row, new in zip(rows, tokens, strict=True)]

@@ -1,139 +1,233 @@
-"""Merged LoRA adapters: checked against their base, opened in it, written as PEFT adapters and as whole models."""
+"""The adapters that go into a merge: read from their folders and checked, alone and against each other."""
 
-import copy
+import itertools
+import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.files import new_folder, refuse_existing, write_json
-from unlearn_pl.merging.factors import Factors, delta_norm, factor_name
-from unlearn_pl.merging.folding import FoldedWeights, is_transposed
-from unlearn_pl.merging.merge import Delta, merge_deltas, norm
-from unlearn_pl.merging.methods import MergeSettings, merge_settings
-from unlearn_pl.merging.parents import PREFIX, WEIGHTS_FILE, Parent, read_parents
+from unlearn_pl.files import sha256_of
+from unlearn_pl.merging.factors import Factors, embeddings_of, factors_of, shared_start
+from unlearn_pl.merging.folding import is_transposed
+from unlearn_pl.merging.options import MergeSettings
+from unlearn_pl.models.adapter_folder import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from unlearn_pl.models.lora import FACTS_FILE
-from unlearn_pl.provenance import provenance
+from unlearn_pl.models.mergeable import why_unmergeable
+
+# Ends the names of the base's own weights in an adapter file: PEFT stores those of an adapted vocabulary head too.
+BASE_COPY = ".base_layer.weight"
+SAME_START = 0.5
 
 
 @dataclass(frozen=True)
-class MergedAdapter:
-    """What a merge of adapters gave."""
+class Adapter:
+    """A LoRA adapter, read from its folder."""
 
-    base: str
-    """Name of the base model, for the configuration that is written."""
-    parents: tuple[Parent, ...]
-    settings: MergeSettings
-    deltas: dict[str, Delta]
-    more_facts: dict[str, Any] = field(default_factory=dict)
-    """How the settings were found."""
+    folder: Path
+    config: dict[str, Any]
+    factors: dict[str, Factors]
+    facts: dict[str, Any]
+    """What training wrote beside the adapter; empty for an adapter made elsewhere."""
+    embeddings: frozenset[str] = frozenset()
+    """The modules that are embeddings; all others are linear layers."""
+    copies: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of the base that PEFT stored with the adapter, as it does for a vocabulary head or an embedding."""
 
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """What made it, for `unlearn_pl.json`."""
-        adapters = [{"folder": str(parent.folder), "sha256": parent.sha256} for parent in self.parents]
-        return {"merge": {**self.settings.facts(), "adapters": adapters, **self.more_facts}}
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank by module."""
+        return {module: pair.a.shape[0] for module, pair in self.factors.items()}
 
-    @cached_property
-    def state(self) -> dict[str, Tensor]:
-        """The factors by the names that an adapter file has. Not for a dense delta."""
-        state = {}
-        for module, pair in self.deltas.items():
-            assert isinstance(pair, Factors), f"{self.settings.method.name} gives no factors"
-            for side, factor in zip("AB", pair, strict=True):
-                state[factor_name(module, side, module in self.parents[0].embeddings)] = factor.contiguous()
-        return dict(sorted(state.items()))
+    @property
+    def rank(self) -> int:
+        """The largest rank."""
+        return max(self.ranks.values())
 
-    @cached_property
-    def config(self) -> LoraConfig:
-        """The first parent's, with the merged ranks and scalings of 1: the parents' scalings are in the factors."""
-        config = LoraConfig.from_pretrained(str(self.parents[0].folder))
-        ranks = {module: pair.a.shape[0] for module, pair in self.deltas.items() if isinstance(pair, Factors)}
-        config.r = config.lora_alpha = max(ranks.values())
-        odd = {module.removeprefix(PREFIX): rank for module, rank in ranks.items() if rank != config.r}
-        config.rank_pattern, config.alpha_pattern, config.use_rslora = odd, dict(odd), False
-        config.init_lora_weights, config.inference_mode = True, True
-        config.base_model_name_or_path = self.base
-        if not isinstance(config.target_modules, str):
-            # A set has another order in every process; the same merge must give the same file.
-            config.target_modules = sorted(config.target_modules)
-        return config
+    @property
+    def linear(self) -> dict[str, Factors]:
+        """The factors of the linear layers."""
+        return {module: pair for module, pair in self.factors.items() if module not in self.embeddings}
 
-    def write(self, folder: Path) -> None:
-        """A PEFT adapter in an empty ``folder``."""
-        self.config.save_pretrained(str(folder))
-        save_file(self.state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        write_json(folder / FACTS_FILE, provenance(**self.facts))
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights file."""
+        return sha256_of(self.folder / WEIGHTS_FILE)
+
+    @property
+    def scaling(self) -> dict[str, float]:
+        """By module, the factor of B A: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
+        alphas = by_pattern(self.config.get("alpha_pattern"), self.factors, self.config["lora_alpha"])
+        power = 0.5 if self.config.get("use_rslora") else 1
+        return {module: alphas[module] / rank**power for module, rank in self.ranks.items()}
 
 
-def merge_adapters(
-    base: PreTrainedModel, adapters: Sequence[str | Path], method: str = "ties", **options: Any
-) -> PeftModel:
-    """``base`` with one adapter, merged from the ``adapters`` (folders), active and frozen, in eval mode.
+def by_pattern(patterns: dict[str, Any] | None, modules: Iterable[str], default: Any) -> dict[str, Any]:
+    """By module what `alpha_pattern` or `rank_pattern` of an adapter says, ``default`` where no pattern matches."""
+    patterns = patterns or {}
+    keys = {module: get_pattern_key(patterns, module.removeprefix(PREFIX)) for module in modules}
+    return {module: patterns.get(key, default) for module, key in keys.items()}
 
-    The ``options`` are those of `merge_settings`; the adapters are read and checked before ``base`` is touched.
-    ``base`` itself gets the adapter layers; ``unload()`` of the result takes them off again.
 
-    Raises InputError as `merge_settings`, `read_parents` and `merge_parents` do, and for a method that gives no
-    adapter.
+def read_adapters(folders: Sequence[str | Path], settings: MergeSettings) -> list[Adapter]:
+    """Read every adapter, then check them against each other and the method. Needs no base model.
+
+    Warns if they name different base models, or if their A factors look unrelated and the method needs them alike.
+    Raises InputError for an adapter that cannot be merged by this method, with the reason.
     """
-    settings = merge_settings(len(adapters), method, **options)
-    refuse_dense(settings)
-    return open_merged(base, merge_parents(base, read_parents(adapters, settings), settings))
+    adapters = [read_adapter(folder) for folder in folders]
+    check_alike(adapters)
+    check_sizes(adapters, settings)
+    if settings.method.space == "factors":
+        check_shared_start(adapters)
+    return adapters
 
 
-def refuse_dense(settings: MergeSettings, argument: str = "--method") -> None:
-    """Raise InputError if the method's result does not fit into an adapter."""
-    if settings.method.form == "dense":
-        name = settings.method.name
+def read_adapter(folder: str | Path, name: str = "adapters") -> Adapter:
+    """One adapter. Raises InputError, about the parameter ``name``, if it is not a plain LoRA of linear layers and
+    embeddings, in PEFT's format, all finite."""
+    folder = Path(folder).expanduser()
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / file).is_file():
+            raise InputError(
+                f"{folder} has no {file}; a PEFT adapter folder has {CONFIG_FILE} and {WEIGHTS_FILE}", name
+            )
+    config = _read_object(folder / CONFIG_FILE, name)
+    check_config(config, str(folder), name)
+    state = _read_tensors(folder / WEIGHTS_FILE, name)
+    copies = {tensor: state.pop(tensor) for tensor in list(state) if tensor.endswith(BASE_COPY)}
+    factors = factors_of(state, str(folder), name)
+    ranks = by_pattern(config.get("rank_pattern"), factors, config["r"])
+    for module, (a, _) in factors.items():
+        if a.shape[0] != ranks[module]:
+            raise InputError(
+                f"{folder}: {CONFIG_FILE} says rank {ranks[module]} of {module}, it has {a.shape[0]}", name
+            )
+    facts = _read_object(folder / FACTS_FILE, name) if (folder / FACTS_FILE).is_file() else {}
+    return Adapter(folder, config, factors, facts, embeddings_of(state), copies)
+
+
+def check_config(config: dict[str, Any], where: str, name: str = "adapters") -> None:
+    """Raise InputError unless A, B and the scaling are all there is to the adapter."""
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{where}: must be a LoRA adapter, its peft_type is {config.get('peft_type')}", name)
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key), (int, float)) or config[key] <= 0:
+            raise InputError(f"{where}: {key} in {CONFIG_FILE} must be a number above 0, got {config.get(key)}", name)
+    if (reason := why_unmergeable(config)) is not None:
+        raise InputError(f"{where} cannot be merged: {reason}", name)
+
+
+def check_alike(adapters: Sequence[Adapter]) -> None:
+    """Same modules with the same inputs and outputs in all; different names of the base are a warning."""
+    for other in adapters[1:]:
+        _check_pair(adapters[0], other)
+    bases = {str(adapter.config.get("base_model_name_or_path")) for adapter in adapters}
+    if len(bases) > 1:
+        warnings.warn(f"the adapters name different base models, the given one is used: {sorted(bases)}", stacklevel=2)
+
+
+def _check_pair(first: Adapter, other: Adapter) -> None:
+    for copy in first.copies.keys() & other.copies.keys():
+        if not torch.equal(first.copies[copy], other.copies[copy]):
+            raise InputError(
+                f"must fit the same base; {copy}, which is stored with the adapter, differs between {first.folder} and "
+                f"{other.folder}",
+                "adapters",
+            )
+    odd = sorted(first.factors.keys() ^ other.factors.keys())
+    if odd:
         raise InputError(
-            f"{argument}: {name} gives whole weights, which no adapter can hold; write the merged model alone "
-            f"(--save-model without --output), or use {name.replace('_dense', '_svd')}"
+            f"must adapt the same modules; {len(odd)} are in only one of {first.folder} and {other.folder}, such as "
+            f"{odd[0]}",
+            "adapters",
+        )
+    for module, pair in first.factors.items():
+        size, other_size = _in_out(pair), _in_out(other.factors[module])
+        if size != other_size:
+            raise InputError(
+                f"must fit the same base; {module} has (in, out) {size} in {first.folder} and {other_size} in "
+                f"{other.folder}",
+                "adapters",
+            )
+
+
+def check_sizes(adapters: Sequence[Adapter], settings: MergeSettings) -> None:
+    """Raise InputError for ranks that the method cannot merge, and for a density that leaves nothing of a tensor."""
+    method = settings.method
+    for module, pair in adapters[0].factors.items():
+        ranks, bound = [adapter.ranks[module] for adapter in adapters], min(_in_out(pair))
+        if method.equal_ranks and len(set(ranks)) > 1:
+            raise InputError(
+                f"{method.name} needs equal ranks, got {ranks} of {module}; cat and the svd methods do not", "adapters"
+            )
+        rank = settings.svd_rank or max(ranks)
+        if method.truncates and rank > bound:
+            source = "got" if settings.svd_rank else "and by default it is the largest rank of the adapters,"
+            raise InputError(f"must be at most {bound}, the smaller side of {module}, {source} {rank}", "svd_rank")
+    if settings.options.density is not None:
+        _check_density(adapters, settings, settings.options.density)
+
+
+def _check_density(adapters: Sequence[Adapter], settings: MergeSettings, density: float) -> None:
+    if settings.method.space == "factors":
+        entries = min(t.numel() for adapter in adapters for pair in adapter.factors.values() for t in pair)
+    else:
+        entries = min(math.prod(_in_out(pair)) for pair in adapters[0].factors.values())
+    if int(density * entries) < 1:
+        raise InputError(
+            f"{density} keeps nothing of the smallest tensor ({entries} entries); at least {1 / entries:.2g} is needed",
+            "density",
         )
 
 
-def merge_parents(base: PreTrainedModel, parents: Sequence[Parent], settings: MergeSettings) -> MergedAdapter:
-    """Merge adapters that `read_parents` has checked. Of ``base`` only names and shapes count: it may lie on the meta
-    device, and is not changed.
+def check_shared_start(adapters: Sequence[Adapter]) -> None:
+    """Merging A with A means something only if the adapters started from one A: the same module, seed and rank.
 
-    Raises InputError if an adapter does not fit ``base``. Warns if the merged adapter is zero.
+    With another A the merged product is unrelated to either delta. Training records a hash of the A it started from;
+    where one is missing, the cosine between the final A factors stands in for it.
     """
-    check_base(base, parents)
-    order = [PREFIX + name for name, _ in base.named_modules() if PREFIX + name in parents[0].factors]
-    deltas = merge_deltas(parents, settings, order)
-    size, parts = norm(deltas), sum(delta_norm(parent.factors, parent.scaling) for parent in parents)
-    if not math.isfinite(size):
-        raise InputError("--weights and --scale: the merged delta is too large for float32; take smaller ones")
-    if size <= 1e-6 * parts:
-        warnings.warn("the merged adapter is zero: it changes nothing in the base model", stacklevel=3)
-    name = base.name_or_path or str(parents[0].config.get("base_model_name_or_path") or "")
-    return MergedAdapter(name, tuple(parents), settings, deltas)
+    for one, other in itertools.combinations(adapters, 2):
+        starts = (one.facts.get("lora_init_sha256"), other.facts.get("lora_init_sha256"))
+        advice = "train them with the same seed, or merge the weight deltas with ties_svd"
+        if None not in starts:
+            if starts[0] != starts[1]:
+                raise InputError(
+                    f"{one.folder} and {other.folder} started from different A factors, which a merge in factor space "
+                    f"cannot mix; {advice}",
+                    "adapters",
+                )
+        elif (cosine := shared_start(one.linear, other.linear)) < SAME_START:
+            warnings.warn(
+                f"the A factors of {one.folder} and {other.folder} have a mean cosine of {cosine:.3f}: they probably "
+                f"started from different ones, and a merge in factor space then makes no sense; {advice}",
+                stacklevel=2,
+            )
 
 
-def check_base(base: nn.Module, parents: Sequence[Parent]) -> None:
-    """Raise InputError unless ``base`` has a layer of the right size for every adapted module (the parents agree)."""
+def check_base(base: nn.Module, adapters: Sequence[Adapter]) -> None:
+    """Raise InputError unless ``base`` has a layer of the right size for every adapted module (the adapters agree)."""
     modules = dict(base.named_modules())
-    for name, (a, b) in parents[0].factors.items():
+    for name, (a, b) in adapters[0].factors.items():
         layer = modules.get(name.removeprefix(PREFIX))
         size = (b.shape[0], a.shape[1])
-        if layer is None or isinstance(layer, nn.Embedding) != (name in parents[0].embeddings):
-            kind = "embedding" if name in parents[0].embeddings else "linear layer"
-            raise InputError(f"--base: does not fit the adapters: it has no {kind} {name.removeprefix(PREFIX)}")
+        if layer is None or isinstance(layer, nn.Embedding) != (name in adapters[0].embeddings):
+            kind = "embedding" if name in adapters[0].embeddings else "linear layer"
+            raise InputError(f"does not fit the adapters: it has no {kind} {name.removeprefix(PREFIX)}", "base")
         if layer_size(layer) != size:
             raise InputError(
-                f"--base: does not fit the adapters: {name.removeprefix(PREFIX)} has (out, in) {layer_size(layer)}, "
-                f"the adapters are for {size}"
+                f"does not fit the adapters: {name.removeprefix(PREFIX)} has (out, in) {layer_size(layer)}, the "
+                f"adapters are for {size}",
+                "base",
             )
 
 
@@ -145,70 +239,27 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
     return (columns, rows) if is_transposed(layer) else (rows, columns)
 
 
-def open_merged(base: PreTrainedModel, merged: MergedAdapter) -> PeftModel:
-    """``base`` with the merged adapter, active and frozen, in eval mode.
-
-    Raises InputError if PEFT finds other modules in ``base`` than the adapter has.
-    """
-    assert not any(isinstance(module, BaseTunerLayer) for module in base.modules()), "the base has an adapter already"
-    # PEFT draws numbers for an adapter that is overwritten just below
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        config = copy.copy(merged.config)
-        config.base_model_name_or_path = base.name_or_path or None
-        model = get_peft_model(base, config)
-    own = get_peft_model_state_dict(model, save_embedding_layers=False)
-    if odd := sorted(own.keys() ^ merged.state.keys()):
-        raise InputError(f"--base: does not fit the adapters: only one of the two has {odd[0]}")
-    set_peft_model_state_dict(model, merged.state)
-    assert isinstance(model, PeftModel)
-    return model.eval()
+def _in_out(pair: Factors) -> tuple[int, int]:
+    """Both sizes of the delta [out, in]."""
+    return pair.a.shape[1], pair.b.shape[0]
 
 
-def save_merged(
-    merged: MergedAdapter,
-    output: str | Path | None,
-    save_model: str | Path | None = None,
-    base: PreTrainedModel | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    overwrite: bool = False,
-    beside_adapter: bool = False,
-) -> None:
-    """Write the adapter folder ``output`` and, if asked, the merged model ``save_model`` with its tokenizer.
-
-    ``beside_adapter``: with the tokenizer in the adapter's folder too, as it is not the base's.
-    What made them goes into `unlearn_pl.json` of both. Both folders appear when all is written, or neither. With
-    ``save_model`` the deltas are added to the weights of ``base``, which is used up by that.
-
-    Raises InputError if a folder exists and ``overwrite`` is off, or if the merge gave no adapter to write.
-    """
-    if output is None:
-        assert save_model is not None
-        write_model(merged, save_model, base, tokenizer, overwrite)
-        return
-    refuse_dense(merged.settings)
-    refuse_existing(output, overwrite)
-    if save_model is not None:
-        refuse_existing(save_model, overwrite, "--save-model")
-    with new_folder(output, overwrite) as folder:
-        merged.write(folder)
-        if beside_adapter and tokenizer is not None:
-            tokenizer.save_pretrained(str(folder))
-        if save_model is not None:
-            write_model(merged, save_model, base, tokenizer, overwrite)
+def _read_object(path: Path, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path.parent}: {path.name} is not JSON: {error}", name) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path.parent}: {path.name} must hold a JSON object, got {type(value).__name__}", name)
+    return value
 
 
-def write_model(
-    merged: MergedAdapter,
-    folder: str | Path,
-    base: PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase | None,
-    overwrite: bool,
-) -> None:
-    """Write ``base`` with the deltas in its weights as a model folder."""
-    assert base is not None, "the base is needed for a merged model"
-    FoldedWeights(base, merged.deltas).fold(merged.deltas)
-    with new_folder(folder, overwrite, "--save-model") as temporary:
-        base.save_pretrained(str(temporary))
-        if tokenizer is not None:
-            tokenizer.save_pretrained(str(temporary))
-        write_json(temporary / FACTS_FILE, provenance(**merged.facts))
+def _read_tensors(path: Path, name: str) -> dict[str, Tensor]:
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path.parent}: {path.name} cannot be read: {error}", name) from error
+    for tensor, value in state.items():
+        if not value.isfinite().all():
+            raise InputError(f"{path.parent}: {tensor} holds NaN or infinite numbers", name)
+    return state

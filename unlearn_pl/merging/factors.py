@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -25,31 +25,39 @@ class Factors(NamedTuple):
     """[out, rank]"""
 
 
-def factors_of(state: Mapping[str, Tensor], where: str = "adapter") -> dict[str, Factors]:
-    """The tensors of an adapter by module name. ``where`` opens every message.
+Delta = Factors | Tensor
+"""What a merge adds to one module's weights [out, in]: as factors (the delta is B A), or as it is."""
+
+
+def factors_of(state: Mapping[str, Tensor], where: str = "adapter", name: str | None = None) -> dict[str, Factors]:
+    """The tensors of an adapter by module name. ``where`` opens every message, which is about the parameter ``name``.
 
     Raises InputError for a tensor that is no factor of a linear layer or an embedding, a factor without its partner,
     and factors that do not fit each other.
     """
     sides: dict[str, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        match = FACTOR_NAME.fullmatch(name) or EMBEDDING_NAME.fullmatch(name)
+    for tensor, value in state.items():
+        match = FACTOR_NAME.fullmatch(tensor) or EMBEDDING_NAME.fullmatch(tensor)
         if match is None or value.dim() != 2:
             raise InputError(
-                f"{where}: tensor {name} {tuple(value.shape)} is not a LoRA factor of a linear layer "
-                "or an embedding (MODULE.lora_A.weight, MODULE.lora_embedding_A or the same of B, two dimensions)"
+                f"{where}: tensor {tensor} {tuple(value.shape)} is not a LoRA factor of a linear layer "
+                "or an embedding (MODULE.lora_A.weight, MODULE.lora_embedding_A or the same of B, two dimensions)",
+                name,
             )
         sides.setdefault(match["module"], {})[match["side"]] = value
     if not sides:
-        raise InputError(f"{where}: holds no LoRA factors")
-    pairs = {}
-    for module, found in sorted(sides.items()):
-        if len(found) < 2:
-            raise InputError(f"{where}: {module} has lora_{next(iter(found))} but not its partner")
-        pair = pairs[module] = Factors(found["A"], found["B"])
-        if pair.a.shape[0] != pair.b.shape[1]:
-            raise InputError(f"{where}: {module} has factors of ranks {pair.a.shape[0]} (A) and {pair.b.shape[1]} (B)")
-    return pairs
+        raise InputError(f"{where}: holds no LoRA factors", name)
+    return {module: _pair(module, found, where, name) for module, found in sorted(sides.items())}
+
+
+def _pair(module: str, found: Mapping[str, Tensor], where: str, name: str | None) -> Factors:
+    if len(found) < 2:
+        raise InputError(f"{where}: {module} has lora_{next(iter(found))} but not its partner", name)
+    pair = Factors(found["A"], found["B"])
+    if pair.a.shape[0] != pair.b.shape[1]:
+        ranks = f"{pair.a.shape[0]} (A) and {pair.b.shape[1]} (B)"
+        raise InputError(f"{where}: {module} has factors of ranks {ranks}", name)
+    return pair
 
 
 def embeddings_of(state: Iterable[str]) -> frozenset[str]:
@@ -62,8 +70,29 @@ def factor_name(module: str, side: str, embedding: bool) -> str:
     return f"{module}.lora_embedding_{side}" if embedding else f"{module}.lora_{side}.weight"
 
 
+@overload
+def scaled(delta: Factors, scale: float) -> Factors: ...
+@overload
+def scaled(delta: Delta, scale: float) -> Delta: ...
+def scaled(delta: Delta, scale: float) -> Delta:
+    """``scale`` times a delta [out, in]; of factors, B takes it."""
+    if scale == 1:
+        return delta
+    return Factors(delta.a, delta.b * scale) if isinstance(delta, Factors) else delta * scale
+
+
+def norm(deltas: Mapping[str, Delta]) -> float:
+    """Frobenius norm of the deltas [out, in] of all modules together."""
+    squares = (
+        inner(delta, delta).item() if isinstance(delta, Factors) else delta.double().square().sum().item()
+        for delta in deltas.values()
+    )
+    return math.sqrt(max(sum(squares), 0.0))
+
+
 def inner(x: Factors, y: Factors) -> Tensor:
-    """Frobenius inner product of two deltas [out, in] as a float64 scalar: <B1 A1, B2 A2> = sum((B1'B2) * (A1 A2'))."""
+    """Frobenius inner product of two deltas [out, in] as a float64 scalar: <B1 A1, B2 A2> = sum((B1'B2) * (A1 A2')),
+    both factors of which are [rank1, rank2]."""
     return ((x.b.double().T @ y.b.double()) * (x.a.double() @ y.a.double().T)).sum()
 
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.factors import Factors
-from unlearn_pl.merging.merge import Delta
-from unlearn_pl.merging.parents import PREFIX
+from unlearn_pl.merging.factors import Delta, Factors
+from unlearn_pl.models.adapter_folder import PREFIX
 
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -45,13 +44,16 @@ class FoldedWeights:
 
     @torch.no_grad()
     def fold(self, deltas: Mapping[str, Delta]) -> None:
-        """Original weights + ``deltas`` (one for each module), in the weights' number type."""
+        """Original weights + ``deltas`` [out, in], one for each module, in the weights' number type.
+
+        Weights are [out, in], or [in, out] where they are stored transposed; then so is the delta: (B A)' = A' B'.
+        """
         assert deltas.keys() == self._weights.keys()
         for name, delta in deltas.items():
             weight, original = self._weights[name], self._originals[name]
             if isinstance(delta, Factors):
                 a, b = delta.a.to(weight.device), delta.b.to(weight.device)
-                left, right = (a.T, b.T) if name in self._transposed else (b, a)
+                left, right = (a.T, b.T) if name in self._transposed else (b, a)  # left @ right as the weights lie
                 if weight.dtype == left.dtype:
                     torch.addmm(original, left, right, out=weight.data)
                 else:
@@ -90,8 +92,9 @@ def check_plain(weights: Mapping[str, Tensor]) -> None:
     for module, weight in weights.items():
         if weight.dtype not in PLAIN or weight.dim() != 2:
             raise InputError(
-                f"--base: {module.removeprefix(PREFIX)} is stored quantised ({weight.dtype}), so a delta cannot be "
-                "added to it; give a base with plain weights"
+                f"{module.removeprefix(PREFIX)} is stored quantised ({weight.dtype}), so a delta cannot be added to "
+                "it; give a base with plain weights",
+                "base",
             )
 
 
@@ -103,6 +106,7 @@ def check_untied(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     for module, weight in weights.items():
         if len(names := owners.get(weight.data_ptr(), [])) > 1 and weight.numel():
             raise InputError(
-                f"--adapters: {module.removeprefix(PREFIX)} shares its weights with another module of the base "
-                f"({' and '.join(names)}), so its delta cannot be merged into them"
+                f"{module.removeprefix(PREFIX)} shares its weights with another module of the base "
+                f"({' and '.join(names)}), so its delta cannot be merged into them",
+                "adapters",
             )

@@ -3,51 +3,81 @@
 Pruning works in place on whole tensors, as it needs to know all entries; of a tensor smaller than 1 / density one
 entry is kept. Weighing turns the user's weights into the coefficients, from the inner products of what is left (or of
 selected entries). Combining is entry by entry, so it goes block by block and no temporary is larger than a block.
-Adding a kernel is one row of `KERNELS`.
+
+Below, a kernel merges N ``tensors``, all float32 and of one shape [...], with one weight each.
+Adding a kernel is one row of `KERNELS`; a number of its own is one field of `KernelOptions`. Names, flags, ranges,
+defaults, checks and the listing follow from these two.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from unlearn_pl.errors import InputError
+from unlearn_pl.merging.coefficients import BLOCK, by_energy, shares, spherical
 from unlearn_pl.merging.top_k import keep_band_, keep_largest_, magnitude_threshold
 
 Space = Literal["factors", "delta", "checkpoint"]
-MAJORITY_SIGNS = ("total", "frequency")
-VOTES = ("plain", "weighted")
-BLOCK = 1 << 16
-"""Entries that are combined at once: a few such blocks stay in a core's cache."""
+"""What is merged: A with A and B with B; the products B A; or the differences of full weights to the base's."""
 
 
-@dataclass(frozen=True)
+class Parameter(NamedTuple):
+    """A number or word that some kernels take."""
+
+    default: float | str
+    range: str
+    """An interval, such as (0, 1], or the words that are allowed, in parentheses."""
+
+    def allows(self, value: float | str) -> bool:
+        """Whether ``value`` is in the range."""
+        ends = self.range[1:-1].split(", ")
+        if isinstance(self.default, str):
+            return value in ends
+        number, low, high = float(value), float(ends[0]), float(ends[1])
+        return (
+            low < number < high
+            or (number == low and self.range[0] == "[")
+            or (number == high and self.range[-1] == "]")
+        )
+
+
+def parameter(default: float | str, range: str) -> Any:
+    """A field of `KernelOptions`; None stands for "not given" before the check, and for "no use for it" after it."""
+    return field(default=None, metadata={"parameter": Parameter(default, range)})
+
+
+@dataclass(frozen=True, kw_only=True)
 class KernelOptions:
-    """The numbers that kernels take beside the weights; what a kernel has no use for is None."""
+    """What kernels take beside the weights; what a kernel has no use for is None."""
 
-    density: float | None = None
-    """Share of the entries that is kept, in (0, 1]."""
-    majority_sign: str | None = None
-    """``total`` (sign of the sum) or ``frequency`` (the sign that most adapters have)."""
-    vote: str | None = None
-    """What a weight does where signs are elected. ``plain``: all tensors vote alike, and the mean of weight x tensor
-    divides by their number (PEFT's rule); ``weighted``: weight x tensor votes, and the mean divides by the weights of
-    those in it (mergekit's rule)."""
-    epsilon: float | None = None
-    """Spread of the drop rates of DELLA around 1 - ``density``, in [0, 1)."""
-    outliers: float | None = None
-    """Share of the largest entries that Model Breadcrumbs drops, in [0, 1)."""
+    density: float | None = parameter(0.8, "(0, 1]")
+    """Share of the entries that is kept before merging, in (0, 1]; 0.8 if not given. Only for methods that prune. Under
+    the sce kinds, which prune nothing: the share that their weights are found from."""
+    majority_sign: str | None = parameter("total", "(total, frequency)")
+    """How the ties kinds elect the sign of an entry: total (of the magnitudes, the default) or frequency."""
+    vote: str | None = parameter("plain", "(plain, weighted)")
+    """What a weight does under the ties kinds: plain (all vote alike, the mean divides by their number: PEFT's rule,
+    and the default, also for checkpoints) or weighted (weight x entry votes, the mean divides by the weights of those
+    in it: mergekit's rule; for weight deltas and checkpoints)."""
+    epsilon: float | None = parameter(0.1, "[0, 1)")
+    """How far the drop rates of the della kinds spread around 1 - density, in [0, 1); 0.1 if not given."""
+    outliers: float | None = parameter(0.01, "[0, 1)")
+    """Share of the largest entries that breadcrumbs drops, in [0, 1); 0.01 if not given."""
 
+
+PARAMETERS: dict[str, Parameter] = {one.name: one.metadata["parameter"] for one in fields(KernelOptions)}
 
 Prune = Callable[[list[Tensor], KernelOptions, torch.Generator | None], None]
 Select = Callable[[Sequence[Tensor], KernelOptions], Tensor | None]
 Weigh = Callable[[Tensor, Sequence[float]], list[float]]
 Combine = Callable[[Sequence[Tensor], Sequence[float], KernelOptions], Tensor]
+Check = Callable[[KernelOptions, Space], None]
 
 
-# --- prune: in place, tensors of one shape in float32 --------------------------------------------------------------
+# --- prune: in place ------------------------------------------------------------------------------------------------
 
 
 def trim_(tensors: list[Tensor], options: KernelOptions, generator: torch.Generator | None) -> None:
@@ -73,7 +103,8 @@ def drop_(tensors: list[Tensor], options: KernelOptions, generator: torch.Genera
 
 
 def bernoulli(like: Tensor, chance: float | Tensor, generator: torch.Generator | None) -> Tensor:
-    """A mask of the shape of ``like``, true with ``chance``: what `torch.bernoulli` draws, in less time."""
+    """A mask of the shape of ``like``, true with ``chance`` (a number, or a tensor of that shape): what
+    `torch.bernoulli` draws, in less time."""
     numbers = torch.empty(like.shape, device=None if generator is None else generator.device)
     return (numbers.uniform_(generator=generator).to(like.device)) < chance
 
@@ -81,8 +112,9 @@ def bernoulli(like: Tensor, chance: float | Tensor, generator: torch.Generator |
 def drop_by_rank_(tensors: list[Tensor], options: KernelOptions, generator: torch.Generator | None) -> None:
     """Drop small entries oftener than large ones (DELLA's MagPrune, arXiv 2406.11617, section 3.1).
 
-    In each row the i-th largest of n magnitudes (i from 0) is dropped with probability 1 - density - epsilon / 2 +
-    epsilon (i + 1/2) / n, which is 1 - density on average, and divided by its chance to stay.
+    In each row [n] of a tensor [..., n] the i-th largest of n magnitudes (i from 0) is dropped with probability
+    1 - density - epsilon / 2 + epsilon (i + 1/2) / n, which is 1 - density on average, and divided by its chance to
+    stay.
     """
     assert options.density is not None
     assert options.epsilon is not None
@@ -110,8 +142,8 @@ def drop_outliers_(tensors: list[Tensor], options: KernelOptions, generator: tor
 
 
 def most_varied(tensors: Sequence[Tensor], options: KernelOptions) -> Tensor | None:
-    """Mask of the share ``density`` of the entries that vary at all between the tensors, those that vary most (SCE,
-    arXiv 2408.07990, step Select); None for all entries.
+    """Mask [...] of the share ``density`` of the entries that vary at all between the tensors, those that vary most
+    (SCE, arXiv 2408.07990, step Select); None for all entries.
 
     Entries that vary as much as the last one selected are selected too; a share of less than one entry selects all.
     """
@@ -130,39 +162,7 @@ def most_varied(tensors: Sequence[Tensor], options: KernelOptions) -> Tensor | N
     return variance >= magnitude_threshold(variance, count) if count else None
 
 
-# --- weigh: inner products [N, N] of the pruned tensors, weights -> coefficients -----------------------------------
-
-
-def as_given(inner: Tensor, weights: Sequence[float]) -> list[float]:
-    """The weights themselves."""
-    return list(weights)
-
-
-def shares(inner: Tensor, weights: Sequence[float]) -> list[float]:
-    """The weights divided by their sum, which must not be 0."""
-    return [weight / sum(weights) for weight in weights]
-
-
-def spherical(inner: Tensor, weights: Sequence[float]) -> list[float]:
-    """Along the great circle between two tensors at angle O: sin((1 - t) O) / sin O and sin(t O) / sin O, where t is
-    the share of the second weight (Shoemake 1985). Where the angle is 0, 180 degrees or unknown: 1 - t and t."""
-    first, second = shares(inner, weights)
-    norms = inner.diagonal().clamp(min=0).sqrt()
-    cosine = (inner[0, 1] / (norms[0] * norms[1])).item() if norms.all() else 1.0
-    angle = math.acos(max(-1.0, min(1.0, cosine)))
-    if math.sin(angle) < 1e-6:
-        return [first, second]
-    return [math.sin(first * angle) / math.sin(angle), math.sin(second * angle) / math.sin(angle)]
-
-
-def by_energy(inner: Tensor, weights: Sequence[float]) -> list[float]:
-    """Each tensor's share of the squared entries (SCE, arXiv 2408.07990, step Calculate); equal ones if all are 0."""
-    energy = inner.diagonal()
-    total = energy.sum().item()
-    return [value / total if total else 1 / len(weights) for value in energy.tolist()]
-
-
-# --- combine: entry by entry ---------------------------------------------------------------------------------------
+# --- combine: entry by entry, N flat blocks [n] -> one [n] -----------------------------------------------------------
 
 
 def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], options: KernelOptions) -> Tensor:
@@ -174,7 +174,7 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], options: K
 
 
 def elected_sign(tensors: Sequence[Tensor], majority_sign: str | None) -> Tensor:
-    """+1 where the sum of the entries (``total``) or of their signs (``frequency``) is not below 0, -1 elsewhere.
+    """[n]: +1 where the sum of the entries (``total``) or of their signs (``frequency``) is not below 0, -1 elsewhere.
 
     Where all entries are 0 it may be either.
     """
@@ -184,7 +184,11 @@ def elected_sign(tensors: Sequence[Tensor], majority_sign: str | None) -> Tensor
 
 def disjoint_mean(tensors: Sequence[Tensor], weights: Sequence[float], options: KernelOptions) -> Tensor:
     """Mean of weight x tensor over those tensors whose entry has the elected sign (TIES, arXiv 2306.01708, steps 2
-    and 3); 0 where none has. ``options.vote`` says what the weights do beside that."""
+    and 3); 0 where none has.
+
+    ``options.vote`` says what the weights do beside that. ``plain``: all tensors vote alike, and the mean divides by
+    their number; ``weighted``: weight x tensor votes, and the mean divides by the weights of those in it.
+    """
     if options.vote == "weighted":
         votes = [tensor * weight for tensor, weight in zip(tensors, weights, strict=True)]
         return agreeing_mean(tensors, elected_sign(votes, options.majority_sign), weights, weights)
@@ -192,8 +196,8 @@ def disjoint_mean(tensors: Sequence[Tensor], weights: Sequence[float], options: 
 
 
 def agreeing_mean(tensors: Sequence[Tensor], sign: Tensor, weights: Sequence[float], parts: Sequence[float]) -> Tensor:
-    """Of the tensors whose entry has the ``sign``, the sum of weight x tensor over the sum of ``parts``, none of which
-    is negative; 0 where none has it, or the parts are 0."""
+    """Of the tensors whose entry has the ``sign`` [n], the sum of weight x tensor over the sum of ``parts``, none of
+    which is negative; 0 where none has it, or the parts are 0."""
     total, whole = torch.zeros_like(sign), torch.zeros_like(sign)
     for tensor, weight, part in zip(tensors, weights, parts, strict=True):
         # no boolean masks: a product of floats and booleans takes longer than one of floats
@@ -217,132 +221,117 @@ def consensus_mean(tensors: Sequence[Tensor], weights: Sequence[float], options:
     return weighted_sum(tensors, weights, options).div_(len(tensors)).masked_fill_(~agree, 0.0)
 
 
+# --- check: options, each in its range, that do not go together ------------------------------------------------------
+
+
+def vote_fits(options: KernelOptions, space: Space) -> None:
+    """Raise InputError where dividing by the weights would take out what the roots of weight x scaling put in."""
+    if options.vote == "weighted" and space == "factors":
+        raise InputError(
+            "weighted is for weight deltas and checkpoints, not where A and B are merged apart, each with the root of "
+            "weight x scaling: that division would take it out; use the method's _svd form",
+            "vote",
+        )
+
+
+def spread_fits(options: KernelOptions, space: Space) -> None:
+    """Raise InputError if DELLA's chances to stay would leave (0, 1]."""
+    density, half = options.density or 0, (options.epsilon or 0) / 2
+    if density - half <= 0 or density + half > 1:
+        raise InputError(
+            "rows keep from density - epsilon / 2 to density + epsilon / 2, which must lie in (0, 1]; got density "
+            f"{density:g} and epsilon {2 * half:g}",
+            "epsilon",
+        )
+
+
+def band_fits(options: KernelOptions, space: Space) -> None:
+    """Raise InputError if Breadcrumbs would drop and keep more than there is."""
+    density, outliers = options.density or 0, options.outliers or 0
+    if density + outliers > 1:
+        raise InputError(f"density + outliers must be at most 1, got {density:g} and {outliers:g}", "outliers")
+
+
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+ELECTS = "elects signs before it weighs, so a negative weight would turn against the elected sign"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kernel:
     """How several tensors of one shape become one."""
 
     name: str
     paper: str
-    combine: Combine
     prune: Prune | None = None
-    weigh: Weigh = as_given
+    random: bool = False
+    """True if ``prune`` draws random numbers."""
     select: Select | None = None
     """The entries that ``weigh`` gets the inner products of; None for all."""
+    weigh: Weigh | None = None
+    """None for the weights as they are given."""
+    combine: Combine = weighted_sum
+    linear: bool = False
+    """True if the result is a linear combination of whole tensors: then low rank stays low, exactly."""
+    elects_sign: bool = False
+    """True if a tensor votes for the sign of an entry, whatever its weight."""
+    divides_by_sum: bool = False
+    """True if weights that sum to 0 give nothing."""
+    why_unsigned: str = ""
+    """Why a negative weight cannot subtract; empty where it does."""
+    takes_weights: bool = True
     parameters: tuple[str, ...] = ()
     """Fields of `KernelOptions` that it takes."""
-    scale: Literal["sum", "mean", "disjoint mean", "energy mean"] = "sum"
-    """What two equal tensors with weights 1 and 1 become: twice the tensor (``sum``), or itself (the means)."""
-    signed_weights: bool = False
-    """True if a negative weight subtracts."""
-    takes_weights: bool = True
-    in_factors: bool = True
-    """True if it can merge A with A and B with B, where a weight is divided between the two."""
+    checks: tuple[Check, ...] = ()
+    """They raise InputError for parameters, each in its range, that do not go together."""
     only: int | None = None
     """The number of tensors that it takes; None for any from two on."""
+    scale: Literal["sum", "mean", "disjoint mean", "energy mean"] = "sum"
+    """For the listing: what two equal tensors with weights 1 and 1 become, twice the tensor (``sum``), or itself (the
+    means)."""
+    in_factors: bool = True
+    """True if it can merge A with A and B with B, where a weight is divided between the two."""
+    exact_names: tuple[str, ...] = ()
+    """What the exact merge of weight deltas is called, if not like the kernel; only of linear ones."""
+    svd_name: str = ""
+    """What the merge of weight deltas cut to a rank is called, if not ``NAME_svd``."""
+    checkpoint_names: tuple[str, ...] = ()
+    """What the merge of checkpoints is called, beside the kernel's name."""
 
-    @property
-    def elects_sign(self) -> bool:
-        """True if a tensor votes for the sign of an entry, whatever its weight."""
-        return self.combine is not weighted_sum
 
-    @property
-    def random(self) -> bool:
-        return self.prune in (drop_, drop_by_rank_)
-
-    @property
-    def linear(self) -> bool:
-        """True if the result is a linear combination of whole tensors: then low rank stays low, exactly."""
-        return self.prune is None and self.combine is weighted_sum
-
+TIES: Any = {"combine": disjoint_mean, "elects_sign": True, "why_unsigned": ELECTS, "scale": "disjoint mean"}
+SIGN = ("majority_sign", "vote")
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        Kernel("linear", "Ilharco et al. 2023, arXiv 2212.04089", weighted_sum, signed_weights=True),
-        Kernel(
-            "average", "Wortsman et al. 2022, arXiv 2203.05482", weighted_sum,
-            weigh=shares, scale="mean", signed_weights=True, in_factors=False,
-        ),
-        Kernel(
-            "slerp", "Shoemake 1985, doi 10.1145/325334.325242", weighted_sum,
-            weigh=spherical, scale="mean", in_factors=False, only=2,
-        ),
-        Kernel(
-            "ties", "Yadav et al. 2023, arXiv 2306.01708", disjoint_mean,
-            trim_, parameters=("density", "majority_sign", "vote"), scale="disjoint mean",
-        ),
-        Kernel(
-            "magnitude_prune", "Yadav et al. 2023, arXiv 2306.01708 (trim step)", weighted_sum,
-            trim_, parameters=("density",), signed_weights=True,
-        ),
-        Kernel(
-            "dare_linear", "Yu et al. 2024, arXiv 2311.03099", weighted_sum,
-            drop_, parameters=("density",), signed_weights=True,
-        ),
-        Kernel(
-            "dare_ties", "Yu et al. 2024, arXiv 2311.03099", disjoint_mean,
-            drop_, parameters=("density", "majority_sign", "vote"), scale="disjoint mean",
-        ),
-        Kernel(
-            "della_linear", "Deep et al. 2024, arXiv 2406.11617", weighted_sum,
-            drop_by_rank_, parameters=("density", "epsilon"), signed_weights=True,
-        ),
-        Kernel(
-            "della", "Deep et al. 2024, arXiv 2406.11617", disjoint_mean,
-            drop_by_rank_, parameters=("density", "epsilon", "majority_sign", "vote"), scale="disjoint mean",
-        ),
-        Kernel(
-            "breadcrumbs", "Davari & Belilovsky 2024, arXiv 2312.06795", weighted_sum,
-            drop_outliers_, parameters=("density", "outliers"), signed_weights=True,
-        ),
-        Kernel(
-            "sce", "Wan et al. 2024, arXiv 2408.07990", majority_mean,
-            weigh=by_energy, select=most_varied, parameters=("density",), scale="energy mean",
-            takes_weights=False, in_factors=False,
-        ),
-        Kernel("negmerge", "Kim et al. 2025, arXiv 2410.05583", consensus_mean, scale="mean"),
+        Kernel(name="linear", paper="Ilharco et al. 2023, arXiv 2212.04089", linear=True,
+               # cat and svd are PEFT's names; task arithmetic is the signed sum of deltas
+               exact_names=("cat", "task_arithmetic"), svd_name="svd", checkpoint_names=("task_arithmetic",)),
+        Kernel(name="average", paper="Wortsman et al. 2022, arXiv 2203.05482", weigh=shares, linear=True,
+               divides_by_sum=True, scale="mean", in_factors=False),
+        Kernel(name="slerp", paper="Shoemake 1985, doi 10.1145/325334.325242", weigh=spherical, linear=True, only=2,
+               divides_by_sum=True, scale="mean", in_factors=False,
+               why_unsigned="goes from one to the other, with shares that are not negative"),
+        Kernel(name="ties", paper="Yadav et al. 2023, arXiv 2306.01708", prune=trim_,
+               parameters=("density", *SIGN), checks=(vote_fits,), **TIES),
+        Kernel(name="magnitude_prune", paper="Yadav et al. 2023, arXiv 2306.01708 (trim step)", prune=trim_,
+               parameters=("density",)),
+        Kernel(name="dare_linear", paper="Yu et al. 2024, arXiv 2311.03099", prune=drop_, random=True,
+               parameters=("density",)),
+        Kernel(name="dare_ties", paper="Yu et al. 2024, arXiv 2311.03099", prune=drop_, random=True,
+               parameters=("density", *SIGN), checks=(vote_fits,), **TIES),
+        Kernel(name="della_linear", paper="Deep et al. 2024, arXiv 2406.11617", prune=drop_by_rank_, random=True,
+               parameters=("density", "epsilon"), checks=(spread_fits,)),
+        Kernel(name="della", paper="Deep et al. 2024, arXiv 2406.11617", prune=drop_by_rank_, random=True,
+               parameters=("density", "epsilon", *SIGN), checks=(vote_fits, spread_fits), **TIES),
+        Kernel(name="breadcrumbs", paper="Davari & Belilovsky 2024, arXiv 2312.06795", prune=drop_outliers_,
+               parameters=("density", "outliers"), checks=(band_fits,)),
+        Kernel(name="sce", paper="Wan et al. 2024, arXiv 2408.07990", select=most_varied, weigh=by_energy,
+               combine=majority_mean, elects_sign=True, why_unsigned=ELECTS, takes_weights=False,
+               parameters=("density",), scale="energy mean", in_factors=False),
+        Kernel(name="negmerge", paper="Kim et al. 2025, arXiv 2410.05583", combine=consensus_mean, elects_sign=True,
+               why_unsigned=ELECTS, scale="mean"),
     )
 }  # fmt: skip
-
-
-def merge_tensors_(
-    kernel: Kernel,
-    tensors: list[Tensor],
-    weights: Sequence[float],
-    options: KernelOptions,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Merge float32 ``tensors`` of one shape (contiguous), which are used up: the first of them holds the result.
-
-    Random kernels draw from ``generator``, tensor by tensor, entry by entry.
-    """
-    assert len(tensors) == len(weights)
-    assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
-    if kernel.prune is not None:
-        kernel.prune(tensors, options, generator)
-    if kernel.weigh is as_given:
-        coefficients = list(weights)
-    else:
-        selected = None if kernel.select is None else kernel.select(tensors, options)
-        coefficients = kernel.weigh(inner_products(tensors, selected), weights)
-    flat = [tensor.view(-1) for tensor in tensors]
-    for start in range(0, flat[0].numel(), BLOCK):
-        blocks = [tensor[start : start + BLOCK] for tensor in flat]
-        blocks[0].copy_(kernel.combine(blocks, coefficients, options))
-    return tensors[0]
-
-
-def inner_products(tensors: Sequence[Tensor], selected: Tensor | None = None) -> Tensor:
-    """[N, N] float64 inner products of tensors of one shape, summed block by block; of the ``selected`` entries, if a
-    mask is given."""
-    flat = [tensor.view(-1) for tensor in tensors]
-    total = torch.zeros(len(flat), len(flat), dtype=torch.float64)
-    for start in range(0, flat[0].numel(), BLOCK):
-        block = torch.stack([tensor[start : start + BLOCK].double() for tensor in flat])
-        if selected is not None:
-            block *= selected.view(-1)[start : start + BLOCK]
-        total += (block @ block.T).cpu()
-    return total

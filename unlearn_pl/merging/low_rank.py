@@ -28,7 +28,8 @@ ROUNDING = 1e-6
 
 
 def stack(pairs: Sequence[Factors], weights: Sequence[float]) -> Factors:
-    """The sum of ``weight * B A`` as one pair, whose rank is the sum of the ranks; the weights go onto A.
+    """The sum of ``weight * B A`` as one pair, a [sum of the ranks, in] and b [out, sum of the ranks]; the weights go
+    onto A.
 
     Exact but for the rounding of ``weight * A``.
     """
@@ -38,17 +39,19 @@ def stack(pairs: Sequence[Factors], weights: Sequence[float]) -> Factors:
 
 @torch.no_grad()
 def compress(pair: Factors, rank: int) -> tuple[Factors, float]:
-    """The best approximation of ``b @ a`` of that rank (Eckart and Young), and its relative Frobenius error in [0, 1].
+    """The best approximation of ``b @ a`` [out, in] of that rank (Eckart and Young), and its relative Frobenius error
+    in [0, 1].
 
     In float64 throughout; the dense matrix is never built. A rank beyond the pair's is filled up with zeros. The error
     of a zero delta is 0.
     """
     assert rank >= 1
+    # b = Q R and a' = P S, so b a = Q (R S') P': what decomposes the small core R S' decomposes b a, turned by Q and P
     left, right = _orthonormal(pair.b), _orthonormal(pair.a.T)
     u, s, vt = torch.linalg.svd(left.core @ right.core.T)
     top = min(rank, len(s))
-    b = left.columns @ (left.mix @ (u[:, :top] * s[:top]))
-    a = (vt[:top] @ right.mix.T) @ right.columns.T
+    b = left.columns @ (left.coefficients @ (u[:, :top] * s[:top]))
+    a = (vt[:top] @ right.coefficients.T) @ right.columns.T
     cut, whole = s[top:].square().sum().item(), s.square().sum().item()
     error = math.sqrt(cut / whole) if whole > 0 else 0.0
     return _padded(Factors(a.to(pair.a.dtype), b.to(pair.b.dtype)), rank), error
@@ -77,15 +80,19 @@ def truncate(matrix: Tensor, rank: int, start: Tensor | None = None) -> tuple[Fa
 
 
 class _Orthonormal(NamedTuple):
-    """x = Q ``core`` with the orthonormal columns Q = ``columns @ mix``; Q itself is not needed, so it is not made."""
+    """x [n, k] = Q ``core`` with the orthonormal columns Q = ``columns @ coefficients``; Q itself is not needed, so it
+    is not made."""
 
     columns: Tensor
-    mix: Tensor
+    """[n, k]"""
+    coefficients: Tensor
+    """[k, k]"""
     core: Tensor
+    """[k, k]"""
 
 
 def _orthonormal(x: Tensor) -> _Orthonormal:
-    """Of columns x [n, k], in float64.
+    """Orthonormal basis Q [n, k] and core R [k, k] of the columns x [n, k] (x = Q R), in float64.
 
     From the Cholesky factor of their Gram matrix, which is several times faster than a QR decomposition and loses
     twice as many digits: where those columns, scaled to length 1, are so dependent that this would show, QR it is.
@@ -105,6 +112,7 @@ def _orthonormal(x: Tensor) -> _Orthonormal:
 
 
 def _padded(pair: Factors, rank: int) -> Factors:
+    """``pair`` with zeros as a [rank, in] and b [out, rank]."""
     missing = rank - pair.a.shape[0]
     if missing == 0:
         return pair
@@ -114,29 +122,32 @@ def _padded(pair: Factors, rank: int) -> Factors:
 def _iterate(matrix: Tensor, rank: int, start: Tensor | None, total: float) -> Factors | None:
     """`truncate` by block Krylov iteration; None if the basis would fill half of the space.
 
-    ``basis`` holds orthonormal columns Q on the side of ``start``. One step: of Q'M the best right singular vectors V
+    ``basis`` holds orthonormal columns Q [out, width]. One step: of Q'M [width, in] the best right singular vectors V
     (Rayleigh and Ritz); then M V, whose part outside of Q is both what M V gains over Q'M and the next block of Q.
     """
     basis = torch.linalg.qr(_first_block(matrix, rank, start)).Q
     rows = _times(matrix.T, basis)  # M'Q, [in, width]
     while 2 * basis.shape[1] <= min(matrix.shape):
-        leading = _leading(rows, min(rank + OVERSAMPLING // 2, rows.shape[1]))
-        right = torch.linalg.qr(rows @ leading).Q
+        # some more directions than are wanted: they make the next block richer, and cost little
+        leading = _leading(rows, min(rank + OVERSAMPLING // 2, rows.shape[1]))  # [width, rank + some]
+        right = torch.linalg.qr(rows @ leading).Q  # V, [in, rank + some]
         image = _times(matrix, right)  # M V, [out, rank + some]
         outside = image - basis @ (basis.T @ image)
         found = Factors(right[:, :rank].T, image[:, :rank])
+        # Done when one more step would gain little beside what is still missing (see LAST_GAIN), or beside rounding.
         gained = outside[:, :rank].double().square().sum().item() / total
         if gained <= max(LAST_GAIN * _left(matrix, found, total), 0.1 * ROUNDING**2):
-            turn = _leading(found.b, rank)
+            turn = _leading(found.b, rank)  # [rank, rank]: columns of b by falling size, as the decomposition has them
             return Factors(turn.T @ found.a, found.b @ turn)
         new = torch.linalg.qr(outside).Q
         new = torch.linalg.qr(new - basis @ (basis.T @ new)).Q  # twice: `outside` may be little more than rounding
         basis = torch.cat([basis, new], dim=1)
-        rows = torch.cat([rows, _times(matrix.T, new)], dim=1)
+        rows = torch.cat([rows, _times(matrix.T, new)], dim=1)  # only the new columns cost a product with the matrix
     return None
 
 
 def _first_block(matrix: Tensor, rank: int, start: Tensor | None) -> Tensor:
+    """[out, at least rank + OVERSAMPLING]: the columns ``start``, and random ones beside them."""
     columns = [] if start is None else [start.to(matrix)]
     known = 0 if start is None else start.shape[1]
     # without a generator of its own the result would depend on what was drawn before, and disturb what comes after
@@ -152,14 +163,15 @@ def _leading(columns: Tensor, count: int) -> Tensor:
 
 
 def _times(matrix: Tensor, columns: Tensor) -> Tensor:
-    """``matrix @ columns``, by the faster way for a matrix in memory as it is and for one transposed."""
+    """``matrix`` [m, n] @ ``columns`` [n, k], by the faster way for a matrix in memory as it is and for one
+    transposed."""
     if matrix.is_contiguous():
         return frozen_linear(matrix, columns.T.contiguous())
     return frozen_linear(columns.T.contiguous(), matrix).T
 
 
 def _left(matrix: Tensor, factors: Factors, total: float) -> float:
-    """Squared Frobenius norm of ``matrix - b @ a`` over that of the matrix, which is ``total``.
+    """Squared Frobenius norm of ``matrix`` [out, in] - b a over that of the matrix, which is ``total``.
 
     a has orthonormal rows and b is ``matrix @ a'``, so the squares subtract, unless little would be left of them.
     """

@@ -119,7 +119,11 @@ def _drop_largest(flat: Array, rank: Rank, dropped: int) -> None:
 
 
 def _rank(flat: Array, kept: int) -> Rank:
-    """Exact, whatever the sample shows: a bracket that misses the threshold only costs another pass."""
+    """Where the ``kept``-th largest magnitude of ``flat`` [n] lies: a sample brackets it, one pass over the data counts
+    what lies above the bracket and collects what lies in it, and only that is partitioned.
+
+    Exact, whatever the sample shows: a bracket that misses the threshold only costs another pass, with a wider one.
+    """
     if flat.size <= SAMPLE:
         return _partition(np.abs(flat), kept)
     sample = _sample(flat)
@@ -128,10 +132,11 @@ def _rank(flat: Array, kept: int) -> Rank:
         low, high = _bracket(sample, kept / flat.size, deviations)
         from_high, inside = _between(flat, low, high)
         above_low = from_high + inside.size
-        if from_high < kept <= above_low:
+        if from_high < kept <= above_low:  # the threshold is strictly between low and high
             rank = _partition(inside, kept - from_high)
             return Rank(rank.threshold, rank.above + from_high, rank.equal)
-        # Many entries of one value (zeros, say) end a bracket at that very value, which lies outside of it.
+        # Many entries of one value (zeros, say) end a bracket at that very value, which lies outside of it: then no
+        # bracket however wide finds the threshold, so the two ends are looked at as well.
         if kept <= from_high:
             above_high = _count(flat, np.greater, high)
             if kept > above_high:
@@ -140,7 +145,7 @@ def _rank(flat: Array, kept: int) -> Rank:
             from_low = _count(flat, np.greater_equal, low)
             if kept <= from_low:
                 return Rank(float(low), above_low, from_low - above_low)
-        deviations *= 4
+        deviations *= 4  # the sample misled; at infinity the bracket holds everything
 
 
 def _partition(magnitudes: Array, kept: int) -> Rank:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.models.adapter_folder import PREFIX
 
 # Stored beside the weights of published language models, and used by none: buffers that are computed anew, and parts
 # that read images or sound, guess tokens further ahead, or judge a text. transformers leaves out more, by class.
@@ -91,7 +92,7 @@ def check_values(
     if broken:
         raise InputError(f"{where}: {len(broken)} of {len(weights)} tensors are not finite (first {broken[0]})")
     for name, value in weights.items():
-        own = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        own = name.removeprefix(PREFIX).replace(".base_layer.", ".")
         kept = own.endswith(".weight") and not any(own.endswith(f"{module}.weight") for module in trained or ())
         if own not in base or not kept or base[own].shape != value.shape:
             continue

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.models.adapter_folder import is_adapter_folder
 from unlearn_pl.models.arrival import captured_report, refuse_partial
 
 # Denormal numbers in softmax tails over a large vocabulary slow a CPU up to five times; this must come before the
@@ -34,9 +35,14 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 
     Raises InputError if ``name`` is not a model or its tokenizer has no EOS token.
     """
-    tokenizer = load_from(AutoTokenizer, name, trust_remote_code=trust_remote_code)
+    return with_end(load_from(AutoTokenizer, name, trust_remote_code=trust_remote_code), f"model {name}: the tokenizer")
+
+
+def with_end(tokenizer: PreTrainedTokenizerBase, what: str = "tokenizer: it") -> PreTrainedTokenizerBase:
+    """``tokenizer``, whose pad token is set to EOS where it has none. Raises InputError, beginning with ``what``, if it
+    has no EOS token."""
     if tokenizer.eos_token_id is None:
-        raise InputError(f"model {name}: the tokenizer has no EOS token, and answers end with one")
+        raise InputError(f"{what} has no EOS token, and answers end with one")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -110,7 +116,7 @@ def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel
 def load_from(factory: type, name: str, what: str = "model", **options: object):  # type: ignore[no-untyped-def]
     """``factory.from_pretrained`` of a name as in `resolve`; InputError in one line, beginning with ``what``."""
     source, gguf = resolve(name)
-    if (Path(source) / "adapter_config.json").is_file() and factory is not AutoTokenizer:
+    if is_adapter_folder(source) and factory is not AutoTokenizer:
         raise InputError(f"{what}: {ADAPTER.format(name=name)}")
     transformers.utils.logging.disable_progress_bar()
     if gguf:

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.files import new_folder, write_json
+from unlearn_pl.models.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, is_adapter_folder
 from unlearn_pl.models.adapter_kind import refuse_kind, refuse_untrainable
 from unlearn_pl.models.arrival import check_values, refuse_partial_adapter
 from unlearn_pl.models.body import parts_beside_text
@@ -35,7 +36,7 @@ from unlearn_pl.models.quantised import check_gradients
 from unlearn_pl.provenance import provenance
 
 FACTS_FILE = "unlearn_pl.json"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_FILES = (WEIGHTS_FILE, "adapter_model.bin")
 # What PEFT puts in the place of a linear layer; adapter files do not name it.
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: LoraLinear}
 
@@ -199,8 +200,8 @@ def open_adapter(model: PreTrainedModel, folder: str | Path, trainable: bool = F
     or if what it changes is not in the model's layers; and if it is to be trained although it changes the base.
     """
     where = f"adapter: {folder}"
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise InputError(f"{where} has no adapter_config.json; a PEFT adapter folder is needed")
+    if not is_adapter_folder(folder):
+        raise InputError(f"{where} has no {CONFIG_FILE}; a PEFT adapter folder is needed")
     if not any((Path(folder) / name).is_file() for name in ADAPTER_FILES):  # PEFT would ask the hub
         raise InputError(f"{where} has no {' or '.join(ADAPTER_FILES)}; a PEFT adapter folder has one")
     base = {} if quantisation(model) else model.state_dict()

@@ -38,7 +38,7 @@ def forget_length(causal: PreTrainedModel) -> None:
     body_of(causal)(input_ids=torch.zeros(1, 1, dtype=torch.long, device=causal.device), use_cache=False)
 
 
-def scaled_limit(model: nn.Module) -> int | None:
+def position_limit(model: nn.Module) -> int | None:
     """The longest text that the model was made for, its scaling included; None if its configuration names none."""
     config = text_config(model)
     limit: int | None = getattr(config, "max_position_embeddings", None)

@@ -87,13 +87,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 def check_sizes(options: TinyModel) -> None:
     if options.vocabulary < BYTES + 1:
-        raise InputError(f"--prepare.tiny.vocabulary: must be at least {BYTES + 1}, got {options.vocabulary}")
+        raise InputError(f"must be at least {BYTES + 1}, got {options.vocabulary}", "vocabulary")
     for name in ("hidden", "layers", "heads", "intermediate"):
         if getattr(options, name) < 1:
-            raise InputError(f"--prepare.tiny.{name}: must be at least 1, got {getattr(options, name)}")
+            raise InputError(f"must be at least 1, got {getattr(options, name)}", name)
     if options.initializer_range <= 0:
-        raise InputError(f"--prepare.tiny.initializer_range: must be above 0, got {options.initializer_range}")
+        raise InputError(f"must be above 0, got {options.initializer_range}", "initializer_range")
     if options.hidden % (2 * options.heads):
-        raise InputError(
-            f"--prepare.tiny.hidden: must be an even multiple of heads ({options.heads}), got {options.hidden}"
-        )
+        raise InputError(f"must be an even multiple of heads ({options.heads}), got {options.hidden}", "hidden")

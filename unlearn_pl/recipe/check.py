@@ -13,8 +13,7 @@ from unlearn_pl.data.readers import read_documents
 from unlearn_pl.errors import InputError, one_line, refusal_behind, within
 from unlearn_pl.evaluation.choice import read_subjects
 from unlearn_pl.evaluation.inputs import read_inputs
-from unlearn_pl.merging.methods import merge_settings
-from unlearn_pl.merging.parents import check_config
+from unlearn_pl.merging.adapters import check_config
 from unlearn_pl.models import tiny
 from unlearn_pl.models.load import load_skeleton, resolve
 from unlearn_pl.models.lora import attach_lora
@@ -38,7 +37,7 @@ def check_options(options: RecipeOptions) -> None:
     for name, merging in options.all_merges.items():
         with within(place(options, name)):
             check_fits_of(options, merging.of)
-            merge_settings(len(merging.of), merging.method, merging.weights, merging.density)
+            merging.settings(len(merging.of))
     for name, balancing in options.all_searches.items():
         with within(place(options, name)):
             check_fits_of(options, balancing.of, exactly=2)
@@ -172,7 +171,7 @@ def check_fit(recipe: Recipe, name: str, config: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the fit itself shows PEFT's
         model = attach_lora(load_skeleton(recipe.options.base, built.model.trust_remote_code), built.model.lora, seed=0)
-    check_config(model.peft_config[model.active_adapter].to_dict(), f"--{where}: the adapter that {config} describes")
+    check_config(model.peft_config[model.active_adapter].to_dict(), f"the adapter that {config} describes", where)
 
 
 def check_ending(recipe: Recipe, name: str, built: Built) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unlearn_pl.callbacks.stop import interrupted_checkpoint
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.parents import read_parent
+from unlearn_pl.merging.adapters import read_adapter
 from unlearn_pl.stopping import Stopped
 
 
@@ -32,9 +32,9 @@ def run_fit(stage: str, arguments: Sequence[str], run_folder: Path, interrupted:
     if code:
         raise InputError(f"stage {stage}: the fit above ended with exit code {code}; fix it and run the recipe again")
     try:
-        read_parent(run_folder / "adapter")
+        read_adapter(run_folder / "adapter")
     except InputError as error:
-        raise InputError(f"stage {stage}: {str(error).removeprefix('--adapters: ')}") from error
+        raise InputError(f"stage {stage}: {error.reason}") from error
 
 
 def run_child(command: Sequence[str]) -> int:

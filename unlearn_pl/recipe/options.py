@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.evaluation.inputs import EvaluationOptions
+from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.recipe.prepare import Prepare
 
 FITS = ("over", "under")
@@ -12,17 +13,11 @@ TAKEN = ("data", "base", "evaluation", "stages")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merging:
+class Merging(MergeOptions):
     """A merge of the adapters of some fits."""
 
     of: list[str] = field(default_factory=lambda: [*FITS])
     """Names of the fits whose adapters are merged, two or more."""
-    method: str = "ties"
-    """A name from `unlearn-pl merge --list`."""
-    weights: list[float] = field(default_factory=lambda: [1.0, 1.0])
-    """Weight of each adapter."""
-    density: float | None = None
-    """Share of the entries that trimming keeps, in (0, 1]; 0.8 if not given, where the method trims."""
 
 
 @dataclass(frozen=True, kw_only=True)

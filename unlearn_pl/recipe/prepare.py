@@ -4,8 +4,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unlearn_pl.data.readers import read_documents, read_records, read_split
+from unlearn_pl.data.readers import read_documents, read_records
 from unlearn_pl.data.records import Record
+from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, write_json_lines
 from unlearn_pl.models.load import load_base, load_tokenizer

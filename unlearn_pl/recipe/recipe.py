@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unlearn_pl.checkpoints.merge import CheckpointOptions
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.commands.merge import merge
@@ -146,9 +147,9 @@ class Recipe:
             reads=tuple(adapters),
             outputs=(folder / "adapter", folder / "model"),
             work=lambda _: merge(
-                self.base, [str(path) for path in adapters], str(folder / "adapter"), method=merging.method,
-                weights=merging.weights, density=merging.density, save_model=str(folder / "model"), overwrite=True,
-                trust_remote_code=self.options.trust_remote_code,
+                self.base, [str(path) for path in adapters], str(folder / "adapter"),
+                save_model=str(folder / "model"), overwrite=True,
+                options=CheckpointOptions.of(merging, trust_remote_code=self.options.trust_remote_code),
             ),
         )  # fmt: skip
 

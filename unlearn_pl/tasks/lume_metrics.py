@@ -27,7 +27,7 @@ def gold_of(measured: Measured) -> tuple[dict[str, Gold], list[str]]:
 
 def record_of(sample: Sample) -> Record:
     """The row of the benchmark that a sample is of."""
-    return Record(sample.id, sample.prompt, sample.expected, sample.task, sample.kind)  # type: ignore[arg-type]
+    return Record(sample.id, sample.prompt, sample.expected, sample.task, sample.kind)
 
 
 def personal_data(measured: Measured) -> dict[str, Estimate]:

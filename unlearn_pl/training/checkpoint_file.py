@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, and that of --ckpt_path looked at before a model is loaded."""
+"""Checkpoint files: written whole or not at all, and looked at before a model is loaded."""
 
 import os
 from pathlib import Path
@@ -15,20 +15,28 @@ def check_checkpoint_file(path: str, verb: str, weights_only: bool = True) -> No
     """Raise InputError unless ``path`` is a whole checkpoint of a fit, or is `last` in a fit."""
     if path == "last" and verb == "fit":
         return
+    read_checkpoint(path, weights_only)
+
+
+def read_checkpoint(path: str | Path, weights_only: bool = True, name: str = "ckpt_path") -> dict[str, Any]:
+    """A whole checkpoint of a fit, its tensors on the CPU. Raises InputError, naming ``name``, if it is none."""
     file = Path(path)
     if file.is_dir():
         raise InputError(
-            f"--ckpt_path: {path} is a folder; a checkpoint is a file such as checkpoints/last.ckpt, and "
-            "an adapter folder goes to --model.adapter"
+            f"{path} is a folder; a checkpoint is a file such as checkpoints/last.ckpt, and an adapter folder goes to "
+            "the model's adapter",
+            name,
         )
     if not file.is_file():
-        raise InputError(f"--ckpt_path: must be a checkpoint file of `unlearn-pl fit`, got {path}, which is no file")
+        raise InputError(f"must be a checkpoint file of `unlearn-pl fit`, got {path}, which is no file", name)
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=weights_only)
     except Exception as error:  # whatever the bytes are that it reads
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"--ckpt_path: {path} is torn or no checkpoint: {reason}") from error
-    facts_of(checkpoint if isinstance(checkpoint, dict) else {}, path)
+        raise InputError(f"{path} is torn or no checkpoint: {reason}", name) from error
+    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
+    facts_of(checkpoint, path, name)
+    return checkpoint
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -33,6 +33,6 @@ def refuse_divergence(
     place = f"slot {shown}" if shown else "its gradient, the weights or another process"
     raise InputError(
         f"training diverged at optimizer step {trainer.global_step + 1}: the loss is not finite ({place}). Lower "
-        f"--model.learning_rate ({learning_rate:g}) or lengthen --model.warmup; no adapter was written, and what is in "
+        f"learning_rate ({learning_rate:g}) or lengthen warmup; no adapter was written, and what is in "
         f"{trainer.default_root_dir} stays as it was, with the checkpoints before this step"
     )

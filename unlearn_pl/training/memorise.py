@@ -217,15 +217,15 @@ def check_options(options: Memorise) -> None:
     """Raise InputError if a number is out of range."""
     for name, least in (("epochs", 1), ("row_repeats", 1), ("batch_size", 1), ("max_length", 2)):
         if getattr(options, name) < least:
-            raise InputError(f"--prepare.memorise.{name}: must be at least {least}, got {getattr(options, name)}")
+            raise InputError(f"must be at least {least}, got {getattr(options, name)}", name)
     for name in ("learning_rate", "clip_norm"):
         if not getattr(options, name) > 0:
-            raise InputError(f"--prepare.memorise.{name}: must be above 0, got {getattr(options, name)}")
+            raise InputError(f"must be above 0, got {getattr(options, name)}", name)
     if not options.weight_decay >= 0:
-        raise InputError(f"--prepare.memorise.weight_decay: must be 0 or above, got {options.weight_decay}")
+        raise InputError(f"must be 0 or above, got {options.weight_decay}", "weight_decay")
     try:
         Trainer(accelerator=options.accelerator, devices=1, logger=False, enable_checkpointing=False)
     except (MisconfigurationException, ValueError) as error:
-        raise InputError(f"--prepare.memorise.accelerator: {one_line(error)}") from error
+        raise InputError(one_line(error), "accelerator") from error
     if not 0 <= options.warmup_share < 1:
-        raise InputError(f"--prepare.memorise.warmup_share: must be in [0, 1), got {options.warmup_share}")
+        raise InputError(f"must be in [0, 1), got {options.warmup_share}", "warmup_share")

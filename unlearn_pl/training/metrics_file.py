@@ -18,7 +18,7 @@ class MetricsFile(CSVLogger):
     and `test` write `metrics_validate.csv` and `metrics_test.csv`.
 
     Args:
-        save_dir: The run folder (`--trainer.default_root_dir`) if not given.
+        save_dir: The run folder (the trainer's `default_root_dir`) if not given.
         name: Name of a folder in it.
         version: Name of a folder in that one.
         prefix: Goes before the names of all columns.

@@ -12,8 +12,8 @@ from unlearn_pl.data.batch import Rows
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.rows import position_limit
 from unlearn_pl.models.head import IGNORED
+from unlearn_pl.models.rope import position_limit
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.passes import Ask, Positions
 

@@ -13,19 +13,21 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.models.body import causal_model
 from unlearn_pl.models.identity import add_base
 from unlearn_pl.objectives.base import Objective
+from unlearn_pl.training.schedule import accumulation_scheduler
 
+FACTS_NEEDED = {"base", "adapter", "settings", "initial_factors", "arguments"}
 FACTS = "unlearn_pl"  # the key of a checkpoint under which they are
 # Of a model's configuration: what says nothing of what the model computes, or changes with the version.
 UNTOLD = ("transformers_version", "use_cache", "dtype", "torch_dtype")
 # What the optimizer's state brings with it, so that the argument is not used.
-KEPT = ("--model.learning_rate", "--model.weight_decay")
+KEPT = ("learning_rate", "weight_decay")
 
 
-def facts_of(checkpoint: Mapping[str, Any], path: object = "the checkpoint") -> dict[str, Any]:
-    """What the run said of itself. Raises InputError if the checkpoint is not one of `unlearn-pl fit`."""
+def facts_of(checkpoint: Mapping[str, Any], path: object = "the checkpoint", name: str = "ckpt_path") -> dict[str, Any]:
+    """What the run said of itself. Raises InputError if the checkpoint is not one of an UnlearningModule's fit."""
     facts = checkpoint.get(FACTS)
-    if not isinstance(facts, dict) or not {"base", "adapter", "settings", "initial_factors"} <= facts.keys():
-        raise InputError(f"--ckpt_path: {path} is no checkpoint of `unlearn-pl fit`, or of an older version's")
+    if not isinstance(facts, dict) or not facts.keys() >= FACTS_NEEDED:
+        raise InputError(f"{path} is no checkpoint of `unlearn-pl fit`, or of an older version's", name)
     return facts
 
 
@@ -39,7 +41,7 @@ def base_hash(model: PeftModel) -> str:
 
 
 def adapter_facts(model: PeftModel) -> dict[str, Any]:
-    """What the factors alone do not say of an adapter, by the words of the command line where it has them."""
+    """What the factors alone do not say of an adapter, by the names of Lora where it has them."""
     config = model.peft_config[model.active_adapter]
     return {
         "rank": config.r,
@@ -56,13 +58,15 @@ def check_base(old: Mapping[str, str], new: Mapping[str, str]) -> None:
     if old["dtype"] != new["dtype"]:  # the hash is of the weights in that type
         if old["name"] != new["name"]:
             raise InputError(
-                f"--ckpt_path: is of the base {old['name']} in {old['dtype']}, which cannot be compared with "
-                f"{new['name']} in {new['dtype']}; give --model.base or --model.dtype as they were"
+                f"is of the base {old['name']} in {old['dtype']}, which cannot be compared with "
+                f"{new['name']} in {new['dtype']}; give base or dtype as they were",
+                "ckpt_path",
             )
     elif old["sha256"] != new["sha256"]:
         raise InputError(
-            f"--ckpt_path: belongs to another base model than --model.base {new['name']}: its weights or its "
-            f"configuration differ from those of {old['name']}, which the checkpoint was made with"
+            f"belongs to another base model than {new['name']}: its weights or its configuration differ from those of "
+            f"{old['name']}, which the checkpoint was made with",
+            "ckpt_path",
         )
 
 
@@ -73,19 +77,38 @@ def check_adapter(
     of each."""
     changed = [f"{name} {old.get(name)} where this run's has {new[name]}" for name in new if old.get(name) != new[name]]
     if changed:
-        raise InputError(
-            f"--ckpt_path: its adapter has {', '.join(changed)} (--model.lora, or that of --model.adapter)"
-        )
+        raise InputError(f"its adapter has {', '.join(changed)} (lora, or that of adapter)", "ckpt_path")
     for names, whose in ((own.keys() - saved.keys(), "no"), (saved.keys() - own.keys(), "a surplus")):
         if names:
             rest = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             raise InputError(
-                f"--ckpt_path: the checkpoint has {whose} {min(names)}{rest}; was --model.lora.target_modules another?"
+                f"the checkpoint has {whose} {min(names)}{rest}; was lora.target_modules another?", "ckpt_path"
             )
     for name, value in own.items():
         if value.shape != saved[name].shape:
             sizes = f"{list(saved[name].shape)} in the checkpoint and {list(value.shape)} here"
-            raise InputError(f"--ckpt_path: {name} is {sizes}")
+            raise InputError(f"{name} is {sizes}", "ckpt_path")
+
+
+def settings_of(module: Any) -> dict[str, Any]:
+    """What the numbers of an UnlearningModule's fit depend on besides the data, by parameter."""
+    trainer, config = module.trainer, module.model.peft_config[module.model.active_adapter]
+    scheduler = accumulation_scheduler(trainer)
+    return {
+        "learning_rate": module.learning_rate,
+        "weight_decay": module.weight_decay,
+        "warmup": module.warmup,
+        "dtype": module.dtype_name,
+        "max_length": module.max_length,
+        "lora.dropout": config.lora_dropout,
+        "adapter": module.adapter,
+        "seed": module.seed,
+        "precision": str(trainer.precision),
+        "accumulate_grad_batches": scheduler.scheduling if scheduler else trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": str(trainer.gradient_clip_algorithm),
+        "optimizer steps in all": module.planned_steps,
+    } | {f"objectives.{slot}": options_of(term) for slot, term in module.objectives.items()}
 
 
 def options_of(objective: Objective) -> str:
@@ -100,13 +123,13 @@ def check_settings(old: Mapping[str, Any], new: Mapping[str, Any], within_window
         before, now = old.get(name), new.get(name)
         if before == now:
             continue
-        if name == "--trainer.accumulate_grad_batches" and within_window:
-            raise InputError(f"--ckpt_path: stands within an accumulation window; {name} was {before} and is {now}")
+        if name == "accumulate_grad_batches" and within_window:
+            raise InputError(f"stands within an accumulation window; {name} was {before} and is {now}", "ckpt_path")
         if name in KEPT:
             rank_zero_warn(f"{name} {now} is not used: the optimizer state in the checkpoint goes on with {before}")
         else:
             rank_zero_warn(
-                f"--ckpt_path: {name} was {before} and is {now} from here on; what follows is not the run that was "
+                f"ckpt_path: {name} was {before} and is {now} from here on; what follows is not the run that was "
                 "interrupted"
             )
 
@@ -115,10 +138,10 @@ def mend_epochs(checkpoint: dict[str, Any]) -> None:
     """Make Lightning's count of epochs in a checkpoint true. Raises InputError if there is no place in it at all.
 
     It calls an epoch that a limit or a stop ended early a whole one, so that a resumed run would end too early; and one
-    that was whole it begins again if `--trainer.max_steps` is given.
+    that was whole it begins again if ``max_steps`` is given.
     """
     if "optimizer_states" not in checkpoint:
-        raise InputError("--ckpt_path: holds weights only (save_weights_only), from which no fit can go on")
+        raise InputError("holds weights only (save_weights_only), from which no fit can go on", "ckpt_path")
     loop = checkpoint["loops"]["fit_loop"]
     epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
     if epochs["current"]["processed"] < epochs["current"]["started"]:  # from within an epoch

@@ -5,6 +5,7 @@ from typing import Literal
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from unlearn_pl.errors import InputError
 
@@ -33,14 +34,15 @@ def planned_steps(trainer: Trainer) -> tuple[int, int]:
     batches = trainer.num_training_batches
     if math.isinf(batches):  # Lightning has not looked at the data
         limit = trainer.limit_train_batches
-        raise InputError(f"--trainer.limit_train_batches: must leave a batch to train on, got {limit}")
+        raise InputError(f"must leave a batch to train on, got {limit}", "limit_train_batches")
     first = math.ceil(batches / accumulation_of(trainer, 0))
     epochs, most = trainer.max_epochs, trainer.max_steps
     if epochs is None or epochs == -1:
         if most == -1:
             raise InputError(
-                "--trainer.max_epochs: must be given, or --trainer.max_steps: without an end there is no step at which "
-                f"the learning rate is down to 0, got max_epochs {epochs} and max_steps {most}"
+                "must be given, or max_steps: without an end there is no step at which the learning rate is down to 0, "
+                f"got max_epochs {epochs} and max_steps {most}",
+                "max_epochs",
             )
         return first, most
     total = sum(math.ceil(batches / accumulation_of(trainer, epoch)) for epoch in range(max(epochs, 1)))
@@ -60,7 +62,7 @@ def warmup_steps(warmup: Warmup, total_steps: int, epoch_steps: int) -> int:
         assert isinstance(warmup, int)
         steps = warmup
     if steps < 0:
-        raise InputError(f"--model.warmup: must be steps (0, 1, ...), a share in [0, 1), or epoch, got {warmup}")
+        raise InputError(f"must be steps (0, 1, ...), a share in [0, 1), or epoch, got {warmup}", "warmup")
     return steps
 
 
@@ -70,3 +72,12 @@ def linear_schedule(step: int, warmup: int, total_steps: int) -> float:
     if step < warmup:
         return step / warmup
     return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
+
+
+def set_first_rate(trainer: Trainer, schedule: LambdaLR) -> None:
+    """Put the rate of step 0 into the optimizer, where LearningRateFinder leaves the peak that it has found."""
+    if schedule in [config.scheduler for config in trainer.lr_scheduler_configs]:
+        for group, base, factor in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * factor(0)

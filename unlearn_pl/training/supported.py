@@ -12,9 +12,9 @@ from unlearn_pl.errors import InputError
 REFUSED_CALLBACKS: tuple[type[Callback], ...] = (StochasticWeightAveraging, WeightAveraging, ModelPruning)
 
 
-STRATEGY = "--trainer.strategy: must be auto or one of the ddp kinds (ddp, ddp_spawn, ddp_fork, ddp_notebook)"
-PRECISION = "--trainer.precision: must be 32-true, bf16-mixed or 16-mixed"
-WHY_FLOAT32 = "the adapter stays in float32; for a base in half precision give --model.dtype=bfloat16 or float16"
+STRATEGY = "must be auto or one of the ddp kinds (ddp, ddp_spawn, ddp_fork, ddp_notebook)"
+PRECISION = "must be 32-true, bf16-mixed or 16-mixed"
+WHY_FLOAT32 = "the adapter stays in float32; for a base in half precision give dtype=bfloat16 or float16"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 ALIASES = ("32", "16", "bf16")
 
@@ -23,9 +23,9 @@ def refuse_names(strategy: object, precision: object) -> None:
     """Raise InputError for the name of a strategy or a precision that is not supported, before Lightning looks for what
     it needs. What is no name is looked at once it is built, by `refuse_unsupported`."""
     if isinstance(strategy, str) and strategy != "auto" and not strategy.startswith("ddp"):
-        raise InputError(f"{STRATEGY}, got {strategy}")
+        raise InputError(f"{STRATEGY}, got {strategy}", "strategy")
     if precision is not None and str(precision) not in (*PRECISIONS, *ALIASES):
-        raise InputError(f"{PRECISION}, got {precision}: {WHY_FLOAT32}")
+        raise InputError(f"{PRECISION}, got {precision}: {WHY_FLOAT32}", "precision")
 
 
 def refuse_unsupported(trainer: Trainer) -> None:
@@ -33,15 +33,18 @@ def refuse_unsupported(trainer: Trainer) -> None:
     strategy, precision = trainer.strategy, trainer.precision_plugin
     other = isinstance(strategy, (DeepSpeedStrategy, XLAStrategy))  # both are subclasses of DDPStrategy
     if other or not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
-        raise InputError(f"{STRATEGY}, got {type(strategy).__name__}")
+        raise InputError(f"{STRATEGY}, got {type(strategy).__name__}", "strategy")
     if type(precision) not in (Precision, MixedPrecision):
-        raise InputError(f"{PRECISION}, got {trainer.precision} ({type(precision).__name__}): {WHY_FLOAT32}")
+        raise InputError(
+            f"{PRECISION}, got {trainer.precision} ({type(precision).__name__}): {WHY_FLOAT32}", "precision"
+        )
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, REFUSED_CALLBACKS):
             raise InputError(
-                f"--trainer.callbacks: {type(callback).__name__} is not supported: it copies or changes weights before "
-                "the adapter exists, or puts the base into checkpoints; leave it out"
+                f"{type(callback).__name__} is not supported: it copies or changes weights before "
+                "the adapter exists, or puts the base into checkpoints; leave it out",
+                "callbacks",
             )
 
 
@@ -49,6 +52,6 @@ def refuse_fallback(asked: str | int | None, trainer: Trainer) -> None:
     """Raise InputError if Lightning chose another precision than the one ``asked`` for."""
     if str(asked) in ("16", "16-mixed") and trainer.precision != "16-mixed":
         raise InputError(
-            f"--trainer.precision: this device has no {asked}, Lightning would compute {trainer.precision} instead; "
-            f"give --trainer.precision={trainer.precision}"
+            f"this device has no {asked}, Lightning would compute {trainer.precision} instead; give that",
+            "precision",
         )

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from unlearn_pl.data.records import joined
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, write_json_lines, write_text
 from unlearn_pl.tasks.synthetic.documents import WRITERS, Document, invent_document
@@ -91,7 +92,7 @@ def tokenizer_texts(options: Synthetic) -> list[str]:
     """
     world = invent_benchmark(Synthetic(seed=options.seed + 1, documents_per_task=50, nonmembers_per_task=1))
     texts = [document.text for document in (*world.forget, *world.retain)]
-    texts += [f"{question} {answer}" for document in world.forget for question, answer in document.questions]
+    texts += [joined(question, answer) for document in world.forget for question, answer in document.questions]
     return texts + list(invent_benchmark(options).knowledge)
 
 

@@ -3,6 +3,7 @@
 import datetime
 from dataclasses import dataclass
 
+from unlearn_pl.data.records import joined
 from unlearn_pl.tasks.synthetic.inventor import Inventor
 
 MONTHS = "January February March April May June July August September October November December"
@@ -53,7 +54,7 @@ class Document:
     @property
     def text(self) -> str:
         """The whole text: SemEval-2025 Task 4 joins prompt and continuation with one space."""
-        return f"{self.prompt} {self.continuation}"
+        return joined(self.prompt, self.continuation)
 
     def rows(self) -> list[dict[str, str]]:
         """The benchmark rows: ``<id>sc1``, then ``<id>qa0``, ``<id>qa1``, ..."""

@@ -1,28 +1,42 @@
-"""A language model cut in two: hidden states of all positions, the vocabulary head only at some of them."""
+"""The forward of a language model in two steps: hidden states of all positions, the vocabulary head at some of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unlearn_pl.inference.kv_cache import takes
-from unlearn_pl.inference.rows import position_limit, right_padded
+from unlearn_pl.inference.padding import right_padded
 from unlearn_pl.models.body import body_of, causal_model, head_is_plain, vocabulary_head
 from unlearn_pl.models.fast.linear import frozen_linears
-from unlearn_pl.models.rope import forget_length, remembers_length
+from unlearn_pl.models.rope import forget_length, position_limit, remembers_length
 
 # Tokens of a forward are a multiple of the first, from the second on of the third: each number costs a compiled
 # kernel, which is kept.
 ROUND_FEW, MANY, ROUND_MANY = 16, 512, 64
 
 
-class Halves:
-    """A causal language model in two halves.
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and inference mode inside the block; afterwards each submodule's own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
-    ``states`` gives what the head takes; ``logits`` runs the head. A model that changes its logits after a plain linear
-    head (soft-capping, scaling) cannot be cut there: its states are its logits, at all positions.
+
+class Forward:
+    """The forward of a causal language model in two steps.
+
+    ``states`` gives what the vocabulary head takes; ``logits`` runs the head. A model that changes its logits after a
+    plain linear head (soft-capping, scaling) cannot be cut there: its states are its logits, at all positions.
     """
 
     def __init__(self, model: nn.Module):
@@ -40,7 +54,7 @@ class Halves:
     def rows_states(self, rows: Sequence[Sequence[int]], start: int = 0, cache: Any = None) -> Tensor:
         """[B, T, H] (or [B, T, V]) of rows of token ids, padded on the right, after ``start`` tokens in ``cache``.
 
-        By the fastest products at hand, which round otherwise than the model's own.
+        Uses oneDNN on a CPU; the last digits differ from the model's own forward.
         """
         longest, limit = max(map(len, rows)), position_limit(self.model)
         multiple = ROUND_MANY if longest * len(rows) >= MANY else ROUND_FEW

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_folders import edit_tensors, tensors
+from merge_choice import merge_settings
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.merging.adapters import merge_parents, open_merged, save_merged
+from unlearn_pl.merging.adapters import read_adapters
 from unlearn_pl.merging.folding import FoldedWeights
-from unlearn_pl.merging.methods import merge_settings
-from unlearn_pl.merging.parents import read_parents
+from unlearn_pl.merging.merge import MergedAdapter
 
 KINDS = {
     "lm_head": {"target_modules": ["q_proj", "lm_head"]},
@@ -59,9 +59,9 @@ def test_an_adapter_with_itself_is_that_adapter(kind, method, tiny_model, tmp_pa
     assert any(name.endswith(".base_layer.weight") for name in tensors(one)) == (kind == "lm_head")
     wanted = logits(PeftModel.from_pretrained(tiny_model(), one))
     settings = merge_settings(2, method, density=None if method == "average" else 1.0)
-    merged = merge_parents(tiny_model(), read_parents([one, one], settings), settings)
-    torch.testing.assert_close(logits(open_merged(tiny_model(), merged)), wanted, rtol=1e-4, atol=1e-5)
-    save_merged(merged, tmp_path / "merged")
+    merged = MergedAdapter.of(tiny_model(), read_adapters([one, one], settings), settings)
+    torch.testing.assert_close(logits(merged.open(tiny_model())), wanted, rtol=1e-4, atol=1e-5)
+    merged.save(tmp_path / "merged")
     again = PeftModel.from_pretrained(tiny_model(), str(tmp_path / "merged"))
     torch.testing.assert_close(logits(again), wanted, rtol=1e-4, atol=1e-5)
     assert (wanted - logits(tiny_model())).abs().max() > 0.01
@@ -74,8 +74,8 @@ def test_an_adapter_with_itself_is_that_adapter(kind, method, tiny_model, tmp_pa
 def test_the_sum_of_two_is_the_sum_of_what_peft_adds(kind, tiny_model, tmp_path):
     pair = [adapter(tmp_path / str(seed), tiny_model(), seed, **KINDS[kind]) for seed in (1, 2)]
     settings = merge_settings(2, "cat", [0.25, -2.0])
-    merged = merge_parents(tiny_model(), read_parents(pair, settings), settings)
-    save_merged(merged, tmp_path / "merged")
+    merged = MergedAdapter.of(tiny_model(), read_adapters(pair, settings), settings)
+    merged.save(tmp_path / "merged")
     one, other = (own_deltas(tiny_model(), folder) for folder in pair)
     got = own_deltas(tiny_model(), str(tmp_path / "merged"))
     assert got.keys() == one.keys() == other.keys()
@@ -88,9 +88,9 @@ def test_a_factor_merge_needs_equal_ranks_module_by_module(tiny_model, tmp_path)
     plain = adapter(tmp_path / "plain", tiny_model(), 1, target_modules="all-linear")
     other = adapter(tmp_path / "other", tiny_model(), 2, **KINDS["rank_pattern"])
     with pytest.raises(InputError, match=r"ties needs equal ranks, got \[4, 2\] of .*q_proj"):
-        read_parents([plain, other], merge_settings(2, "ties"))
+        read_adapters([plain, other], merge_settings(2, "ties"))
     settings = merge_settings(2, "cat")
-    merged = merge_parents(tiny_model(), read_parents([plain, other], settings), settings)
+    merged = MergedAdapter.of(tiny_model(), read_adapters([plain, other], settings), settings)
     assert merged.config.rank_pattern == {
         name.removeprefix("base_model.model."): pair.a.shape[0]
         for name, pair in merged.deltas.items()
@@ -100,10 +100,10 @@ def test_a_factor_merge_needs_equal_ranks_module_by_module(tiny_model, tmp_path)
 
 def test_adapters_trained_over_other_heads_do_not_belong_together(tiny_model, tmp_path):
     pair = [adapter(tmp_path / str(seed), tiny_model(), seed, **KINDS["lm_head"]) for seed in (1, 2)]
-    read_parents(pair, merge_settings(2, "cat"))
+    read_adapters(pair, merge_settings(2, "cat"))
     edit_tensors(pair[1], lambda state: state["base_model.model.lm_head.base_layer.weight"].add_(0.1))
-    with pytest.raises(InputError, match=r"--adapters: must fit the same base; .*lm_head.base_layer.weight, which is"):
-        read_parents(pair, merge_settings(2, "cat"))
+    with pytest.raises(InputError, match=r"adapters: must fit the same base; .*lm_head.base_layer.weight, which is"):
+        read_adapters(pair, merge_settings(2, "cat"))
 
 
 def test_an_embedding_is_no_linear_layer(tiny_model, tmp_path):
@@ -112,5 +112,5 @@ def test_an_embedding_is_no_linear_layer(tiny_model, tmp_path):
     settings = merge_settings(2, "cat")
     base = tiny_model()
     base.model.embed_tokens = nn.Linear(384, 32, bias=False)
-    with pytest.raises(InputError, match=r"--base: does not fit the adapters: it has no embedding model.embed_tokens"):
-        merge_parents(base, read_parents([one, one], settings), settings)
+    with pytest.raises(InputError, match=r"base: does not fit the adapters: it has no embedding model.embed_tokens"):
+        MergedAdapter.of(base, read_adapters([one, one], settings), settings)

@@ -1,0 +1,64 @@
+"""Rows of token ids through a language model: many at once where that is exact, else each as the model itself does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from unlearn_pl.inference.batches import Work
+from unlearn_pl.inference.forward import ROUND_MANY, Forward
+from unlearn_pl.inference.padding import right_padded
+from unlearn_pl.inference.token_scores import TIE, TokenScores, token_scores, token_scores_of_logits
+from unlearn_pl.inference.trial import tried
+from unlearn_pl.models.rope import switch_length
+
+# A trial sees a few short rows; longer ones are this much noisier at most.
+MORE_NOISE = 8
+
+
+class Engine(Forward):
+    """A causal language model and what a trial (see ``tried``) found it to be exact in: what requests run on.
+
+    Raises InputError if it cannot generate at all.
+    """
+
+    def __init__(self, model: nn.Module, work: Work | None = None):
+        """``work`` is told how far a request is, and keeps its finished batches."""
+        super().__init__(model)
+        self.work = work or Work()
+        self.trial = tried(model)
+        # Longer rows change the angles of all positions, which then depend on the company
+        self.switch = switch_length(model)
+
+    @property
+    def tie_units(self) -> float:
+        """Units of rounding within which two tokens might swap (see ``is_tie``)."""
+        return max(TIE, MORE_NOISE * self.trial.noise)
+
+    @property
+    def tokens_per_forward(self) -> int:
+        """Tokens that are best read in one forward. On a CPU more of them are no faster by the token: their tensors no
+        longer come from memory that is at hand, and every page of new memory is a fault."""
+        return 512 if self.device.type == "cpu" else 16384
+
+    def is_steady(self, length: int) -> bool:
+        """Whether a row of so many tokens is read the same as a whole and token by token."""
+        return self.switch is None or length <= self.switch
+
+    def generates_fast(self, length: int) -> bool:
+        """Whether greedy text of rows that reach ``length`` tokens may come from our own cache."""
+        return self.trial.continues and self.is_steady(length)
+
+    def rows_states(self, rows: Sequence[Sequence[int]], start: int = 0, cache: Any = None) -> Tensor:
+        """``Forward.rows_states``, each row by itself where the trial failed or a row is too long to share angles."""
+        room = 0 if self.switch is None else ROUND_MANY
+        if cache is None and not (self.trial.reads and self.is_steady(max(map(len, rows)) + room)):
+            return pad_sequence([self.states(right_padded([row], self.device))[0] for row in rows], batch_first=True)
+        return super().rows_states(rows, start, cache)
+
+    def token_scores(self, states: Tensor, targets: Tensor, moments: bool = False, margin: bool = False) -> TokenScores:
+        """What the model says of the tokens ``targets`` [N] after ``states`` [N, ...]; see ``token_scores``."""
+        if self.head is None:
+            return token_scores_of_logits(states, targets, moments, margin)
+        return token_scores(states, self.head, targets, moments=moments, margin=margin)

@@ -1,0 +1,61 @@
+"""The base model of a fit: one that is loaded by its name, or one that is in memory already."""
+
+import copy
+
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from unlearn_pl.errors import InputError
+from unlearn_pl.models.load import DTYPES, load_base
+
+
+class Base:
+    """A base model as it was given: ``name`` and ``dtype`` say which, ``load`` brings it.
+
+    One in memory is not copied: its linear layers get the adapter. Raises InputError if it cannot be a base.
+    """
+
+    def __init__(self, given: str | PreTrainedModel, dtype: str, trust_remote_code: bool) -> None:
+        self._given, self._trust_remote_code = given, trust_remote_code
+        self.in_memory = not isinstance(given, str)
+        if isinstance(given, str):
+            if dtype not in DTYPES:
+                raise InputError(f"must be one of {', '.join(DTYPES)}, got {dtype}", "dtype")
+            self.name, self.dtype = given, dtype
+        else:
+            refuse_unfit(given)
+            self.name = given.name_or_path or type(given).__name__
+            self.dtype = str(given.dtype).removeprefix("torch.")
+
+    def load(self) -> PreTrainedModel:
+        """The model, in eval mode; the one in memory can be lent once, since a fit changes its layers."""
+        if isinstance(self._given, str):
+            return load_base(self._given, self.dtype, self._trust_remote_code)
+        refuse_unfit(self._given)
+        return self._given.eval()
+
+    def fresh(self, model: PeftModel) -> PreTrainedModel:
+        """Another copy on the CPU: loaded again, or that of ``model``, which was made of this base, without adapter."""
+        if isinstance(self._given, str):
+            return load_base(self._given, self.dtype, self._trust_remote_code)
+        return copy.deepcopy(model).cpu().unload().eval()
+
+
+def refuse_unfit(model: object) -> None:
+    """Raise InputError unless ``model`` is a causal language model of transformers without an adapter."""
+    if isinstance(model, PeftModel):
+        raise InputError("must be without an adapter, got a PeftModel; give model.unload(), or merge it first", "base")
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(f"must be a path, a hub name or a transformers model, got {type(model).__name__}", "base")
+    if not isinstance(model.get_output_embeddings(), nn.Module):
+        raise InputError(f"must be a causal language model, got {type(model).__name__}, which has no head", "base")
+    if any(isinstance(layer, LoraLayer) for layer in model.modules()):
+        raise InputError(
+            "this model has an adapter in its layers, from an earlier fit perhaps: give module.model.unload(), or a "
+            "copy.deepcopy taken before",
+            "base",
+        )
+    if str(model.dtype).removeprefix("torch.") not in DTYPES:
+        raise InputError(f"must be in {', '.join(DTYPES)}, got {model.dtype}", "base")
