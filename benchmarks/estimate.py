@@ -108,8 +108,8 @@ def estimate_training(shape: Shape, load: Load, devices: int, peak: float, share
         weights_bytes=load.weight_bytes * weights,
         adapter_bytes=16 * sizes.lora,
         activations_bytes=round(load.weight_bytes * load.kept_per_token * shape.hidden * shape.layers * at_once),
-        # 4 bytes for the forget row's NLL, 8 for where the retain row's states end
-        cache_bytes=load.pairs * (4 + 8 + 4 * shape.hidden * compared),
+        # 4 bytes for the NLL of each answer token of the forget row, 8 for where either row ends in its array
+        cache_bytes=load.pairs * (8 + 4 * row[1] + 8 + 4 * shape.hidden * compared),
         flops_per_pair=flops,
         step_seconds=seconds * load.pairs_per_step,
         epoch_seconds=seconds * load.pairs,

@@ -21,9 +21,10 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.command import BenchData, hashes_of, run, shown, tell
 from benchmarks.official import PASSES, answer_each, attack_each, continue_each
 from benchmarks.workload import Amounts, Workload, choose_work
+from unlearn_pl.data.records import Record
 from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import LETTERS, Choice, Subject, answer_choices, fitting_prompt, letter_ids
+from unlearn_pl.evaluation.choice import Choice, answer_choices, fitting_prompt, letter_ids
 from unlearn_pl.evaluation.membership import document_attacks
 from unlearn_pl.files import sha256_of, write_json
 from unlearn_pl.inference.batches import Work
@@ -33,6 +34,7 @@ from unlearn_pl.models.device import find_device
 from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.provenance import provenance
+from unlearn_pl.tasks.mmlu import LETTERS, Subject
 
 Tell = Callable[[str], None]
 Calls = dict[str, list[Callable[[], Any]]]
@@ -90,6 +92,11 @@ def compare_evaluation(
     )
 
 
+def asked(row: Record) -> Prompt:
+    """A row as `unlearn-pl evaluate` asks it."""
+    return Prompt(row.input, row.output, exact=row.kind == "qa")
+
+
 def calls_of(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, work: Workload, max_new_tokens: int, tell: Tell | None = None
 ) -> dict[str, Calls]:
@@ -105,8 +112,7 @@ def calls_of(
                 partial(continue_each, *both, [row.input for row in chunk], max_new_tokens, tell) for chunk in chunks
             ],
             "ours": [
-                partial(ours.generate, [Prompt.of(row) for row in chunk], Generation(max_new_tokens))
-                for chunk in chunks
+                partial(ours.generate, [asked(row) for row in chunk], Generation(max_new_tokens)) for chunk in chunks
             ],
         },
         "choice": {

@@ -29,7 +29,7 @@ from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
 from unlearn_pl.objectives.forget import NPO
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.training.loss import PackedLoss
-from unlearn_pl.training.policy import prepare_policy
+from unlearn_pl.training.prepare import prepare_policy
 from unlearn_pl.training.reference import live_reference
 
 PROMPTS = [
@@ -139,7 +139,7 @@ def _train(
     build: Build, forget: list[Encoded], retain: list[Encoded], dtype: torch.dtype, lora: Lora
 ) -> dict[str, Any]:
     ours = adapted(build().to(dtype), 0, lora).to(dtype)
-    plain = adapted(build().to(dtype), 0, lora, layers={}).to(dtype)
+    plain = adapted(build().to(dtype), 0, lora, fast=False).to(dtype)
     packed = prepare_policy(ours)
     terms = {
         "ga": NPO(0.5, beta=0.3, reduction="sequence_mean"),

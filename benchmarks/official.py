@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import decode_answer, start_ids
-from unlearn_pl.evaluation.choice import LETTERS, Subject, fitting_prompt, letter_ids
+from unlearn_pl.evaluation.choice import fitting_prompt, letter_ids
 from unlearn_pl.inference.forward import evaluating
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.inference.own_generate import eos_ids
 from unlearn_pl.metrics.attacks import MIN_K_SHARE, STD_FLOOR
 from unlearn_pl.models.body import causal_model
+from unlearn_pl.tasks.mmlu import LETTERS, Subject
 
 # A progress line after so many rows
 TOLD_EVERY = 10

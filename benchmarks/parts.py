@@ -24,7 +24,7 @@ from benchmarks.measure import resident_bytes, settle
 from benchmarks.variants import Ours, Settings
 from unlearn_pl.files import write_json
 from unlearn_pl.models.body import causal_model
-from unlearn_pl.models.fast import linear as matmul
+from unlearn_pl.models.fast.linear import torch_products
 from unlearn_pl.models.fast.lora import LoraLinear
 from unlearn_pl.models.fast.packing import PACKED
 from unlearn_pl.models.head import IGNORED, Head
@@ -149,7 +149,7 @@ PARTS: dict[str, Callable[[Ours], AbstractContextManager[Any]]] = {
     "packs (one forward)": one_pack,
     "reference cache": no_cache,
     "head in chunks": lambda variant: mock.patch.object(Head, "scores", plain_scores),
-    "oneDNN products": lambda variant: mock.patch.object(matmul, "_ONEDNN_LINEAR", None),
+    "oneDNN products": lambda variant: torch_products(),
     "our LoRA layers": peft_layers,
     "dropout": no_dropout,
 }

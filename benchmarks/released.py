@@ -36,7 +36,7 @@ class ReleasedStep:
 
     def __init__(self, base: PreTrainedModel, lora: Lora, seed: int, max_length: int, pad_token_id: int):
         self.reference: nn.Module = copy.deepcopy(base).requires_grad_(False)
-        self.policy = attach_lora(base, lora, seed, layers={})  # PEFT's own
+        self.policy = attach_lora(base, lora, seed, fast=False)  # PEFT's own
         base.activation_checkpointing_enable({"use_reentrant": False})
         self.policy.train()
         self.max_length, self.pad_token_id = max_length, pad_token_id

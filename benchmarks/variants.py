@@ -26,7 +26,7 @@ from unlearn_pl.objectives.forget import NPO
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.loss import PackedLoss
-from unlearn_pl.training.policy import adamw, prepare_policy
+from unlearn_pl.training.prepare import adamw, prepare_policy
 from unlearn_pl.training.reference import Reference, live_reference
 
 KLPositions = Literal["released", "padded", "attended", "answer"]
@@ -191,7 +191,7 @@ class Ours(Variant):
         reset_peak(self.device)
         watch.mark()
         cached = open_or_build(
-            self.policy, rows, self.loss.asks, ReferenceCache(str(folder)), "32-true", lambda line: None
+            self.policy, rows, self.loss.needs, ReferenceCache(str(folder)), "32-true", lambda line: None
         )
         watch.mark()
         if cached is None:

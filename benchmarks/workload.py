@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from unlearn_pl.data.records import Record, kind_of_id
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import LETTERS, Question, Subject
+from unlearn_pl.tasks.mmlu import LETTERS, Question, Subject
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import transformers
 from row_by_row import one_by_one, sharpened
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from unlearn_pl.evaluation.choice import Question, Subject, answer_choices, letter_ids
+from unlearn_pl.evaluation.choice import answer_choices, letter_ids
 from unlearn_pl.inference import next_token
 from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.generation import Generation, Prompt
 from unlearn_pl.inference.kv_cache import attends_fully, generates_together
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.inference.next_token import candidate_logits
+from unlearn_pl.tasks.mmlu import Question, Subject
 
 # Its cache is of a class that only its own generate makes; that is said each time
 pytestmark = pytest.mark.filterwarnings("ignore:MiniMaxForCausalLM. text by our cache would differ")

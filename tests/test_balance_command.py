@@ -117,7 +117,7 @@ def test_refusals_leave_nothing(base_folder, adapters, data, membership, tmp_pat
         ({"membership": Membership()}, "^membership.nonmember: needed"),
         ({"adapters": adapters[:1]}, "^adapters: two are needed"),
         ({"output": str(tmp_path / "member.jsonl")}, "output: .* exists already"),
-        ({"device": "moon"}, "--device: moon cannot be used here"),
+        ({"device": "moon"}, "device: moon cannot be used here"),
         ({"search": BalanceOptions(groups=9)}, "^groups: must be at most 2"),
     ):
         scored = {"membership": membership, "generation": SHORT, "device": "cpu"}

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from adapter_folders import write_adapter
+from samples import lume_inputs
 
 from unlearn_pl.balance.documents import Documents
 from unlearn_pl.balance.options import BalanceOptions
@@ -13,8 +14,8 @@ from unlearn_pl.balance.scorer import MergeScorer, Scores
 from unlearn_pl.balance.search import find_balance
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
 from unlearn_pl.evaluation.membership import Membership, document_losses
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.merging.folding import FoldedWeights
@@ -33,7 +34,7 @@ def pair(tmp_path_factory, tiny_model):
 def inputs():
     texts = [f"{name} was born in {place}" for name in ("Anna", "Ida", "Bo") for place in ("Rome", "Oslo", "Riga")]
     rows = [Record(f"r{i}", f"Who {i}?", f"Anna {i}", "Task1", "qa") for i in range(2)]
-    return EvaluationInputs(rows, rows, texts[:5], texts[5:], [])
+    return lume_inputs(rows, rows, texts[:5], texts[5:])
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_an_estimate_by_hand() -> None:
     assert one.weights_bytes == 2 * (32 * block + 2 * 50304 * 4096)
     assert one.adapter_bytes == 16 * 32 * 32 * (4 * 2 * 4096 + 3 * (4096 + 11008))
     assert one.activations_bytes == 2 * 20 * 4096 * 32 * 640
-    assert one.cache_bytes == 1000 * (12 + 80 * 4096 * 4)
+    assert one.cache_bytes == 1000 * (16 + 26 * 4 + 80 * 4096 * 4)
     assert one.step_seconds == pytest.approx(4 * one.flops_per_pair / 156e12)
     assert eight.step_seconds == pytest.approx(one.step_seconds / 8)
     assert eight.memory_bytes == one.memory_bytes

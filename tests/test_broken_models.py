@@ -10,11 +10,12 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Question, Subject, answer_choices, letter_ids
+from unlearn_pl.evaluation.choice import answer_choices, letter_ids
 from unlearn_pl.evaluation.membership import document_attacks
 from unlearn_pl.inference.generation import Generation, Prompt
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.attacks import ATTACKS
+from unlearn_pl.tasks.mmlu import Question, Subject
 
 Build = Callable[[], LlamaForCausalLM]
 NAN = float("nan")

@@ -162,13 +162,13 @@ def test_merge_after_fit_searches_the_balance(base_folder: str, rows: dict[str, 
 def test_what_the_balance_does_not_need_or_lacks_is_refused(
     base_folder: str, rows: dict[str, str], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="MergeAfterFit balance: finds method, density and weights itself"):
+    with pytest.raises(InputError, match=r"MergeAfterFit\.balance: finds method, density and weights itself"):
         MergeAfterFit("x", method="ties", balance=BalanceOptions())
-    with pytest.raises(InputError, match="are for balance, which is not given"):
+    with pytest.raises(InputError, match=r"MergeAfterFit\.balance: needed with membership, choice or generation"):
         MergeAfterFit("x", generation=Generation())
     trainer(tmp_path / "one", [SaveAdapter()], max_epochs=1).fit(module(base_folder), ForgetRetainData(**rows))
     merge = MergeAfterFit(str(tmp_path / "one/adapter"), balance=BalanceOptions())
-    with pytest.raises(InputError, match=r"MergeAfterFit membership.nonmember: needed"):
+    with pytest.raises(InputError, match=r"MergeAfterFit.membership.nonmember: needed"):
         trainer(tmp_path / "two", [SaveAdapter(), merge]).fit(module(base_folder), ForgetRetainData(**rows))
     assert not (tmp_path / "two").exists(), "refused before training"
 

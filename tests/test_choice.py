@@ -10,8 +10,9 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Choice, Question, Subject, answer_choices, letter_ids, read_subjects
+from unlearn_pl.evaluation.choice import Choice, answer_choices, letter_ids
 from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.tasks.mmlu import Question, Subject, read_subjects
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -37,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_prompt_is_that_of_the_paper(folder: Path) -> None:
     """Two spaces after `about`: the original code puts one before every word of the subject."""
-    numbers, towns = read_subjects(Choice(str(folder), shots=1))
+    numbers, towns = read_subjects(str(folder), shots=1)
     assert towns.prompt(towns.questions[0], shots=1) == (
         "The following are multiple choice questions (with answers) about  old towns.\n\n"
         "Which, of these, is 8?\nA. 8\nB. 9\nC. 10\nD. 11\nAnswer: A\n\n"
@@ -48,11 +49,11 @@ def test_prompt_is_that_of_the_paper(folder: Path) -> None:
 
 
 def test_limit_is_per_subject(folder: Path) -> None:
-    assert [len(subject.questions) for subject in read_subjects(Choice(str(folder), shots=0, limit=3))] == [2, 3]
+    assert [len(subject.questions) for subject in read_subjects(str(folder), shots=0, limit=3)] == [2, 3]
 
 
 def test_no_folder_no_subjects() -> None:
-    assert read_subjects(Choice()) == []
+    assert read_subjects(None) == []
 
 
 @torch.no_grad()
@@ -73,7 +74,7 @@ def test_answers_one_by_one(
     """The average counts questions (seven and two), the macro average subjects."""
     model = tiny_model()
     choice = Choice(str(folder), shots=2, batch_size=batch_size)
-    subjects = read_subjects(choice)
+    subjects = read_subjects(choice.folder, choice.shots, choice.limit)
     right = {subject.name: one_by_one(model, tokenizer, subject) for subject in subjects}
     rates = {name: sum(values) / len(values) for name, values in right.items()}
     found = answer_choices(LanguageModel(model, tokenizer), subjects, batch_size=choice.batch_size)
@@ -92,7 +93,7 @@ def test_the_letter_with_the_highest_logit_wins(
     a, b, c, d = letter_ids(tokenizer)
     with torch.no_grad():
         model.lm_head.weight[[a, b, d]] = -model.lm_head.weight[c]
-    subjects = read_subjects(Choice(str(folder), shots=0))
+    subjects = read_subjects(str(folder), shots=0)
     answers = {}
     for subject in subjects:
         for asked in subject.questions:
@@ -108,7 +109,7 @@ def test_fewer_shots_where_not_all_fit(folder: Path, tiny_model: Build, tokenize
     """Positions for the question and one shot only: asked with one shot, and counted."""
     model = tiny_model()
     choice = Choice(str(folder), shots=2, limit=1)
-    subjects = read_subjects(choice)
+    subjects = read_subjects(choice.folder, choice.shots, choice.limit)
     sizes = [[len(tokenizer(s.prompt(s.questions[0], n)).input_ids) for n in range(3)] for s in subjects]
     model.config.max_position_embeddings = max(size[1] for size in sizes)
     assert model.config.max_position_embeddings < min(size[2] for size in sizes)
@@ -143,18 +144,18 @@ def test_bad_rows_name_file_and_row(folder: Path, content: bytes, message: str) 
     path = folder / "test" / "numbers_test.csv"
     path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(message)) as caught:
-        read_subjects(Choice(str(folder), shots=1))
-    assert str(caught.value).startswith(f"choice.folder: {path}")
+        read_subjects(str(folder), shots=1)
+    assert str(caught.value).startswith(f"folder: {path}")
 
 
 def test_bad_folders(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"^choice.folder: .* must hold test/<subject>_test.csv files, found none"):
-        read_subjects(Choice(str(folder / "nowhere")))
-    with pytest.raises(InputError, match=r"^choice.shots: .*numbers_dev.csv has only 2 questions, got 5"):
-        read_subjects(Choice(str(folder)))
+    with pytest.raises(InputError, match=r"^folder: .* must hold test/<subject>_test.csv files, found none"):
+        read_subjects(str(folder / "nowhere"))
+    with pytest.raises(InputError, match=r"^shots: .*numbers_dev.csv has only 2 questions, got 5"):
+        read_subjects(str(folder))
     (folder / "dev" / "numbers_dev.csv").unlink()
-    with pytest.raises(InputError, match=r"^choice.folder: cannot read .*numbers_dev.csv: No such file"):
-        read_subjects(Choice(str(folder), shots=1))
+    with pytest.raises(InputError, match=r"^folder: cannot read .*numbers_dev.csv: No such file"):
+        read_subjects(str(folder), shots=1)
 
 
 @pytest.mark.parametrize("options", [{"shots": -1}, {"limit": 0}, {"batch_size": 0}])

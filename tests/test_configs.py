@@ -40,7 +40,7 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("path", FITS, ids=name_of)
 def test_fit_config(path: Path) -> None:
     built = Built(["fit", "--config", name_of(path)])
-    assert built.model.objectives.keys() == {"ga", "gd", "gk"}
+    assert built.model.objectives.keys() == ({"ga"} if path.stem == "npo" else {"ga", "gd", "gk"})
     assert str(built.trainer.default_root_dir) != "logs/fit", "every run has a folder of its own"
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,13 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.__main__ import main
 from unlearn_pl.commands import evaluate as command
-from unlearn_pl.commands.evaluate import evaluate
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation import stored
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.lm_eval import Harness
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.hashing import source_hash
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.load import load_base
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
@@ -31,6 +33,11 @@ Build = Callable[[], LlamaForCausalLM]
 SHORT = Generation(max_new_tokens=6)
 
 
+def given(extras: tuple[Membership, Choice]) -> dict[str, Any]:
+    """These options, and short texts."""
+    return {"membership": extras[0], "choice": extras[1], "generation": SHORT}
+
+
 def write_rows(path: Path, split: str) -> str:
     rows = [
         {"id": f"{split}{task}{kind}", "input": f"{split} {kind}:", "output": f"{task} is it", "task": task}
@@ -39,6 +46,11 @@ def write_rows(path: Path, split: str) -> str:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def evaluate(model: str, data: EvaluationData, output: str, adapter: str | None = None, **more: Any) -> None:
+    """The command, its options by name."""
+    command.evaluate(model, data, output, adapter, options=command.EvaluateOptions(**more))
 
 
 @pytest.fixture
@@ -66,7 +78,17 @@ def test_twice_the_same_bytes(
     """Whatever the output folder is called; with all keys of the contract and a table on the terminal."""
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
-        evaluate(base_folder, data, str(folder), None, *extras, generation=SHORT, minimum_mmlu=0.371, device="cpu")
+        evaluate(
+            base_folder,
+            data,
+            str(folder),
+            membership=extras[0],
+            choice=extras[1],
+            generation=SHORT,
+            minimum_mmlu=0.371,
+            device="cpu",
+            verbose=True,
+        )
         assert sorted(path.name for path in folder.iterdir()) == ["parts", "results.json", "samples.jsonl"]
     for name in ("results.json", "samples.jsonl"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
@@ -140,7 +162,7 @@ def test_overwrite_replaces_the_two_files_alone(base_folder: str, data: Evaluati
     output = tmp_path / "out"
     output.mkdir()
     (output / "weights.bin").write_text("precious")
-    with pytest.raises(InputError, match=r"--output: .* exists already"):
+    with pytest.raises(InputError, match=r"output: .* exists already"):
         evaluate(base_folder, data, str(output), generation=SHORT)
     evaluate(base_folder, data, str(output), generation=SHORT, overwrite=True)
     assert (output / "weights.bin").read_text() == "precious"
@@ -153,21 +175,21 @@ def test_everything_is_checked_before_the_model_is_loaded(
     def never(*given: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(command, "load_base", never)
-    monkeypatch.setattr(command, "find_tokenizer", never)
+    monkeypatch.setattr(stored, "load_base", never)
+    monkeypatch.setattr(stored, "find_tokenizer", never)
     output = str(tmp_path / "out")
     (tmp_path / "bad.jsonl").write_text('{"id": "x"}\n')
     cases: list[tuple[dict[str, object], str]] = [
         ({"model": str(tmp_path / "gone" / "model")}, "model: .* is not a folder"),
-        ({"data": EvaluationData(str(tmp_path / "bad.jsonl"), data.retain)}, "--data.forget: .*bad.jsonl"),
-        ({"data": EvaluationData(data.forget, str(tmp_path / "gone.jsonl"))}, "--data.retain: .*gone.jsonl"),
-        ({"adapter": str(tmp_path)}, "--adapter: .* has no adapter_config.json"),
-        ({"dtype": "int8"}, "--dtype: must be one of float32, bfloat16, float16, got int8"),
-        ({"device": "toaster"}, "--device: toaster cannot be used here"),
-        ({"device": "cuda:0"}, "--device: cuda:0 cannot be used here"),
-        ({"output": data.forget}, "--output: .* exists already"),
-        ({"choice": Choice(str(tmp_path / "gone"))}, "--choice.folder: .* found none"),
-        ({"membership": Membership(nonmember=str(tmp_path / "gone.jsonl"))}, "--membership.nonmember: "),
+        ({"data": EvaluationData(str(tmp_path / "bad.jsonl"), data.retain)}, "data.forget: .*bad.jsonl"),
+        ({"data": EvaluationData(data.forget, str(tmp_path / "gone.jsonl"))}, "data.retain: .*gone.jsonl"),
+        ({"adapter": str(tmp_path)}, "adapter: .* has no adapter_config.json"),
+        ({"dtype": "int8"}, "dtype: must be one of float32, bfloat16, float16, got int8"),
+        ({"device": "toaster"}, "device: toaster cannot be used here"),
+        ({"device": "cuda:0"}, "device: cuda:0 cannot be used here"),
+        ({"output": data.forget}, "output: .* exists already"),
+        ({"choice": Choice(str(tmp_path / "gone"))}, "choice.folder: .* found none"),
+        ({"membership": Membership(nonmember=str(tmp_path / "gone.jsonl"))}, "membership.nonmember: "),
     ]
     for change, message in cases:
         arguments = {"model": base_folder, "data": data, "output": output} | change
@@ -229,10 +251,10 @@ def test_a_stopped_evaluation_says_how_to_go_on(
         assert end.value.code == 143
         return capsys.readouterr().err.splitlines()[-1]
 
-    monkeypatch.setattr(command, "_tell", told)
-    monkeypatch.setattr(command, "load_base", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(command, "log", told)
+    monkeypatch.setattr(stored, "load_base", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert stopped() == "unlearn-pl: stopped by SIGTERM; nothing of it was kept: run the same command again"
-    monkeypatch.setattr(command, "load_base", load_base)
+    monkeypatch.setattr(stored, "load_base", load_base)
     stopped_at = "membership"
     kept = f"what was finished is in {out / 'parts'}: run the same command again, it goes on from there"
     assert stopped() == f"unlearn-pl: stopped by SIGTERM; {kept}"
@@ -249,12 +271,12 @@ def test_a_stopped_evaluation_says_how_to_go_on(
 
 
 def test_a_source_that_is_no_file_is_hashed_by_its_rows() -> None:
-    assert command.source_hash("hf:some/name", ["a"]) == command.source_hash("hf:other/name", ["a"])
-    assert command.source_hash("hf:some/name", ["a"]) != command.source_hash("hf:some/name", ["b"])
+    assert source_hash("hf:some/name", ["a"]) == source_hash("hf:other/name", ["a"])
+    assert source_hash("hf:some/name", ["a"]) != source_hash("hf:some/name", ["b"])
 
 
 def test_fluency_by_name_needs_the_model_as_it_was(base_folder: str, data: EvaluationData, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--metrics: fluency needs --adapter or --reference, got neither"):
+    with pytest.raises(InputError, match="metrics: fluency needs adapter or reference, got neither"):
         evaluate(base_folder, data, str(tmp_path / "out"), metrics=["fluency"])
 
 
@@ -270,7 +292,7 @@ def test_parts_of_other_code_are_not_reused(
 
     first = parts()
     assert parts() == first
-    monkeypatch.setattr(command, "code_hash", lambda: "another formula")
+    monkeypatch.setattr(stored, "code_hash", lambda: "another formula")
     assert not parts() & first
 
 
@@ -282,26 +304,26 @@ def test_lm_eval_that_fails_leaves_all_other_results(
     def fails(*args: object, **options: object) -> None:
         raise ConnectionError("no network\nand more lines")
 
-    monkeypatch.setattr(command, "task_manager", lambda harness: None)
-    monkeypatch.setattr(command, "run_harness", fails)
+    monkeypatch.setattr(stored, "task_manager", lambda harness: None)
+    monkeypatch.setattr(stored, "run_harness", fails)
     out = tmp_path / "out"
     with pytest.raises(InputError) as caught:
         evaluate(base_folder, data, str(out), generation=SHORT, harness=Harness(tasks=["mmlu"]), device="cpu")
     assert str(caught.value) == (
-        f"--harness.tasks: lm-eval failed (ConnectionError: no network); the rest is done: {out}"
+        f"harness.tasks: lm-eval failed (ConnectionError: no network); the rest is done: {out}"
     )
     assert "harness" not in json.loads((out / "results.json").read_text())
 
     def is_stopped(*args: object, **options: object) -> None:
         raise Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr(command, "run_harness", is_stopped)
+    monkeypatch.setattr(stored, "run_harness", is_stopped)
     again = Harness(tasks=["mmlu"])
     with pytest.raises(Stopped) as stop:
         evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)
-    kept = f"all but lm-eval's scores is in {out}: run the same command again, with --overwrite"
+    kept = f"all but lm-eval's scores is in {out}: run the same again, with overwrite"
     assert str(stop.value) == f"stopped by SIGTERM; {kept}"
-    monkeypatch.setattr(command, "run_harness", lambda *args, **options: {"mmlu": {"acc,none": 0.5}})
+    monkeypatch.setattr(stored, "run_harness", lambda *args, **options: {"mmlu": {"acc,none": 0.5}})
     evaluate(base_folder, data, str(out), generation=SHORT, harness=again, device="cpu", overwrite=True)
     assert json.loads((out / "results.json").read_text())["harness"] == {"mmlu": {"acc,none": 0.5}}
 
@@ -316,7 +338,7 @@ def test_a_reference_with_another_tokenizer_is_refused(
     vocabulary = content["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     (other / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(InputError, match=r"^--reference: its tokenizer is another than the model's \(the token 'b'"):
+    with pytest.raises(InputError, match=r"^reference: its tokenizer is another than the model's \(the token 'b'"):
         evaluate(base_folder, data, str(tmp_path / "out"), generation=SHORT, reference=str(other), device="cpu")
 
 
@@ -335,7 +357,15 @@ def test_a_model_of_nan_is_called_broken(
     model.save_pretrained(tmp_path / "nan")
     tokenizer.save_pretrained(tmp_path / "nan")
     with pytest.warns(UserWarning, match="have no finite loss"):
-        evaluate(str(tmp_path / "nan"), data, str(tmp_path / "out"), None, *extras, generation=SHORT, device="cpu")
+        evaluate(
+            str(tmp_path / "nan"),
+            data,
+            str(tmp_path / "out"),
+            membership=extras[0],
+            choice=extras[1],
+            generation=SHORT,
+            device="cpu",
+        )
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     for name in ("membership_auc", "membership_score", "mmlu", "aggregate"):
         assert found[name] is None

@@ -14,16 +14,19 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, read_inputs
 from unlearn_pl.evaluation.membership import Membership, document_losses
-from unlearn_pl.evaluation.run import evaluate_model, write_results
-from unlearn_pl.evaluation.summary import official
+from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.results import Results, write_results
+from unlearn_pl.evaluation.run import evaluate
+from unlearn_pl.evaluation.summary import results_of
 from unlearn_pl.inference.batches import Work, length_sorted_batches, map_batches
 from unlearn_pl.inference.generation import Answer, Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.scores import knowledge_score, regurgitation_score
+from unlearn_pl.tasks.lume import Lume
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -57,9 +60,9 @@ def options(tmp_path: Path) -> EvaluationOptions:
     (tmp_path / "mmlu" / "test" / "law_test.csv").write_text("How many?,1,2,3,4,A\nWhich is it?,one,two,ten,six,D\n")
     (tmp_path / "mmlu" / "test" / "art_test.csv").write_text("Who?,Ida,Bo,Cy,Di,B\n")
     return EvaluationOptions(
-        Membership(nonmember=nonmember, batch_size=2),
-        Choice(str(tmp_path / "mmlu"), shots=0, batch_size=2),
-        Generation(8, 2),
+        membership=Membership(nonmember=nonmember, batch_size=2),
+        choice=Choice(str(tmp_path / "mmlu"), shots=0, batch_size=2),
+        generation=Generation(8, 2),
     )
 
 
@@ -69,8 +72,8 @@ def test_results_follow_from_their_parts(
     """Twelve terms of one row each, the AUC by counting pairs, the aggregate as a mean of three."""
     model = tiny_model()
     inputs = read_inputs(data, options)
-    evaluation = evaluate_model(model, tokenizer, inputs, options)
-    results, samples = evaluation.results, evaluation.samples
+    found = evaluate(model, tokenizer, inputs, options)
+    results, samples = found.to_json(), found.samples
 
     assert [(row.id, row.split) for row in samples] == [
         (row["id"], split) for split in ("forget", "retain") for row in rows_of(split)
@@ -103,13 +106,13 @@ def test_a_model_that_knows_everything(
 ) -> None:
     """Each generation is the expected text: forget terms 0, retain terms 1, so the task aggregate is 0."""
     inputs = read_inputs(data, EvaluationOptions())
-    answers = {record.input: record.output for _, record in inputs.split_records}
+    answers = {record.input: record.output for _, record in inputs.rows}
     monkeypatch.setattr(
         LanguageModel,
         "generate",
         lambda asked, prompts, options: [Answer(answers[p.text], 3, True, False, None) for p in prompts],
     )
-    results = evaluate_model(tiny_model(), tokenizer, inputs).results
+    results = evaluate(tiny_model(), tokenizer, inputs).to_json()
     assert set(list(results["terms"].values())[:6]) == {0}
     assert set(list(results["terms"].values())[6:]) == {1}
     assert results["task_aggregate"] == 0
@@ -125,7 +128,8 @@ def test_eligible_is_above_the_threshold(mmlu: float, threshold: float | None, e
     for choice, expected in (({"average": mmlu, "questions": 1}, eligible), (None, None)):
         attacks, rows = {"loss": [2.0, 1.0]}, [sample(split="retain", kind="qa", score=1.0)]
         measured = Measured(samples=rows, attacks=attacks, members=["a"], nonmembers=["b"], choice=choice)
-        assert official(measured, threshold)["eligible"] is expected
+        options = EvaluationOptions(minimum_mmlu=threshold)
+        assert results_of(measured, Lume([], []), [], options).eligible is expected
 
 
 def test_the_limit_reaches_the_reader(data: EvaluationData, tmp_path: Path) -> None:
@@ -134,30 +138,30 @@ def test_the_limit_reaches_the_reader(data: EvaluationData, tmp_path: Path) -> N
     more = write_lines(tmp_path / "more.jsonl", [*rows, rows[2] | {"id": "otherTask1sc1"}])
     for limit, count in ((None, 7), (1, 6)):
         limited = EvaluationData(more, data.retain, documents_per_task=limit)
-        assert len(read_inputs(limited, EvaluationOptions()).forget) == count
+        assert len(read_inputs(limited, EvaluationOptions()).sets[0].rows) == count
 
 
 def test_documents_on_both_sides_are_refused(data: EvaluationData, tmp_path: Path) -> None:
     """Of one file for both sides the AUC is 0.5 and the membership score 1, whatever the model."""
     same = write_lines(tmp_path / "m.jsonl", [{"document": "one"}, {"document": "two"}])
-    with pytest.raises(InputError, match=r"^--membership.nonmember: 2 documents are members as well, .*'one'"):
-        read_inputs(data, EvaluationOptions(Membership(member=same, nonmember=same)))
+    with pytest.raises(InputError, match=r"^membership.nonmember: 2 documents are members as well, .*'one'"):
+        read_inputs(data, EvaluationOptions(membership=Membership(member=same, nonmember=same)))
 
 
 def test_what_rouge_cannot_see_is_told_before_anything_is_measured(data: EvaluationData, tmp_path: Path) -> None:
     rows = [row | {"output": "上海"} if row["id"].endswith("sc1") else row for row in rows_of("forget")]
     rows[2]["output"] = "上海上海上海 ab"
     chinese = write_lines(tmp_path / "chinese.jsonl", rows)
-    with pytest.warns(UserWarning, match="rouge: ") as told:
+    with pytest.warns(UserWarning, match="scores: ") as told:
         read_inputs(EvaluationData(chinese, data.retain), EvaluationOptions())
     said = [str(one.message) for one in told]
-    assert said[0].startswith("rouge: 2 of 3 sc rows of the forget set have no score: ROUGE knows only a-z and 0-9")
+    assert said[0].startswith("scores: 2 of 3 sc rows of the forget set have no score: ROUGE knows only a-z and 0-9")
     assert said[1].startswith(
-        "rouge: ROUGE sees only 25% of the letters and digits of 1 of 3 sc rows of the forget set"
+        "scores: ROUGE sees only 25% of the letters and digits of 1 of 3 sc rows of the forget set"
     )
 
 
-@pytest.mark.filterwarnings("ignore:rouge")
+@pytest.mark.filterwarnings("ignore:scores")
 def test_a_set_that_rouge_cannot_see_has_no_task_aggregate(
     tmp_path: Path, data: EvaluationData, tokenizer: PreTrainedTokenizerFast, tiny_model: Build
 ) -> None:
@@ -165,7 +169,7 @@ def test_a_set_that_rouge_cannot_see_has_no_task_aggregate(
     rows = [row | {"output": "上海"} if row["id"].endswith("sc1") else row for row in rows_of("forget")]
     chinese = EvaluationData(write_lines(tmp_path / "chinese.jsonl", rows), data.retain)
     options = EvaluationOptions(generation=Generation(4, 4), sampling=Sampling(samples=1, max_new_tokens=2))
-    results = evaluate_model(tiny_model(), tokenizer, read_inputs(chinese, options), options).results
+    results = evaluate(tiny_model(), tokenizer, read_inputs(chinese, options), options).to_json()
     assert results["task_aggregate"] is results["aggregate"] is None
     assert results["terms"]["forget/Task1/regurgitation"] is None
     assert results["counts"]["forget/Task1/regurgitation"] == 0
@@ -181,18 +185,18 @@ def test_a_set_that_rouge_cannot_see_has_no_task_aggregate(
 
 def test_inputs_are_checked(data: EvaluationData, tmp_path: Path) -> None:
     for membership in (Membership(member="m.jsonl"), Membership(tasks=["Task1"])):
-        with pytest.raises(InputError, match=r"--membership.nonmember: needed with --membership.member or"):
-            read_inputs(data, EvaluationOptions(membership))
+        with pytest.raises(InputError, match=r"membership.nonmember: needed with membership.member or"):
+            read_inputs(data, EvaluationOptions(membership=membership))
     with pytest.raises(InputError, match=r"^membership.nonmember: .*gone.jsonl does not exist"):
-        read_inputs(data, EvaluationOptions(Membership(nonmember=str(tmp_path / "gone.jsonl"))))
-    with pytest.raises(InputError, match=r"--minimum_mmlu: must be in \[0, 1\], got 37.1"):
+        read_inputs(data, EvaluationOptions(membership=Membership(nonmember=str(tmp_path / "gone.jsonl"))))
+    with pytest.raises(InputError, match=r"minimum_mmlu: must be in \[0, 1\], got 37.1"):
         EvaluationOptions(minimum_mmlu=37.1)
 
 
 def test_a_member_file_replaces_the_rebuilt_documents(data: EvaluationData, tmp_path: Path) -> None:
     member = write_lines(tmp_path / "m.jsonl", [{"document": "seen in training"}])
     other = write_lines(tmp_path / "n.jsonl", [{"document": "never seen"}])
-    inputs = read_inputs(data, EvaluationOptions(Membership(member=member, nonmember=other)))
+    inputs = read_inputs(data, EvaluationOptions(membership=Membership(member=member, nonmember=other)))
     assert (inputs.members, inputs.nonmembers) == (["seen in training"], ["never seen"])
 
 
@@ -200,15 +204,19 @@ def test_written_files(tmp_path: Path) -> None:
     """Same input, same bytes; text stays readable; nothing else is left in the folder."""
     samples = [sample(id="a", generated="Zoë\nand \u2028 more"), sample(id="b", generated="", sampled=("x",))]
     folders = [tmp_path / "one", tmp_path / "two"]
+    empty = dict.fromkeys(("membership_auc", "membership_score", "mmlu", "aggregate", "eligible", "choice"))
+    plain = {"task_aggregate": 0.5, **empty, "terms": {}, "counts": {}, "semeval": {"a": 1}, "scores": {}}
+    plain |= {"verdicts": {}, "truth": {}, "notes": []}
+    results = Results.from_json(plain, samples)
     for folder in folders:
-        write_results(folder, {"aggregate": 0.5}, samples, {"commit": None})
+        write_results(folder, results, {"commit": None})
         assert sorted(path.name for path in folder.iterdir()) == ["results.json", "samples.jsonl"]
     for name in ("results.json", "samples.jsonl"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     lines = (folders[0] / "samples.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
     assert [json.loads(line) for line in lines] == [one.to_json() for one in samples]
     assert "Zoë" in lines[0]
-    assert json.loads((folders[0] / "results.json").read_text()) == {"aggregate": 0.5, "provenance": {"commit": None}}
+    assert json.loads((folders[0] / "results.json").read_text()) == plain | {"provenance": {"commit": None}}
 
 
 def test_batches_hold_every_row_once_longest_first() -> None:
@@ -234,26 +242,27 @@ from unlearn_pl.inference import likelihood
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
-from unlearn_pl.evaluation.run import evaluate_model
+from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
+from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.run import evaluate
 
 def work(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     options = EvaluationOptions(
-        Membership(nonmember=f"{folder}/nonmember.jsonl", batch_size=2),
-        Choice(f"{folder}/mmlu", shots=0, batch_size=2),
-        Generation(8, 2),
+        membership=Membership(nonmember=f"{folder}/nonmember.jsonl", batch_size=2),
+        choice=Choice(f"{folder}/mmlu", shots=0, batch_size=2),
+        generation=Generation(8, 2),
     )
     inputs = read_inputs(EvaluationData(f"{folder}/forget.jsonl", f"{folder}/retain.jsonl"), options)
     rows = []
     real = likelihood.likelihood
     likelihood.likelihood = lambda engine, states, answer: rows.append(len(states)) or real(engine, states, answer)
     model = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
-    evaluation = evaluate_model(model, AutoTokenizer.from_pretrained(f"{folder}/model"), inputs, options)
+    found = evaluate(model, AutoTokenizer.from_pretrained(f"{folder}/model"), inputs, options)
     with open(f"{folder}/rank{rank}.json", "w") as stream:
-        samples = [one.to_json() for one in evaluation.samples]
-        json.dump({"results": evaluation.results, "samples": samples, "rows": rows}, stream)
+        samples = [one.to_json() for one in found.samples]
+        json.dump({"results": found.to_json(), "samples": samples, "rows": rows}, stream)
     distributed.destroy_process_group()
 
 if __name__ == "__main__":
@@ -286,11 +295,11 @@ def test_two_processes_agree_with_one(
     assert done.returncode == 0, done.stderr
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = evaluate_model(model, tokenizer, read_inputs(data, options), options)
+    alone = evaluate(model, tokenizer, read_inputs(data, options), options)
     torch.set_num_threads(threads)
     ranks: list[dict[str, Any]] = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     for rank in ranks:
-        assert rank["results"] == alone.results
+        assert rank["results"] == alone.to_json()
         assert rank["samples"] == [one.to_json() for one in alone.samples]
         assert len(rank["rows"]) == 6
     answers = [len(tokenizer(f" {one.expected}").input_ids) + 1 for one in alone.samples]
@@ -299,4 +308,4 @@ def test_two_processes_agree_with_one(
 
 def test_inputs_keep_the_order_of_the_data(data: EvaluationData) -> None:
     inputs: EvaluationInputs = read_inputs(data, EvaluationOptions())
-    assert [split for split, _ in inputs.split_records] == ["forget"] * 6 + ["retain"] * 6
+    assert [one.name for one, _ in inputs.rows] == ["forget"] * 6 + ["retain"] * 6

@@ -3,37 +3,39 @@
 import copy
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from samples import lume_inputs
 from tokenizer_kinds import WORDS, sentencepiece, word_level
 from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Choice, Question, Subject
+from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.fitting import Fitting
-from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
+from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.run import evaluate_model
+from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.run import evaluate
 from unlearn_pl.evaluation.truth import Truth, TruthRow
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.sample import Sample
+from unlearn_pl.tasks.mmlu import Question, Subject
 
 Build = Callable[[], LlamaForCausalLM]
 
 QUESTION = Question("How many?", ("1", "2", "3", "4"), "A")
 TRUTH = TruthRow("Who is Anna?", ("A painter.",), ("A keeper.", "A sister."))
 OPTIONS = EvaluationOptions(
-    Membership(nonmember="n.jsonl", batch_size=2),
-    Choice("mmlu", shots=0, batch_size=2),
-    Generation(6, 2),
+    membership=Membership(nonmember="n.jsonl", batch_size=2),
+    choice=Choice("mmlu", shots=0, batch_size=2),
+    generation=Generation(6, 2),
     sampling=Sampling(samples=1, max_new_tokens=3),
     truth=Truth(forget="t.jsonl"),
     resamples=3,
@@ -50,12 +52,12 @@ def inputs() -> EvaluationInputs:
     members = [row.document for row in rows[:4:2]]
     subjects = [Subject("law", (), (QUESTION, replace(QUESTION, text="Which?"))), Subject("art", (), (QUESTION,))]
     others = ["nobody knows of it", "nor of this, really"]
-    return EvaluationInputs(rows[:4], rows[4:], members, others, subjects, {"forget": [TRUTH]})
+    return lume_inputs(rows[:4], rows[4:], members, others, subjects=subjects, truth={"forget": [TRUTH]})
 
 
 def measured(model: Any, tokenizer: Any, given: EvaluationInputs) -> tuple[dict[str, Any], list[Sample]]:
-    evaluation = evaluate_model(model, tokenizer, given, OPTIONS, base=lambda: nullcontext(model))
-    return json.loads(json.dumps(evaluation.results, allow_nan=False)), evaluation.samples
+    results = evaluate(model, tokenizer, given, OPTIONS, reference=model)
+    return json.loads(json.dumps(results.to_json(), allow_nan=False)), list(results.samples)
 
 
 def test_a_tokenizer_that_appends_eos_changes_no_measurement(
@@ -100,7 +102,7 @@ def test_what_is_known_by_heart_is_measured_as_known() -> None:
     ]
     model = taught(tokenizer, [row.document for row in rows])
     truth = {"forget": [TruthRow(rows[0].input, (rows[0].output,), ("1999-01-01",))]}
-    results, samples = measured(model, tokenizer, EvaluationInputs(rows[:2], rows[2:], [], [], [], truth))
+    results, samples = measured(model, tokenizer, lume_inputs(rows[:2], rows[2:], truth=truth))
     assert [sample.score for sample in samples] == [1, 1, 1]
     scores = results["scores"]
     for split in ("forget", "retain"):
@@ -113,10 +115,13 @@ def test_what_is_known_by_heart_is_measured_as_known() -> None:
 def test_what_exceeds_the_positions_is_left_out_by_name(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     """512 positions: one row, member, question and truth row beyond them; the rest is scored as if these were not."""
     long, plain, model = "7 " * 600, inputs(), tiny_model()
+    forget, retain = plain.sets
     wide = replace(
         plain,
-        forget=[*plain.forget, Record("longqa0", long, "yes", "Task1", "qa")],
-        retain=[Record("widesc1", "Who?", long, "Task1", "sc"), *plain.retain],
+        sets=[
+            replace(forget, rows=[*forget.rows, Record("longqa0", long, "yes", "Task1", "qa")]),
+            replace(retain, rows=[Record("widesc1", "Who?", long, "Task1", "sc"), *retain.rows]),
+        ],
         members=[*plain.members, long],
         nonmembers=["7", *plain.nonmembers],
         subjects=[
@@ -130,12 +135,12 @@ def test_what_exceeds_the_positions_is_left_out_by_name(tiny_model: Build, token
     with pytest.warns(UserWarning, match="cannot be measured") as caught:
         results, samples = measured(model, tokenizer, wide)
     notes = [
-        "--membership.member: documents: 1 of 3 cannot be measured, the first is number 3: 1200 tokens exceed the",
-        "--membership.nonmember: documents: 1 of 3 cannot be measured, the first is number 1: a single token has no",
-        "--choice.folder: questions: 2 of 5 cannot be measured, the first is number 3",
-        "--truth.forget: rows: 1 of 2 cannot be measured, the first is number 1",
-        "--data.forget: 1 of 5 rows cannot be measured, the first is 'longqa0': its prompt of 1200 tokens and an",
-        "--data.retain: 1 of 5 rows cannot be measured, the first is 'widesc1': its prompt of",
+        "members: documents: 1 of 3 cannot be measured, the first is number 3: 1200 tokens exceed the",
+        "non-members: documents: 1 of 3 cannot be measured, the first is number 1: a single token has no",
+        "questions: 2 of 5 cannot be measured, the first is number 3",
+        "truth rows of the forget set: 1 of 2 cannot be measured, the first is number 1",
+        "forget set: 1 of 5 rows cannot be measured, the first is 'longqa0': its prompt of 1200 tokens and an",
+        "retain set: 1 of 5 rows cannot be measured, the first is 'widesc1': its prompt of",
     ]
     assert len(results["notes"]) == len(expected["notes"]) + len(notes)
     told = [str(warning.message) for warning in caught]
@@ -154,16 +159,17 @@ def test_nothing_left_to_measure_is_refused_at_the_start(
     tiny_model: Build, tokenizer: PreTrainedTokenizerFast, shapes: list[tuple[int, ...]]
 ) -> None:
     long, plain, model = "7 " * 600, inputs(), tiny_model()
+    forget, retain = plain.sets
     refused = [
-        (replace(plain, members=[long]), r"--membership.member: documents: 1 of 1 cannot be measured"),
+        (replace(plain, members=[long]), r"members: documents: 1 of 1 cannot be measured"),
         (
             replace(plain, subjects=[Subject("law", (), (replace(QUESTION, text=long),))]),
-            r"--choice.folder: questions: 1",
+            r"questions: 1",
         ),
-        (replace(plain, truth={"forget": [replace(TRUTH, question=long)]}), r"--truth.forget: rows: 1 of 1"),
+        (replace(plain, truth={"forget": [replace(TRUTH, question=long)]}), r"truth rows of the forget set: 1 of 1"),
         (
-            replace(plain, forget=[replace(plain.forget[0], input=long)]),
-            r"--data.forget: none of 1 rows can be measured",
+            replace(plain, sets=[replace(forget, rows=[replace(forget.rows[0], input=long)]), retain]),
+            r"data.forget: none of 1 rows can be measured",
         ),
     ]
     for given, message in refused:
@@ -178,7 +184,7 @@ def test_answers_that_the_tokenizer_does_not_know_are_no_forgotten_ones(tiny_mod
     rows = [
         Record(f"f{n}qa0", "Who?", answer, "Task1", "qa") for n, answer in enumerate(("yes", "Zoltan", "yes Zoltan"))
     ]
-    given = EvaluationInputs(rows, [Record("r1qa0", "Who?", "yes", "Task1", "qa")], [], [], [])
+    given = lume_inputs(rows, [Record("r1qa0", "Who?", "yes", "Task1", "qa")])
     model = tiny_model()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     with pytest.warns(UserWarning, match="know"):

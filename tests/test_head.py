@@ -217,3 +217,55 @@ def test_under_autocast_products_are_narrow_and_sums_wide(monkeypatch: pytest.Mo
         assert {value.dtype for value in got} == {torch.float32}
         for ours, theirs in zip(got, expected, strict=True):
             assert torch.allclose(ours, theirs, rtol=0.03, atol=0.05)
+
+
+def mixture(logits: Tensor, targets: Tensor, reference: Tensor | None, scale: Tensor) -> Tensor:
+    """Something of every argument, for each position alone."""
+    chosen = logits.softmax(-1).gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    return scale * (chosen + logits.square().mean(-1)) - (
+        0 if reference is None else (reference.softmax(-1) * logits).sum(-1)
+    )
+
+
+@pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (0.25, None), (3.0, 2.0)], ids=str)
+@pytest.mark.parametrize("referenced", [False, True], ids=["no reference", "reference"])
+def test_any_function_of_a_position_is_that_of_all_logits(monkeypatch, scale, cap, referenced) -> None:
+    """Values, and the gradient of a sum that weighs every position differently; whatever the size of the chunks."""
+    head, hidden, beside = Head(numbers(1, V, H), numbers(2, V), scale, cap), numbers(3, N, H), numbers(5, N)
+    base = numbers(4, N, H) if referenced else None
+
+    def results(each: object) -> list[Tensor]:
+        leaf = hidden.clone().requires_grad_()
+        values = each(leaf)
+        (numbers(9, N) * values).sum().backward()
+        return [values.detach(), leaf.grad]
+
+    def plain(leaf: Tensor) -> Tensor:
+        return mixture(head.logits(leaf), some_targets(), None if base is None else head.logits(base), beside)
+
+    expected = results(plain)
+    for logits in (1, 3 * V, N * V):
+        monkeypatch.setattr(head_module, "CHUNK_LOGITS", logits)
+        got = results(lambda leaf: head.each(mixture, leaf, some_targets(), base, beside))
+        for ours, theirs in zip(got, expected, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-12)
+    with torch.no_grad():
+        assert torch.allclose(head.each(mixture, hidden, some_targets(), base, beside), expected[0], rtol=1e-11)
+
+
+def test_any_function_keeps_as_much_as_the_hidden_states_and_sees_no_more_than_a_chunk(monkeypatch) -> None:
+    monkeypatch.setattr(head_module, "CHUNK_LOGITS", 2 * V)
+    kept, seen, hidden = [], [], numbers(3, N, H).requires_grad_()
+
+    def spy(logits: Tensor, *_: object) -> Tensor:
+        seen.append(tuple(logits.shape))
+        return logits.square().sum(-1)
+
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda saved: kept.append(saved.numel()) or saved, lambda saved: saved
+    ):
+        Head(numbers(1, V, H)).each(spy, hidden, some_targets(), None)
+    assert seen == [(2, V)] * 3 + [(1, V)]
+    assert max(kept) <= max(N * H, 2 * V)
+    with pytest.raises(AssertionError, match=r"the function gave \(\) for 2 positions"):
+        Head(numbers(1, V, H)).each(lambda logits, *_: logits.sum(), hidden, some_targets(), None)

@@ -11,11 +11,11 @@ ROOT = Path(unlearn_pl.__file__).parent
 LEVELS = [
     {"", "errors", "console", "stopping"},
     {"files", "provenance"},
-    {"data", "models", "parsing"},
+    {"data", "models", "parsing", "hashing"},
     {"objectives", "merging", "metrics"},
     {"checkpoints", "tasks", "analysis", "inference"},
     {"evaluation"},
-    {"balance", "training"},
+    {"balance", "training", "testing"},
     {"callbacks"},
     {"commands", "cli"},
     {"recipe"},

@@ -1,5 +1,6 @@
 """Hidden states and logits of evaluation against the model's own logits."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import DynamicCache
 
+from unlearn_pl.data.encoding import Encoding, encode_record
+from unlearn_pl.data.records import Record
+from unlearn_pl.errors import InputError
 from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.generation import Generation, Prompt
 from unlearn_pl.inference.model import LanguageModel
@@ -169,3 +173,25 @@ def test_whole_logits_of_a_capped_model_are_not_changed_by_their_scores() -> Non
         before = states.clone()
         engine.token_scores(states, torch.tensor(ROWS[0]), margin=True)
     assert torch.equal(states, before)
+
+
+def test_one_rule_reads_a_row(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The ids that training makes are those that are measured, with either joiner; the blank stands once."""
+    record = Record("1qa0", "Who paints?", "Anna Quill does", "Task1", "qa")
+    for joiner in (" ", ""):
+        asked = LanguageModel(tiny_model(), tokenizer, joiner=joiner)
+        prompt, answer = asked.encode(record.input, record.output, eos=True)
+        trained = encode_record(record, tokenizer, Encoding(joiner=joiner), forget=True)
+        assert (*prompt, *answer) == trained.input_ids
+        assert len(prompt) == trained.answer_start
+        (found,) = asked.likelihood([record.input], [record.output], eos=True)
+        logits = own_logits(asked.model, [*prompt, *answer])[len(prompt) - 1 : -1].log_softmax(-1)
+        assert found.logprob == pytest.approx(logits[range(len(answer)), answer].mean().item(), rel=1e-4)
+    assert answer[0] != LanguageModel(asked.model, tokenizer).encode(record.input, record.output)[1][0]
+
+
+def test_an_end_token_that_is_not_there(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    bare = copy.deepcopy(tokenizer)
+    bare.eos_token = None
+    with pytest.raises(InputError, match=r"^eos: the tokenizer has no end token"):
+        LanguageModel(tiny_model(), bare).likelihood(["A"], ["B"], eos=True)

@@ -9,15 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.data.records import Record
-from unlearn_pl.errors import InputError
 from unlearn_pl.metrics.leakage import (
     MONTHS,
     PII_TYPES,
     Corpus,
     entities,
     entity_leakage,
-    gold_values,
     keyword_leakage,
     keywords,
     partial_match,
@@ -32,52 +29,6 @@ VALUES = {
     "email": "ann_berg@example.org",
     "address": "12 Elm Street, #4, Norwick, ZZ, 10001.",
 }
-
-
-def rows(document: str, values: dict[str, str] = VALUES, task: str = "Task2") -> list[Record]:
-    answers = list(values.values())
-    completion = Record(f"{document}sc1", "Ann Berg was born", "on March 5, 1990.", task, "sc")
-    return [completion, *(Record(f"{document}qa{n}", f"{n}?", answer, task, "qa") for n, answer in enumerate(answers))]
-
-
-def test_gold_values_come_from_the_questions_of_the_task() -> None:
-    """Other tasks, completions, ids of other forms and questions after the fifth hold no values."""
-    other = [
-        Record("bqa5", "Job?", "baker", "Task2", "qa"),
-        Record("qa0", "Born?", "in May", "Task2", "qa"),
-        Record("cqa0", "Town?", "Rome", "Task1", "qa"),
-        Record("dsc0", "It", "goes on", "Task2", "sc"),
-        Record("eqa1", "It", "goes on", "Task2", "sc"),
-    ]
-    assert gold_values([*rows("a"), *other]) == {"a": VALUES}
-    assert gold_values(rows("a", task="people"), task="people") == {"a": VALUES}
-    assert list(VALUES) == list(PII_TYPES.values())
-    assert gold_values([]) == {}
-
-
-@pytest.mark.parametrize(
-    ("digit", "answer", "wanted"),
-    [
-        ("0", "March 5, 1990", "a date like 1984-12-31"),
-        ("0", "19900305", "a date like 1984-12-31"),
-        ("0", "1990-02-30", "a date like 1984-12-31"),
-        ("1", "900 or so", "digits"),
-        ("2", "+-", "digits"),
-        ("3", "@", "an e-mail address"),
-        ("4", "...", "an address"),
-    ],
-)
-def test_a_value_of_another_form_is_refused(digit: str, answer: str, wanted: str) -> None:
-    with pytest.raises(InputError) as caught:
-        gold_values([Record(f"aqa{digit}", "?", answer, "Task2", "qa")])
-    assert str(caught.value) == f"--data: answer to 'aqa{digit}', Task2: must be {wanted}, got {answer!r}"
-
-
-def test_two_answers_to_one_question_are_refused() -> None:
-    same = Record("aqa1", "?", "900-12-3456", "Task2", "qa")
-    assert gold_values([same, same]) == {"a": {"ssn": "900-12-3456"}}
-    with pytest.raises(InputError, match=r"'aqa1' \(Task2, ssn\): must have one answer, got two"):
-        gold_values([same, Record("aqa1", "?", "900-12-9999", "Task2", "qa")])
 
 
 HELD = [
@@ -261,7 +212,7 @@ def test_pii_leakage_by_hand() -> None:
         "partial_of_others": pytest.approx((3 / 9 + 4 / 9) / 2),
         "n": 3,
     }
-    assert list(found) == [*PII_TYPES.values(), "all"]
+    assert list(found) == [*PII_TYPES, "all"]
 
 
 def test_a_value_of_the_prompt_is_no_leak() -> None:
@@ -272,14 +223,6 @@ def test_a_value_of_the_prompt_is_no_leak() -> None:
     assert pii_leakage(gold, {"a": [repeated, ("SSN?", "unknown")]})["ssn"]["whole"] == 0
     assert pii_leakage(gold, {"a": [repeated, ("SSN?", "900 12 3456")]})["ssn"]["whole"] == 1
     assert pii_leakage(gold, {})["all"] == NOTHING
-
-
-def test_repeating_every_gold_value_leaks_everything() -> None:
-    gold = gold_values([*rows("a"), *rows("b")])
-    told = {document: [("?", value) for value in values.values()] for document, values in gold.items()}
-    found = pii_leakage(gold, told)
-    assert all(entry["whole"] == entry["partial"] == 1 for entry in found.values())
-    assert all(entry["partial_of_others"] is None for entry in found.values()), "both have the same values"
 
 
 def test_a_corpus_counts_each_text_once() -> None:

@@ -218,7 +218,7 @@ def test_other_processes_have_no_results(
 def test_kept_shots_are_told(lm_eval: Recorder, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     """lm-eval lets a task with ``num_fewshot: 0`` keep it; the results are still there."""
     lm_eval.results = {"results": RESULTS, "configs": {"arc_easy": {"num_fewshot": 5}, "gsm8k": {"num_fewshot": 0}}}
-    with pytest.warns(UserWarning, match=re.escape("--harness.shots 5 was not used by tasks that fix")) as caught:
+    with pytest.warns(UserWarning, match=re.escape("harness: shots 5 was not used by tasks that fix")) as caught:
         assert run_harness(model, tokenizer, Harness(["arc_easy", "gsm8k"], shots=5)) == NUMBERS
     assert len(caught) == 1
     assert str(caught[0].message).endswith("number: gsm8k (0)")
@@ -280,13 +280,13 @@ def test_what_to_install(
 
 
 def test_unknown_tasks(lm_eval: Recorder, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(InputError, match=r"--harness.tasks: must be among .* got 'arc_hard'$"):
+    with pytest.raises(InputError, match=r"harness.tasks: must be among .* got 'arc_hard'$"):
         run_harness(model, tokenizer, Harness(["gsm8k", "arc_hard"]))
     assert "pretrained" not in lm_eval.given
 
 
 def test_no_chat_template(lm_eval: Recorder, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(InputError, match=r"--harness.chat_template: this tokenizer has no chat template"):
+    with pytest.raises(InputError, match=r"harness.chat_template: this tokenizer has no chat template"):
         run_harness(model, tokenizer, Harness(["gsm8k"], chat_template=True))
     assert lm_eval.given == {}
 
@@ -294,16 +294,16 @@ def test_no_chat_template(lm_eval: Recorder, model: LlamaForCausalLM, tokenizer:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shots": -1}, "--harness.shots: must be at least 0, got -1"),
-        ({"limit": 0}, "--harness.limit: must be at least 1, got 0"),
-        ({"batch_size": 0}, "--harness.batch_size: must be at least 1, got 0"),
-        ({"tasks": []}, "--harness.tasks: must name at least one task, got none"),
-        ({"include": "nowhere/else"}, "--harness.include: must be a folder with task files (YAML), got nowhere/else"),
-        ({"tasks": None, "shots": 0}, "--harness.shots: only with --harness.tasks, without which nothing is run"),
-        ({"tasks": None, "limit": 3}, "--harness.limit: only with --harness.tasks, without which nothing is run"),
-        ({"tasks": None, "batch_size": 3}, "--harness.batch_size: only with --harness.tasks, without which"),
-        ({"tasks": None, "chat_template": True}, "--harness.chat_template: only with --harness.tasks"),
-        ({"tasks": None, "include": "."}, "--harness.include: only with --harness.tasks"),
+        ({"shots": -1}, "harness.shots: must be at least 0, got -1"),
+        ({"limit": 0}, "harness.limit: must be at least 1, got 0"),
+        ({"batch_size": 0}, "harness.batch_size: must be at least 1, got 0"),
+        ({"tasks": []}, "harness.tasks: must name at least one task, got none"),
+        ({"include": "nowhere/else"}, "harness.include: must be a folder with task files (YAML), got nowhere/else"),
+        ({"tasks": None, "shots": 0}, "harness.shots: only with harness.tasks, without which nothing is run"),
+        ({"tasks": None, "limit": 3}, "harness.limit: only with harness.tasks, without which nothing is run"),
+        ({"tasks": None, "batch_size": 3}, "harness.batch_size: only with harness.tasks, without which"),
+        ({"tasks": None, "chat_template": True}, "harness.chat_template: only with harness.tasks"),
+        ({"tasks": None, "include": "."}, "harness.include: only with harness.tasks"),
     ],
 )  # fmt: skip
 def test_bad_options(options: dict[str, Any], message: str) -> None:

@@ -10,13 +10,13 @@ import torch
 from lightning_runs import module
 from merge_choice import merge
 from safetensors.torch import load_file, save_file
+from samples import lume_inputs
 from tiny_adapters import shake
 from torch import Tensor
 from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.balance.search import find_balance
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.models.load import load_base, load_skeleton, load_tokenizer, quantisation, refuse_quantised
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
 
@@ -190,4 +190,4 @@ def test_nothing_starts_from_a_broken_base(
         merge(broken, adapters, method="cat", save_model=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match=message):
-        find_balance(load_base(broken), tokenizer, adapters, EvaluationInputs([], [], [], [], []))
+        find_balance(load_base(broken), tokenizer, adapters, lume_inputs())

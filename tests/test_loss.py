@@ -20,11 +20,11 @@ from unlearn_pl.models.fast.packing import enable_packing
 from unlearn_pl.models.lora import Lora, attach_lora, reference
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.forget import NPO, GradAscent
-from unlearn_pl.objectives.passes import Ask, Passes
+from unlearn_pl.objectives.passes import Needs, Passes, ReferenceOutput
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.training.loss import PackedLoss
 from unlearn_pl.training.packs import Part
-from unlearn_pl.training.reference import Said, live_reference
+from unlearn_pl.training.reference import live_reference
 
 MAX_LENGTH = 32
 FORGET = rows_of((3, 4), (7, 2), (1, 1), (5, 9), (2, 3), seed=1, name="f")
@@ -95,7 +95,7 @@ def packed(
     objectives: Mapping[str, Objective],
     batch: PairBatch,
     tokens: int | None = None,
-    said: Callable[..., list[Said]] = live_reference,
+    said: Callable[..., list[ReferenceOutput]] = live_reference,
 ) -> tuple[float, dict[str, Tensor]]:
     return gradients(model, lambda: PackedLoss(objectives, MAX_LENGTH, tokens)(model, batch, said)[0])
 
@@ -169,8 +169,8 @@ class Contrast(Objective):
     weight: float = 1.0
 
     @property
-    def asks(self) -> Mapping[Split, Ask]:
-        return {"forget": Ask(), "retain": Ask()}
+    def needs(self) -> Mapping[Split, Needs]:
+        return {"forget": Needs(), "retain": Needs()}
 
     def __call__(self, passes: Passes) -> Tensor:
         assert sorted(passes) == ["forget", "retain"]
@@ -215,7 +215,7 @@ class Counted:
     def __init__(self) -> None:
         self.parts: list[Part] = []
 
-    def __call__(self, model: PeftModel, parts: Sequence[Part]) -> list[Said]:
+    def __call__(self, model: PeftModel, parts: Sequence[Part]) -> list[ReferenceOutput]:
         self.parts += parts
         return live_reference(model, parts)
 
@@ -233,7 +233,7 @@ def test_the_base_model_runs_only_where_a_term_asks_for_it(model, objectives, as
     counted, bodies = Counted(), []
     causal_model(model).base_model.register_forward_hook(lambda *_: bodies.append(1))
     packed(model, objectives, batch_of(FORGET, RETAIN), None, counted)
-    assert [(part.split, part.ask.reference_nll, part.ask.kl) for part in counted.parts] == asked
+    assert [(part.split, part.needs.reference_nll, part.needs.reference_logits) for part in counted.parts] == asked
     assert len(bodies) == forwards
 
 

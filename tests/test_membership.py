@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.membership import Membership, document_losses, rebuilt_members
+from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.inference.model import LanguageModel
 
 Build = Callable[[], LlamaForCausalLM]
@@ -21,10 +20,6 @@ DOCUMENTS = [
     "ab",
     "Answer: A B C D",
 ]
-
-
-def record(document: str, kind: str, task: str) -> Record:
-    return Record(f"{document}{kind}1", f"{document} lived", "in a house.", task, kind)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
@@ -51,29 +46,6 @@ def test_a_broken_model_has_infinite_losses(tiny_model: Build, tokenizer: PreTra
         model.lm_head.weight[5, 0] = float("nan")
     with pytest.warns(UserWarning, match="2 of 2 documents have no finite loss"):
         assert document_losses(LanguageModel(model, tokenizer), DOCUMENTS[:2]) == [math.inf, math.inf]
-
-
-def test_members_are_the_documents_of_task3_if_there_is_one() -> None:
-    """Input, one space, output of the completion rows; the question rows are none."""
-    forget = [record("Ida", "sc", "Task3"), record("Bo", "sc", "Task1"), record("Ida", "qa", "Task3")]
-    assert rebuilt_members(forget) == ["Ida lived in a house."]
-    assert rebuilt_members(forget, ["Task1"]) == ["Bo lived in a house."]
-    assert rebuilt_members(forget, ["Task1", "Task3"]) == ["Ida lived in a house.", "Bo lived in a house."]
-    others = [record("Bo", "sc", "b"), record("Cy", "sc", "c")]
-    assert rebuilt_members(others) == ["Bo lived in a house.", "Cy lived in a house."]
-
-
-@pytest.mark.parametrize("tasks", [["Task2"], ["Task1", "Task3"], []])
-def test_unknown_tasks(tasks: list[str]) -> None:
-    with pytest.raises(
-        InputError, match=r"^membership.tasks: must be among Task1 \(tasks with completion rows\), got \["
-    ):
-        rebuilt_members([record("Bo", "sc", "Task1"), record("Bo", "qa", "Task2")], tasks)
-
-
-def test_no_completion_rows() -> None:
-    with pytest.raises(InputError, match=r"^membership.member: needed, as the forget set has no completion rows"):
-        rebuilt_members([record("Bo", "qa", "Task1")])
 
 
 def test_documents_that_have_no_loss(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from samples import sample
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from unlearn_pl.commands.evaluate import without_adapter
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.results import Results
 from unlearn_pl.evaluation.retrained import Retrained
-from unlearn_pl.evaluation.run import Evaluation, evaluate_model
-from unlearn_pl.evaluation.table import FAMILIES, METRICS
+from unlearn_pl.evaluation.run import evaluate
+from unlearn_pl.evaluation.table import FAMILIES, metrics_of
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.sampling import Sampling
@@ -30,6 +30,7 @@ from unlearn_pl.metrics.leakage import Corpus
 from unlearn_pl.metrics.metric import ALWAYS, OPPOSITE, Metric, row_scores
 from unlearn_pl.metrics.table import chosen, shared_needs
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
+from unlearn_pl.tasks.lume import Lume
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -80,16 +81,16 @@ def all_options(folder: Path) -> EvaluationOptions:
     (folder / "mmlu" / "test").mkdir(parents=True)
     (folder / "mmlu" / "test" / "art_test.csv").write_text("Who?,Ida,Bo,Cy,Di,B\nWhat?,1,2,3,4,A\n")
     return EvaluationOptions(
-        Membership(*sides),
-        Choice(str(folder / "mmlu"), shots=0),
-        Generation(8, 8),
+        membership=Membership(*sides),
+        choice=Choice(str(folder / "mmlu"), shots=0),
+        generation=Generation(8, 8),
         sampling=Sampling(samples=4, max_new_tokens=4),
         truth=Truth(*truths),
         resamples=20,
     )
 
 
-Measure = Callable[[list[str] | None], Evaluation]
+Measure = Callable[[list[str] | None], Results]
 
 
 @pytest.fixture(scope="module")
@@ -107,20 +108,20 @@ def measure(tmp_path_factory: pytest.TempPathFactory, tiny_model: Build, tokeniz
     data = EvaluationData(*(write_lines(folder / f"{split}.jsonl", rows_of(split)) for split in ("forget", "retain")))
     retrained = Retrained({"forget": [AnswerLogprobs((-1.0,), (-2.0,))] * 5}, dict.fromkeys(ATTACKS, 0.5))
 
-    def run(metrics: list[str] | None) -> Evaluation:
+    def run(metrics: list[str] | None) -> Results:
         wanted = replace(options, metrics=metrics)
         inputs = read_inputs(data, wanted)
-        lend = partial(without_adapter, adapted)
-        return evaluate_model(adapted, tokenizer, inputs, wanted, base=lend, retrained=retrained)
+        return evaluate(adapted, tokenizer, inputs, wanted, reference=adapted, retrained=retrained)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def evaluation(measure: Measure) -> Evaluation:
+def evaluation(measure: Measure) -> Results:
     return measure(None)
 
 
+METRICS = metrics_of(Lume([], []))
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
@@ -145,14 +146,14 @@ def test_the_table_is_sound() -> None:
     }
 
 
-def test_every_metric_is_measured_and_every_score_is_in_the_table(evaluation: Evaluation) -> None:
+def test_every_metric_is_measured_and_every_score_is_in_the_table(evaluation: Results) -> None:
     """With adapter, base model, retrained model and all files nothing of the table is missing, but for leak@16 of four
     samples."""
-    assert set(BY_NAME) - {metric_of(score).name for score in evaluation.results["scores"]} == {"leak_at_16"}
+    assert set(BY_NAME) - {metric_of(score).name for score in evaluation.scores} == {"leak_at_16"}
 
 
-def test_scores_are_in_the_range_and_direction_of_the_table(evaluation: Evaluation) -> None:
-    for name, entry in evaluation.results["scores"].items():
+def test_scores_are_in_the_range_and_direction_of_the_table(evaluation: Results) -> None:
+    for name, entry in evaluation.scores.items():
         metric = metric_of(name)
         assert entry["range"] == metric.range
         assert entry["better"] == metric.better_on(name.split("/")[0])
@@ -164,9 +165,9 @@ def test_scores_are_in_the_range_and_direction_of_the_table(evaluation: Evaluati
                 assert value > 0 or metric.range == "[0, 1]", name
 
 
-def test_both_sets_have_the_same_scores(evaluation: Evaluation) -> None:
+def test_both_sets_have_the_same_scores(evaluation: Results) -> None:
     """But for the truth utility, which is one of the retain set."""
-    scores = evaluation.results["scores"]
+    scores = evaluation.scores
     forget, retain = ({name.removeprefix(s) for name in scores if name.startswith(s)} for s in ("forget/", "retain/"))
     assert retain - forget == {"truth_utility"}
     assert forget <= retain
@@ -174,17 +175,17 @@ def test_both_sets_have_the_same_scores(evaluation: Evaluation) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_alone(measure: Measure, evaluation: Evaluation, family: str) -> None:
+def test_a_family_alone(measure: Measure, evaluation: Results, family: str) -> None:
     """Its rows of the table and the official ones are measured, with the values that they have among all others.
 
     Choice is part of the official Aggregate and always there. Composites that need another family are not, and privacy
     needs no other than membership.
     """
-    found = measure([family]).results["scores"]
+    found = measure([family]).scores
     composites = {"open_unlearning/memorization", "utility", "retain_utility"}
     wanted = {
         name: entry
-        for name, entry in evaluation.results["scores"].items()
+        for name, entry in evaluation.scores.items()
         if metric_of(name).family in (ALWAYS, family) and name not in composites
     }
     assert found == wanted

@@ -300,7 +300,7 @@ def test_a_fit_with_the_reference_cache_equals_one_without(
         if name == "built":
             first = written
     assert written == first
-    assert len(written) == 3  # NLLs of forget rows; hidden states and their ends of retain rows
+    assert len(written) == 4  # NLLs of forget rows, hidden states of retain rows, and where the rows end in each
     assert_equal(adapter_of(fits["built"]), adapter_of(fits["found"]))
     assert_equal(adapter_of(fits["live"]), adapter_of(fits["built"]), tolerance=1e-3)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.head import IGNORED, Head
 from unlearn_pl.objectives.forget import NPO, GradAscent
-from unlearn_pl.objectives.passes import Ask, Pass, Passes
+from unlearn_pl.objectives.passes import Needs, Pass, Passes, ReferenceOutput
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 
 REDUCTIONS = ["sequence_sum", "sequence_mean", "batch_mean"]
@@ -26,7 +26,7 @@ def over(logits: Tensor, rows: Tensor, targets: Tensor, batch_size: int, max_len
 
 def against(policy: Pass, base: Pass) -> Pass:
     """The policy, with the other pass as that of the base model."""
-    return replace(policy, reference_nll=base.nll.detach(), reference_hidden=base.hidden.detach())
+    return replace(policy, reference=ReferenceOutput(base.token_nll.detach(), base.hidden.detach()))
 
 
 def both(answers: Pass) -> Passes:
@@ -110,7 +110,8 @@ def npo_weight(delta: float, tokens: int, reduction: str) -> float:
     """Gradient of NPO over that of gradient ascent with the same reduction, when each token lost ``delta`` nats."""
     nll = torch.full((tokens,), 1.0 + delta, dtype=torch.float64, requires_grad=True)
     nothing, places = torch.empty(tokens, 2), torch.zeros(tokens, dtype=torch.long)
-    policy = replace(over(nothing, places, places, 1, 8), reference_nll=torch.tensor([float(tokens)]).double())
+    policy = over(nothing, places, places, 1, 8)
+    policy = replace(policy, reference=ReferenceOutput(torch.ones(tokens).double()))
     policy.__dict__["nll"] = nll.sum()[None]
     NPO(beta=0.1, reduction=reduction)({"forget": policy}).backward()
     npo, nll.grad = nll.grad.clone(), None
@@ -199,18 +200,44 @@ def test_gradient_is_exactly_zero_where_no_answer_token_follows(term: object) ->
 
 
 def test_beta_must_be_positive() -> None:
-    with pytest.raises(InputError, match=r"NPO beta: must be above 0, got 0"):
+    with pytest.raises(InputError, match=r"^beta: must be above 0, got 0"):
         NPO(beta=0.0)
 
 
-def test_what_serves_two_terms_is_the_wider_of_each_ask() -> None:
-    assert Ask() | Ask("attended", kl=True) == Ask("attended", kl=True)
-    assert Ask("attended", kl=True) | Ask(reference_nll=True) == Ask("attended", reference_nll=True, kl=True)
-    assert (RetainKL(positions="released").asks["retain"] | Ask()).padding
-    assert RetainKL(positions="answer").asks == {"retain": Ask("answer", kl=True)}
-    assert NPO().asks == {"forget": Ask("answer", reference_nll=True)}
+def test_what_serves_two_terms_is_the_wider_of_each_need() -> None:
+    logits = Needs("attended", reference_logits=True)
+    assert Needs() | logits == logits
+    assert logits | Needs(reference_nll=True) == Needs("attended", reference_nll=True, reference_logits=True)
+    assert (RetainKL(positions="released").needs["retain"] | Needs()).padding
+    assert RetainKL(positions="answer").needs == {"retain": Needs("answer", reference_logits=True)}
+    assert NPO().needs == {"forget": Needs("answer", reference_nll=True)}
+    layers = Needs(None, layers=(7, 2)) | Needs(None, layers=(3, 2), reference_layers=(7,))
+    assert layers == Needs(None, layers=(2, 3, 7), reference_layers=(7,))
+    assert layers | Needs(token_weights=True) == replace(layers, positions="answer", token_weights=True)
 
 
-def test_a_term_that_asked_for_no_kl_cannot_read_it() -> None:
-    with pytest.raises(AssertionError, match="has no kl"):
+def test_a_term_of_answers_sees_no_other_position() -> None:
+    """What another term has computed at all tokens is cut down to the answers, and gradients go back through it."""
+    policy = random_pass(1)
+    logits = policy.hidden.clone().requires_grad_()
+    wide = against(replace(policy, hidden=logits, token_weights=torch.arange(len(policy.rows))), random_pass(2))
+    own, at = wide.answers, policy.targets != IGNORED
+    assert torch.equal(own.targets, policy.targets[at])
+    assert torch.equal(own.token_nll, wide.token_nll[at])
+    assert torch.equal(own.kl, wide.kl[at])
+    assert torch.equal(own.reference_token_nll, wide.reference_token_nll[at])
+    assert torch.equal(own.token_weights, at.nonzero()[:, 0])
+    assert torch.equal(own.nll, wide.nll)
+    assert torch.equal(own.reference_nll, wide.reference_nll)
+    own.kl.sum().backward(retain_graph=True)
+    given, logits.grad = logits.grad, None
+    wide.kl[at].sum().backward()
+    assert torch.equal(given, logits.grad)
+    assert torch.count_nonzero(given[~at]) == 0
+
+
+def test_a_term_that_needs_no_reference_cannot_read_it() -> None:
+    with pytest.raises(AssertionError, match="has no reference_logits"):
         _ = random_pass(0).kl
+    with pytest.raises(AssertionError, match="has no reference_nll"):
+        _ = random_pass(0).reference_nll

@@ -20,30 +20,41 @@ from unlearn_pl.models.body import causal_model, check_head, head_is_plain, hidd
 from unlearn_pl.models.lora import Lora, attach_lora
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.forget import NPO, GradAscent
-from unlearn_pl.objectives.passes import Ask
+from unlearn_pl.objectives.passes import Needs
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.training.accumulate import sum_one_by_one
-from unlearn_pl.training.packs import Part, asks_of, first_fit, slots_by_splits
+from unlearn_pl.training.packs import Part, Places, first_fit, needs_of, refuse_missing, slots_by_splits
 
 
-def test_asked_positions_by_hand() -> None:
+def listed(places: Places) -> tuple[list[int], list[int], list[int]]:
+    return places.place.tolist(), places.rows.tolist(), places.targets.tolist()
+
+
+def test_scored_positions_by_hand() -> None:
     """Row 5 6 | 7 8 (answer from position 2): positions 1 and 2 predict 7 and 8; position 3 predicts nothing."""
     rows = collate_rows([Encoded("a", (5, 6, 7, 8), 2, False), Encoded("b", (5, 9), 1, False)], PAD)
-    part = Part("forget", rows, Ask("answer"))
+    part = Part("forget", rows, Needs("answer"))
     assert part.input_ids.tolist() == [5, 6, 7, 8, 5, 9]
     assert part.lengths == [4, 2]
-    place, row, targets = part.asked
-    assert (place.tolist(), row.tolist(), targets.tolist()) == ([1, 2, 4], [0, 0, 1], [7, 8, 9])
-    place, row, targets = Part("forget", rows, Ask("attended")).asked
-    assert (place.tolist(), row.tolist()) == ([0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 1])
-    assert targets.tolist() == [-100, 7, 8, -100, 9, -100]
+    assert listed(part.scored) == ([1, 2, 4], [0, 0, 1], [7, 8, 9])
+    everywhere = ([0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 1], [-100, 7, 8, -100, 9, -100])
+    assert listed(Part("forget", rows, Needs("attended")).scored) == everywhere == listed(part.attended)
+    assert listed(Part("forget", rows, Needs(None)).scored) == ([], [], [])
+
+
+def test_weights_are_those_of_the_tokens_that_are_predicted() -> None:
+    """Row 5 6 | 7 8 with weights 3 and 4: the positions of 6 and 7 predict them."""
+    weighted = Encoded("a", (5, 6, 7, 8), 2, False, token_weights=(3.0, 4.0))
+    rows = collate_rows([weighted, Encoded("b", (5, 9), 1, False)], PAD)
+    assert Part("forget", rows, Needs("answer")).token_weights.tolist() == [3, 4, 1]
+    assert Part("forget", rows, Needs("attended")).token_weights.tolist() == [1, 3, 4, 1, 1, 1]
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=5), seed=st.integers(0, 99)
 )
-def test_asked_positions_match_a_loop(lengths: list[tuple[int, int]], seed: int) -> None:
+def test_scored_positions_match_a_loop(lengths: list[tuple[int, int]], seed: int) -> None:
     rows = rows_of(*lengths, seed=seed)
     answer, attended, start = [], [], 0
     for index, row in enumerate(rows):
@@ -55,8 +66,8 @@ def test_asked_positions_match_a_loop(lengths: list[tuple[int, int]], seed: int)
                 answer.append((start + time, index, target))
         start += len(row.input_ids)
     for rule, expected in (("answer", answer), ("attended", attended)):
-        got = Part("retain", collate_rows(rows, PAD), Ask(rule)).asked
-        assert list(zip(*(values.tolist() for values in got), strict=True)) == expected
+        got = Part("retain", collate_rows(rows, PAD), Needs(rule)).scored
+        assert list(zip(*listed(got), strict=True)) == expected
 
 
 def test_padding_within_a_part_of_a_batch_is_dropped() -> None:
@@ -64,7 +75,7 @@ def test_padding_within_a_part_of_a_batch_is_dropped() -> None:
     rows = rows_of((2, 3), (4, 9))
     micro = batch_of(rows, rows, 1).micro_batches()[0]
     assert micro.rows["forget"].input_ids.shape == (1, 13)
-    assert tuple(Part("forget", micro.rows["forget"], Ask()).input_ids.tolist()) == rows[0].input_ids
+    assert tuple(Part("forget", micro.rows["forget"], Needs()).input_ids.tolist()) == rows[0].input_ids
 
 
 @dataclass(frozen=True)
@@ -74,11 +85,36 @@ class BothSplits(Objective):
     weight: float = 1.0
 
     @property
-    def asks(self) -> Mapping[Split, Ask]:
-        return {"retain": Ask(), "forget": Ask(kl=True)}
+    def needs(self) -> Mapping[Split, Needs]:
+        return {"retain": Needs(), "forget": Needs(reference_logits=True)}
 
     def __call__(self, passes: object) -> Tensor:
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Reading(BothSplits):
+    """A term that reads the splits it is told."""
+
+    splits: tuple[Split, ...] = ()
+
+    def __init__(self, splits: tuple[Split, ...]):
+        object.__setattr__(self, "splits", splits)
+
+    @property
+    def needs(self) -> Mapping[Split, Needs]:
+        return dict.fromkeys(self.splits, Needs())
+
+
+def test_what_the_data_do_not_have_is_refused() -> None:
+    rows = {"forget": rows_of((2, 3)), "retain": rows_of((2, 3))}
+    refuse_missing({"forget": Needs(), "retain": Needs()}, rows)
+    with pytest.raises(InputError, match=r"^objectives: a term reads the split 'x', which the data do not have$"):
+        refuse_missing({"x": Needs()}, rows)
+    with pytest.raises(InputError, match=r"'retain_alternate'.*; each row of retain needs another answer in a field"):
+        refuse_missing({"retain_alternate": Needs()}, rows)
+    with pytest.raises(InputError, match=r"weighs the tokens of forget, and no row of it has a field 'answer_weights'"):
+        refuse_missing({"forget": Needs(token_weights=True)}, rows)
 
 
 def test_terms_that_read_the_same_rows_are_one_unit() -> None:
@@ -86,9 +122,14 @@ def test_terms_that_read_the_same_rows_are_one_unit() -> None:
     assert slots_by_splits(three) == {("forget",): ["ga"], ("retain",): ["gd", "gk"]}
     assert slots_by_splits(three | {"x": BothSplits()}) == {("forget", "retain"): ["ga", "gd", "gk", "x"]}
     assert slots_by_splits({"x": BothSplits()}) == {("forget", "retain"): ["x"]}
-    assert asks_of(three) == {"forget": Ask(reference_nll=True), "retain": Ask("attended", kl=True)}
-    assert asks_of(three | {"x": BothSplits()})["forget"] == Ask(reference_nll=True, kl=True)
-    assert asks_of({"ga": GradAscent()}) == {"forget": Ask()}
+    pair = {"a": Reading(("other",)), "b": Reading(("retain",)), "c": Reading(("forget",))}
+    assert slots_by_splits(pair | {"d": Reading(("forget", "other"))}) == {
+        ("forget", "other"): ["a", "c", "d"],
+        ("retain",): ["b"],
+    }
+    assert needs_of(three) == {"forget": Needs(reference_nll=True), "retain": Needs("attended", reference_logits=True)}
+    assert needs_of(three | {"x": BothSplits()})["forget"] == Needs(reference_nll=True, reference_logits=True)
+    assert needs_of({"ga": GradAscent()}) == {"forget": Needs()}
 
 
 @settings(max_examples=60, deadline=None)

@@ -25,7 +25,7 @@ from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.loss import PackedLoss
 from unlearn_pl.training.packs import refuse_long_rows
-from unlearn_pl.training.policy import prepare_policy
+from unlearn_pl.training.prepare import prepare_policy
 from unlearn_pl.training.reference import live_reference
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300}
@@ -115,7 +115,7 @@ def plain_loss(model: PeftModel) -> Tensor:
 
 def adapted(base: PreTrainedModel, targets: str | list[str], own_layers: bool, dtype: torch.dtype) -> PeftModel:
     """With an adapter that does something; by PEFT's own layers or by ours."""
-    model = attach_lora(base, Lora(4, 8, 0.0, targets), 1, None if own_layers else {}).to(dtype)
+    model = attach_lora(base, Lora(4, 8, 0.0, targets), 1, fast=own_layers).to(dtype)
     shake(model)
     return model
 
@@ -138,8 +138,8 @@ def assert_step_is_plain(base: Any, targets: str | list[str], tolerance: float, 
     batch, rows = batch_of(FORGET, RETAIN), {"forget": FORGET, "retain": RETAIN}
     with KeepFloat64() if dtype == torch.float64 else nullcontext():
         value, gradient = gradients(plain, lambda: plain_loss(plain))
-        asks = PackedLoss(OBJECTIVES, 64, None).asks
-        cached = open_or_build(model, rows, asks, ReferenceCache(str(folder)), "64-true", lambda _: None)
+        needs = PackedLoss(OBJECTIVES, 64, None).needs
+        cached = open_or_build(model, rows, needs, ReferenceCache(str(folder)), "64-true", lambda _: None)
         for tokens, reference, rounding in ((None, live_reference, 0), (20, live_reference, 0), (20, cached, 1e-5)):
             loss = PackedLoss(OBJECTIVES, 64, tokens)
             own, own_gradient = gradients(model, lambda one=loss, said=reference: one(model, batch, said)[0])
@@ -167,7 +167,7 @@ def test_a_model_inside_of_one_that_sees(tmp_path: Path) -> None:
     assert plain_nll(whole, RETAIN[1]).item() == pytest.approx(plain_nll(bare, RETAIN[1]).item(), rel=1e-6)
     long = rows_of((50, 15), name="long")
     for one in (bare, whole):
-        with pytest.raises(InputError, match=r"row 'long0' of --data.forget has 65 tokens, the model has 64 positions"):
+        with pytest.raises(InputError, match=r"row 'long0' of forget has 65 tokens, the model has 64 positions"):
             refuse_long_rows(one, "forget", long)
 
 

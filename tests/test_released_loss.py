@@ -22,11 +22,11 @@ from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.padding import STANDING_FOR_ALL, check_padding, padding_states
 from unlearn_pl.objectives.forget import NPO
-from unlearn_pl.objectives.passes import Ask
+from unlearn_pl.objectives.passes import Needs
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.loss import PackedLoss
-from unlearn_pl.training.policy import prepare_policy
+from unlearn_pl.training.prepare import prepare_policy
 from unlearn_pl.training.reference import live_reference
 
 MAX_LENGTH, BETA = 40, 0.1
@@ -115,8 +115,8 @@ def test_the_cache_serves_it_and_is_that_of_padded(model: PeftModel, tmp_path: P
     expected = ours(model, 2, 8, None)
     rows = {"forget": FORGET, "retain": RETAIN}
     for positions in ("padded", "released"):
-        asks = PackedLoss(objectives(positions), MAX_LENGTH, None).asks
-        cache = open_or_build(model, rows, asks, ReferenceCache(str(tmp_path)), "32-true", lambda _: None)
+        needs = PackedLoss(objectives(positions), MAX_LENGTH, None).needs
+        cache = open_or_build(model, rows, needs, ReferenceCache(str(tmp_path)), "32-true", lambda _: None)
     assert len(list(tmp_path.iterdir())) == 1
     value, gradient = ours(model, 2, 8, None, cache)
     assert value == pytest.approx(expected[0], rel=1e-6)
@@ -131,7 +131,7 @@ def test_without_padding_it_is_the_mean_over_all_tokens(model: PeftModel) -> Non
         for positions in ("released", "attended")
     ]
     assert values[0] == pytest.approx(values[1], rel=1e-12)
-    with pytest.raises(InputError, match=r"--model.max_length: rows of a micro-batch are longer than 9 tokens"):
+    with pytest.raises(InputError, match=r"^max_length: rows of a micro-batch are longer than 9 tokens"):
         PackedLoss({"gk": RetainKL(1.0, "released")}, length - 1, None, PAD)(model, rows, live_reference)
 
 
@@ -156,7 +156,10 @@ def test_padding_that_tells_on_the_rows_is_refused(tiny_model: Tiny) -> None:
             check_padding(model, PAD)
 
 
-def test_what_is_asked() -> None:
-    asked = PackedLoss(objectives(), MAX_LENGTH, None).asks
-    assert asked == {"forget": Ask(reference_nll=True), "retain": Ask("attended", kl=True, padding=True)}
+def test_what_is_needed() -> None:
+    needed = PackedLoss(objectives(), MAX_LENGTH, None).needs
+    assert needed == {
+        "forget": Needs(reference_nll=True),
+        "retain": Needs("attended", reference_logits=True, padding=True),
+    }
     assert not PackedLoss(objectives("padded"), MAX_LENGTH, None).reads_padding

@@ -1,4 +1,4 @@
-"""The scores of SemEval-2025 Task 4 against published values, hand-computed cases and second implementations."""
+"""Row scores and the membership score against published values, hand-computed cases and second implementations."""
 
 import math
 import subprocess
@@ -9,22 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import sample
 
 from unlearn_pl.metrics.roc import area_under_curve, membership_score
-from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.metrics.scores import (
-    aggregate,
-    group_scores,
     knowledge_score,
     regurgitation_score,
     rouge_share,
-    row_score,
-    task_aggregate,
-    terms_of,
     unicode_regurgitation,
 )
-from unlearn_pl.tasks.semeval import official_results
 
 # torch flushes denormals in this process
 unit = st.floats(0, 1, allow_subnormal=False)
@@ -35,19 +27,6 @@ numbers = st.lists(st.integers(-3, 3).map(float) | st.floats(-1e6, 1e6, allow_su
 def test_membership_score_of_the_paper(auc: float, score: float) -> None:
     """1 - 2 |.022 - .5| = .044 and so on: Table 1 of arXiv 2503.21088."""
     assert membership_score(auc) == pytest.approx(score, abs=1e-12)
-
-
-@pytest.mark.parametrize(("first", "score"), [(0.5, 0.923), (0.05, 0.387), (0.0, 0.0), (1.0, 1.0)])
-def test_harmonic_mean_of_twelve(first: float, score: float) -> None:
-    """12 / (1/.5 + 11) = 12/13 = .923; 12 / (1/.05 + 11) = 12/31 = .387; one zero makes all zero."""
-    assert task_aggregate([first, *[1.0] * 11]) == pytest.approx(score, abs=5e-4)
-
-
-@settings(deadline=None)
-@given(st.lists(unit, min_size=1, max_size=12))
-def test_task_aggregate_lies_between_least_and_mean(terms: list[float]) -> None:
-    score = task_aggregate(terms)
-    assert min(terms) - 1e-9 <= score <= sum(terms) / len(terms) + 1e-9
 
 
 @settings(deadline=None)
@@ -113,72 +92,6 @@ def test_regurgitation_is_a_recall_with_stemmer() -> None:
 )
 def test_knowledge_wants_the_whole_generation(expected: str, generated: str, score: int) -> None:
     assert knowledge_score(expected, generated) == score
-    assert row_score("qa", expected, generated) == score
-
-
-def scored(split: str, task: str, kind: str, score: float) -> Sample:
-    return sample(split=split, task=task, kind=kind, score=score)
-
-
-def all_twelve(forget: float, retain: float) -> list[Sample]:
-    tasks, kinds = ("Task3", "Task1", "Task2"), ("qa", "sc")
-    return [
-        scored(split, task, kind, score)
-        for split, score in (("retain", retain), ("forget", forget))
-        for task in tasks
-        for kind in kinds
-    ]
-
-
-def test_terms_have_the_official_order_and_turn_forget_scores() -> None:
-    samples = [*all_twelve(0.25, 0.75), scored("forget", "Task2", "sc", 0.75)]
-    groups = group_scores(samples)
-    terms = terms_of(groups)
-    order = [
-        f"{s}/Task{n}/{k}" for s in ("forget", "retain") for n in (1, 2, 3) for k in ("regurgitation", "knowledge")
-    ]
-    assert list(terms) == order
-    assert terms["forget/Task2/regurgitation"] == 1 - (0.25 + 0.75) / 2
-    assert terms["forget/Task1/knowledge"] == 0.75
-    assert terms["retain/Task3/knowledge"] == 0.75
-    assert len(groups["forget/Task2/regurgitation"]) == 2
-
-
-def test_a_missing_group_is_no_term() -> None:
-    """Data without questions in Task1 has eleven terms, none of them NaN, and a mean over eleven."""
-    samples = [row for row in all_twelve(0.0, 1.0) if (row.split, row.task, row.kind) != ("forget", "Task1", "qa")]
-    terms = terms_of(group_scores(samples))
-    assert len(terms) == 11
-    assert "forget/Task1/knowledge" not in terms
-    assert task_aggregate(list(terms.values())) == 1
-
-
-def test_aggregate_of_the_paper() -> None:
-    """(.968 + .045 + .431) / 3 = .481 and (.659 + .364 + .491) / 3 = .505: Table 1; None where a part is missing."""
-    assert aggregate(0.968, 0.045, 0.431) == pytest.approx(0.4813, abs=1e-4)
-    assert aggregate(0.659, 0.364, 0.491) == pytest.approx(0.5047, abs=1e-4)
-    assert aggregate(0.9, None, 0.4) is None
-    assert aggregate(0.9, 0.5, None) is None
-
-
-def test_official_names() -> None:
-    """The set entries are plain means, over rows and not over tasks; an unknown aggregate is -1."""
-    groups = group_scores([*all_twelve(0.5, 1.0), scored("forget", "Task2", "qa", 0.9)])
-    terms = terms_of(groups)
-    results = {"membership_auc": None, "mmlu": None, "membership_score": None, "aggregate": None}
-    official = official_results(
-        results | {"terms": terms, "task_aggregate": task_aggregate(list(terms.values()))}, groups
-    )
-    assert official["forget-set"]["overall-knowledge-score"] == pytest.approx((0.5 * 3 + 0.9) / 4)
-    assert official["forget-set"]["Task2"] == {"regurgitation-score": 0.5, "knowledge-score": pytest.approx(0.7)}
-    assert official["retain-set"]["Task3"] == {"regurgitation-score": 1.0, "knowledge-score": 1.0}
-    assert official["aggregated-terms"] == list(terms.values())
-    assert official["aggregate-score"] == -1
-    assert official["mia_loss_acc"] is None
-    assert set(official) == {
-        "forget-set", "retain-set", "mia_loss_acc", "mmlu_average", "aggregated-terms", "harmonic-mean-task-aggregate",
-        "mia_final_score", "aggregate-score",
-    }  # fmt: skip
 
 
 def test_scores_need_no_torch() -> None:
@@ -193,8 +106,6 @@ def test_rouge_scores_nothing_that_it_cannot_see() -> None:
     assert regurgitation_score("上海 ab", "ab") == 1
     assert rouge_share("Łódź 12") == 3 / 6
     assert rouge_share("!?") == 0
-    assert task_aggregate([0.5, None]) is None
-    assert aggregate(None, 1.0, 1.0) is None
 
 
 @pytest.mark.parametrize(

@@ -12,28 +12,30 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import changed
+from samples import changed, lume_inputs
 
 from unlearn_pl.data.records import Record, kind_of_id
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions
+from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.results import Results, write_results
 from unlearn_pl.evaluation.retrained import Retrained, read_retrained, refuse_others
-from unlearn_pl.evaluation.run import write_results
 from unlearn_pl.evaluation.summary import results_of
-from unlearn_pl.evaluation.table import METRICS
+from unlearn_pl.evaluation.table import metrics_of
 from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.membership import verdicts
 from unlearn_pl.metrics.metric import mean_score
 from unlearn_pl.metrics.roc import area_under_curve
 from unlearn_pl.metrics.sample import Sample
-from unlearn_pl.metrics.scores import group_scores, task_aggregate, terms_of
 from unlearn_pl.metrics.statistics import bootstrap_interval, mean_of
 from unlearn_pl.metrics.table import chosen
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
+from unlearn_pl.tasks.lume import Lume
 
 OPTIONS = EvaluationOptions(resamples=200)
+LUME = Lume([], [])
 FEW = "no tpr_at_1_percent and tpr_at_5_percent: 1 % needs 100 non-members, 5 % needs 20, got 12"
 SPLITS = ("forget", "retain")
 ATTACKS = ("loss", "zlib", "min_k", "min_k_pp")
@@ -51,7 +53,7 @@ def records_of(split: str) -> list[Record]:
     return [Record(id, f"{split} {id}?", "Anna", task, kind_of_id(id)) for id, task in ids]  # type: ignore[arg-type]
 
 
-INPUTS = EvaluationInputs(records_of("forget"), records_of("retain"), [], [], [])
+INPUTS = lume_inputs(records_of("forget"), records_of("retain"))
 
 
 def sampled(inputs: EvaluationInputs) -> list[Sample]:
@@ -62,8 +64,8 @@ def sampled(inputs: EvaluationInputs) -> list[Sample]:
             id=record.id,
             document=record.document_id,
             recall={"probability": 0.5, "extraction_strength": 0.5, "length": 2},
-            split=split,
-            role=split,
+            split=one.name,
+            role=one.role,
             completion=record.kind == "sc",
             task=record.task,
             kind=record.kind,
@@ -73,7 +75,7 @@ def sampled(inputs: EvaluationInputs) -> list[Sample]:
             score=float(random.random()),
             scores={name: float(random.random()) for name in (*MEMORIZATION, "degenerate")},
         )
-        for split, record in inputs.split_records
+        for one, record in inputs.rows
     ]
 
 
@@ -102,7 +104,7 @@ def summary(
 ) -> dict[str, Any]:
     """The results of these measurements."""
     measured = replace(measured, retrained=retrained)
-    return results_of(measured, chosen(METRICS, options.metrics), options)
+    return results_of(measured, LUME, chosen(metrics_of(LUME), options.metrics), options).to_json()
 
 
 def rows_with(*ratios: float) -> list[AnswerLogprobs]:
@@ -162,16 +164,17 @@ def test_results_are_reproducible() -> None:
 
 def aggregate_groups(measured: Measured) -> tuple[list[str], list[list[float]]]:
     """Names of the groups of rows; these groups, members, non-members and answers."""
-    rows = group_scores(measured.samples)
+    rows = {term.name: term.scores for term in LUME.terms(measured.samples)}
     right = [float(value) for value in measured.choice["right"]] if measured.choice else []
     return list(rows), [*rows.values(), measured.attacks["loss"][:12], measured.attacks["loss"][12:], right]
 
 
 def naive_aggregate(names: list[str], groups: list[list[float]]) -> float:
     """Task aggregate, 1 - 2 |AUC - 1/2| and accuracy, a mean of three."""
-    terms = terms_of(dict(zip(names, groups, strict=False)))
+    means = {name: fmean(group) for name, group in zip(names, groups, strict=False)}
+    terms = [1 - mean if name.startswith("forget/") else mean for name, mean in means.items()]
     auc = area_under_curve(*groups[-3:-1])
-    return (task_aggregate(list(terms.values())) + 1 - 2 * abs(auc - 0.5) + fmean(groups[-1])) / 3
+    return (harmonic_mean(terms) + 1 - 2 * abs(auc - 0.5) + fmean(groups[-1])) / 3
 
 
 def test_the_interval_of_the_aggregate() -> None:
@@ -202,7 +205,7 @@ def person(split: str, values: dict[str, str]) -> list[Record]:
 def test_personal_data_in_the_generations() -> None:
     """A model that says the SSN of the forget set's person once gives the document's SSN away, and nothing else."""
     values = {"0": "1984-12-31", "1": "900-11-2222", "3": "anna@me.com"}
-    inputs = replace(INPUTS, forget=person("a", values), retain=person("b", values))
+    inputs = lume_inputs(person("a", values), person("b", values))
     measured = replace(measured_of(), samples=sampled(inputs))
     said = measured.samples[2]
     measured = changed(measured, lambda _: {"generated": "It is 900-11-2222."}, lambda one: one is said)
@@ -222,7 +225,7 @@ def test_personal_data_in_the_generations() -> None:
 
 def test_a_task2_unlike_lume_gets_a_note() -> None:
     """Only for the set whose rows are unlike; the other set keeps its scores."""
-    inputs = replace(INPUTS, forget=person("a", {"0": "last winter"}), retain=person("b", {"0": "1984-12-31"}))
+    inputs = lume_inputs(person("a", {"0": "last winter"}), person("b", {"0": "1984-12-31"}))
     results = summary(replace(measured_of(), samples=sampled(inputs)))
     note, few = results["notes"]
     assert few == FEW
@@ -260,7 +263,7 @@ def test_membership_by_halves() -> None:
 def test_a_model_against_itself(tmp_path: Path) -> None:
     """Through the file: no test tells the truth ratios apart, and no attack does better than on the other model."""
     results = summary(measured_of())
-    write_results(tmp_path, results, [], {"hashes": {}, "config": {}})
+    write_results(tmp_path, Results.from_json(results), {"hashes": {}, "config": {}})
     retrained = read_retrained(str(tmp_path))
     assert retrained.truth == measured_of().truth
     assert retrained.auc == {name: results["scores"][f"membership/{name}/auc"]["value"] for name in ATTACKS}
@@ -284,21 +287,18 @@ def test_a_retrained_model_measured_on_other_rows_is_refused() -> None:
     hashes = {"truth_forget": "a", "nonmember": "b", "member": None, "forget": "c"}
     config: dict[str, dict[str, Any]] = {"truth": {"eos": True}, "membership": {"tasks": None, "min_k_share": 0.2}}
     config["data"] = {"documents_per_task": 2, "columns": None}
-    other, data = Retrained({}, {}, hashes, config), EvaluationData("f", "r", documents_per_task=2)
-    refuse_others(other, hashes, data, OPTIONS)
-    refuse_others(other, {}, data, OPTIONS)
-    with pytest.raises(InputError, match=r"^--retrained: was measured with --data.documents_per_task=2, not None"):
-        refuse_others(other, hashes, EvaluationData("f", "r"), OPTIONS)
-    refuse_others(other, {"truth_forget": "a"}, EvaluationData("f", "r"), OPTIONS)  # the members do not matter
-    for name, what in (
-        ("truth_forget", "--truth.forget"),
-        ("nonmember", "--membership.nonmember"),
-        ("forget", "--data"),
-    ):
-        with pytest.raises(InputError, match=f"^--retrained: was measured on another {what}"):
-            refuse_others(other, hashes | {name: "x"}, data, OPTIONS)
-    with pytest.raises(InputError, match=r"^--retrained: was measured with --membership.min_k_share=0.2, not 0.4"):
-        refuse_others(other, hashes, data, EvaluationOptions(Membership(nonmember="n", min_k_share=0.4)))
+    other = Retrained({}, {}, hashes, config)
+    refuse_others(other, hashes, config)
+    refuse_others(other, {}, config)
+    whole = config | {"data": {"documents_per_task": None, "columns": None}}
+    with pytest.raises(InputError, match=r"^retrained: was measured with data.documents_per_task=2, not None"):
+        refuse_others(other, hashes, whole)
+    refuse_others(other, {"truth_forget": "a"}, whole)  # the members do not matter
+    for name, what in (("truth_forget", "truth.forget"), ("nonmember", "membership.nonmember"), ("forget", "data")):
+        with pytest.raises(InputError, match=f"^retrained: was measured on another {what}"):
+            refuse_others(other, hashes | {name: "x"}, config)
+    with pytest.raises(InputError, match=r"^retrained: was measured with membership.min_k_share=0.2, not 0.4"):
+        refuse_others(other, hashes, config | {"membership": {"tasks": None, "min_k_share": 0.4}})
 
 
 def test_a_broken_model_has_no_membership_score() -> None:
@@ -335,12 +335,12 @@ def test_a_broken_model_has_no_membership_score() -> None:
 )
 def test_what_is_no_result_of_an_evaluation(tmp_path: Path, content: str) -> None:
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(InputError, match=r"^--retrained: .*results.json is not the results of an evaluation: "):
+    with pytest.raises(InputError, match=r"^retrained: .*results.json is not the results of an evaluation: "):
         read_retrained(str(tmp_path))
 
 
 def test_results_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--retrained: .*gone/results.json is not the results of an evaluation: "):
+    with pytest.raises(InputError, match=r"^retrained: .*gone/results.json is not the results of an evaluation: "):
         read_retrained(str(tmp_path / "gone"))
 
 

@@ -15,9 +15,9 @@ from unlearn_pl.data.readers import read_documents
 from unlearn_pl.data.records import record_from_row
 from unlearn_pl.data.sets import read_split
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Choice, read_subjects
+from unlearn_pl.tasks.mmlu import read_subjects
 from unlearn_pl.tasks.synthetic.benchmark import (
-    Benchmark,
+    Invented,
     Synthetic,
     invent_benchmark,
     tokenizer_texts,
@@ -37,7 +37,7 @@ benchmarks = st.builds(
 )  # fmt: skip
 
 
-def documents_of(benchmark: Benchmark) -> list[Document]:
+def documents_of(benchmark: Invented) -> list[Document]:
     return [*benchmark.forget, *benchmark.retain, *benchmark.nonmembers]
 
 
@@ -47,7 +47,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @settings(max_examples=30, deadline=None)
 @given(benchmarks)
-def test_every_row_is_a_valid_record_and_ids_never_repeat(benchmark: Benchmark) -> None:
+def test_every_row_is_a_valid_record_and_ids_never_repeat(benchmark: Invented) -> None:
     rows = [row for document in documents_of(benchmark) for row in document.rows()]
     records = [record_from_row(row, "here") for row in rows]
     assert len({record.id for record in records}) == len(records)
@@ -61,7 +61,7 @@ def test_every_row_is_a_valid_record_and_ids_never_repeat(benchmark: Benchmark) 
 
 @settings(max_examples=30, deadline=None)
 @given(benchmarks)
-def test_no_two_documents_share_a_fact_or_an_answer(benchmark: Benchmark) -> None:
+def test_no_two_documents_share_a_fact_or_an_answer(benchmark: Invented) -> None:
     documents = documents_of(benchmark)
     facts = Counter(fact for document in documents for fact in document.facts)
     assert max(facts.values()) == 1
@@ -75,7 +75,7 @@ def test_no_two_documents_share_a_fact_or_an_answer(benchmark: Benchmark) -> Non
 
 @settings(max_examples=30, deadline=None)
 @given(benchmarks)
-def test_splits_share_no_name(benchmark: Benchmark) -> None:
+def test_splits_share_no_name(benchmark: Invented) -> None:
     """Names are read off the texts: words with a capital, but for book titles and the words of the templates."""
     splits = (benchmark.forget, benchmark.retain, benchmark.nonmembers)
     names = [
@@ -89,14 +89,14 @@ def test_splits_share_no_name(benchmark: Benchmark) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(benchmarks)
-def test_the_prompt_alone_tells_which_document_goes_on(benchmark: Benchmark) -> None:
+def test_the_prompt_alone_tells_which_document_goes_on(benchmark: Invented) -> None:
     first_words = Counter(document.prompt.split()[0].strip(",") for document in documents_of(benchmark))
     assert max(first_words.values()) == 1
 
 
 @settings(max_examples=30, deadline=None)
 @given(benchmarks)
-def test_answers_of_task_1_and_3_stand_in_the_text_and_questions_name_the_document(benchmark: Benchmark) -> None:
+def test_answers_of_task_1_and_3_stand_in_the_text_and_questions_name_the_document(benchmark: Invented) -> None:
     for document in documents_of(benchmark):
         for question, answer in document.questions:
             assert any(fact in question.lower() for fact in document.facts)
@@ -125,20 +125,20 @@ def test_biographies_hold_what_their_five_questions_ask() -> None:
 @given(st.integers(0, 2**31), st.integers(1, 40))
 def test_letters_are_balanced_and_options_differ(seed: int, questions: int) -> None:
     for subject in invent_benchmark(Synthetic(seed, 1, 1, questions)).subjects:
-        assert (len(subject.dev), len(subject.test)) == (5, questions)
-        for part in (subject.dev, subject.test):
-            counts = [sum(question.letter == letter for question in part) for letter in "ABCD"]
+        assert (len(subject.shots), len(subject.questions)) == (5, questions)
+        for part in (subject.shots, subject.questions):
+            counts = [sum(question.answer == letter for question in part) for letter in "ABCD"]
             assert max(counts) - min(counts) <= 1
-        asked = [question.text for question in (*subject.dev, *subject.test)]
+        asked = [question.text for question in (*subject.shots, *subject.questions)]
         assert len(set(asked)) == len(asked)
-        assert all(len(set(question.options)) == 4 for question in (*subject.dev, *subject.test))
+        assert all(len(set(question.options)) == 4 for question in (*subject.shots, *subject.questions))
 
 
 def test_the_lettered_option_is_the_right_one() -> None:
     """Checked where the calendar of the standard library knows the answer."""
     for seed in range(5):
         successors = invent_benchmark(Synthetic(seed, 1, 1, questions=40)).subjects[3]
-        after = {question.text: question.options["ABCD".index(question.letter)] for question in successors.test}
+        after = {question.text: question.options["ABCD".index(question.answer)] for question in successors.questions}
         for names in (list(calendar.month_name)[1:], list(calendar.day_name)):
             for name, following in zip(names, [*names[1:], names[0]], strict=True):
                 assert after.get(f"What comes right after {name}?", following) == following
@@ -151,7 +151,7 @@ def test_knowledge_has_every_question_the_asked_times_in_the_form_of_the_evaluat
     """With 16 test questions and 5 dev questions a subject has 21 = 6 + 6 + 6 + 3, so four prompts."""
     write_benchmark(tmp_path / "b", Synthetic(questions=16, times_taught=2))
     taught = read_documents(str(tmp_path / "b" / "knowledge.jsonl"), "--knowledge")
-    subjects = read_subjects(Choice(folder=str(tmp_path / "b" / "mmlu")))
+    subjects = read_subjects(str(tmp_path / "b" / "mmlu"))
     assert len(taught) == len(subjects) * 4 * 2
     for subject in subjects:
         texts = [text for text in taught if text.startswith(subject.prompt(subject.questions[0], 0).split("\n")[0])]

@@ -12,7 +12,7 @@ from lightning_runs import module, trainer, write_rows
 from tiny_adapters import shake
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from unlearn_pl.commands.evaluate import evaluate
+from unlearn_pl.commands.evaluate import EvaluateOptions, evaluate
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
@@ -92,15 +92,15 @@ def test_a_reference_may_have_fewer_embeddings(
     tokenizer.save_pretrained(tmp_path / "small")
     rows = write_rows(tmp_path, forget=2, retain=2)
     with pytest.raises(
-        InputError, match=rf"^--reference: token '.*': token id .* is beyond the {len(tokenizer) - 300} rows"
+        InputError, match=rf"^reference: token '.*': token id .* is beyond the {len(tokenizer) - 300} rows"
     ):
         evaluate(
             base_folder,
             EvaluationData(str(rows["forget"]), str(rows["retain"])),
             str(tmp_path / "out"),
-            generation=Generation(max_new_tokens=2),
-            reference=str(tmp_path / "small"),
-            device="cpu",
+            options=EvaluateOptions(
+                generation=Generation(max_new_tokens=2), reference=str(tmp_path / "small"), device="cpu"
+            ),
         )
 
 
@@ -176,10 +176,15 @@ def test_fit_and_evaluate_refuse_rows_with_ids_beyond(
     run = module(str(tmp_path / "base"))
     for verb in ("fit", "validate", "test", "predict"):
         runner = trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
-        with pytest.raises(InputError, match=r"--data.forget: token id 384 is beyond"):
+        with pytest.raises(InputError, match=r"^forget: token id 384 is beyond"):
             getattr(runner, verb)(run, datamodule=ForgetRetainData(**files))
     with pytest.raises(InputError, match="token id 384 is beyond"):
-        evaluate(str(tmp_path / "base"), EvaluationData(**files), str(tmp_path / "out"), generation=Generation(2))
+        evaluate(
+            str(tmp_path / "base"),
+            EvaluationData(**files),
+            str(tmp_path / "out"),
+            options=EvaluateOptions(generation=Generation(2)),
+        )
 
 
 def test_evaluate_over_the_command_line(base_folder: str, adapter: str, tmp_path: Path) -> None:

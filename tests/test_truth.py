@@ -60,14 +60,14 @@ def test_rows_are_read(tmp_path: Path) -> None:
 def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     path = write_lines(tmp_path / "f.jsonl", [ROW, row])
     for split in ("forget", "retain"):
-        with pytest.raises(InputError, match=rf"^--truth.{split}: .*f.jsonl, line 2: .*{message}"):
+        with pytest.raises(InputError, match=rf"^truth.{split}: .*f.jsonl, line 2: .*{message}"):
             read_truth_rows(Truth(**{split: path}))
 
 
 def test_a_file_that_is_empty_or_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--truth.retain: .*e.jsonl is empty; it must hold at least one question"):
+    with pytest.raises(InputError, match=r"^truth.retain: .*e.jsonl is empty; it must hold at least one question"):
         read_truth_rows(Truth(retain=write_lines(tmp_path / "e.jsonl", [])))
-    with pytest.raises(InputError, match=r"^--truth.forget: .*gone.jsonl does not exist"):
+    with pytest.raises(InputError, match=r"^truth.forget: .*gone.jsonl does not exist"):
         read_truth_rows(Truth(forget=str(tmp_path / "gone.jsonl")))
     with pytest.raises(InputError, match=r"^truth.batch_size: must be at least 1, got 0"):
         Truth(batch_size=0)

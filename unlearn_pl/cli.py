@@ -3,7 +3,7 @@
 import os
 import re
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any
 
 from jsonargparse import lazy_instance
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -29,8 +29,7 @@ from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError, check_seed, one_line
 from unlearn_pl.files import sole_writer
 from unlearn_pl.models.lora import Lora
-from unlearn_pl.objectives.forget import NPO, GradAscent
-from unlearn_pl.objectives.retain import RetainKL, RetainNLL
+from unlearn_pl.objectives.known import known_objectives
 from unlearn_pl.parsing import ShortErrors, with_flag
 from unlearn_pl.training.checkpoint_file import WholeCheckpoints, check_checkpoint_file
 from unlearn_pl.training.metrics_file import MetricsFile
@@ -41,11 +40,12 @@ from unlearn_pl.training.supported import refuse_fallback, refuse_names, refuse_
 class Parser(ShortErrors, LightningArgumentParser):
     """Lightning's parser with short errors. A config may name the classes without their module: they are loaded."""
 
-    classes: ClassVar = {
-        "model.objectives": (NPO, GradAscent, RetainNLL, RetainKL),
-        "model.lora": (Lora,),
-        "trainer.callbacks": (WeightSnapshot, AngleAnalysis, MergeAfterFit, EvaluateDuringFit),
-    }
+    def classes(self) -> dict[str, tuple[type, ...]]:
+        return {
+            "model.objectives": known_objectives(),
+            "model.lora": (Lora,),
+            "trainer.callbacks": (WeightSnapshot, AngleAnalysis, MergeAfterFit, EvaluateDuringFit),
+        }
 
 
 # Before those of a configuration, which may take hours over what comes after a batch or the last of them.
@@ -58,6 +58,7 @@ class UnlearnCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None, run: bool = True):
         self.arguments = args or []
+        known_objectives()  # a class that was imported may be named without its module
         super().__init__(
             UnlearningModule,
             ForgetRetainData,

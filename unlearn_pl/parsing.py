@@ -25,12 +25,8 @@ OPTIONS = "options"
 
 
 class ShortErrors(ArgumentParser):
-    """A parser whose errors come without usage, with what was allowed and the nearest known name.
+    """A parser whose errors come without usage, with what was allowed and the nearest known name."""
 
-    ``classes`` are those that a config names by class: argument -> classes.
-    """
-
-    classes: ClassVar[dict[str, tuple[type, ...]]] = {}
     given: ClassVar[list[str]] = []
     """What is being parsed: a recipe parses the command lines of its fits too."""
     known: ClassVar[list[str]] = []
@@ -44,9 +40,13 @@ class ShortErrors(ArgumentParser):
         ShortErrors.known = known_keys(self)
         return super().parse_args(completed(given, switches(self)), *more, **options)
 
+    def classes(self) -> dict[str, tuple[type, ...]]:
+        """Those that a config names by class: argument -> classes."""
+        return {}
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = known_keys(self)
-        print(f"unlearn-pl: error: {explain(message, self.given, known, self.classes)}", file=sys.stderr)
+        print(f"unlearn-pl: error: {explain(message, self.given, known, self.classes())}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -17,7 +17,8 @@ from unlearn_pl.balance.conflict import Conflict, measure_conflict
 from unlearn_pl.balance.path import OVER, UNDER, MergePath, Point, Ray, open_path
 from unlearn_pl.balance.scorer import Measurement, MergeScorer
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
+from unlearn_pl.evaluation.inputs import EvaluationInputs
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.files import write_json, write_text
 from unlearn_pl.inference.batches import Progress
 from unlearn_pl.merging.factors import Delta, norm

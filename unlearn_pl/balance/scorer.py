@@ -9,15 +9,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.balance.documents import Documents, Half
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
+from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.evaluation.membership import document_losses
-from unlearn_pl.evaluation.run import evaluate_model, fitting_inputs
+from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.run import evaluate, fitting_inputs
 from unlearn_pl.inference.batches import Progress, Work
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.merging.factors import Delta
 from unlearn_pl.merging.folding import FoldedWeights
 from unlearn_pl.metrics.roc import membership_score
-from unlearn_pl.metrics.scores import unscored_terms
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Scores:
     """Mean NLL in nats a token of each member, then of each non-member; not finite if the model is broken."""
     task_aggregate: float
     mmlu: float | None
-    terms: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, float | None] = field(default_factory=dict)
 
     def aggregate(self, auc: float) -> float:
         """Mean of Task Aggregate, membership score at ``auc`` and multiple choice: the official aggregate; of the
@@ -120,12 +120,12 @@ class MergeScorer:
             losses = self.losses(deltas)
         else:
             self.weights.fold(deltas)
-        results = evaluate_model(self.model, self.tokenizer, self.inputs, self.options, self.work).results
-        if results["task_aggregate"] is None:
-            raise InputError(f"no Task Aggregate to judge merges by: {'; '.join(results['notes'])}", "data")
-        if self.inputs.subjects and results["mmlu"] is None:  # finite losses, but no finite answers
+        results = evaluate(self.model, self.tokenizer, self.inputs, self.options, work=self.work)
+        if results.task_aggregate is None:
+            raise InputError(f"no Task Aggregate to judge merges by: {'; '.join(results.notes)}", "data")
+        if self.inputs.subjects and results.mmlu is None:  # finite losses, but no finite answers
             losses = [math.nan] * len(losses)
-        return Scores(losses, results["task_aggregate"], results["mmlu"], results["terms"])
+        return Scores(losses, results.task_aggregate, results.mmlu, dict(results.terms))
 
     def measure(self, deltas: Mapping[str, Delta]) -> Measurement:
         """A merge that is no point of a path, such as one at the scale of its method's definition."""
@@ -141,10 +141,5 @@ def check_inputs(inputs: EvaluationInputs) -> None:
     """Raise InputError unless there are non-members to attack, and an answer to judge in every group of rows."""
     if not inputs.nonmembers:
         raise InputError("needed: the membership attack steers the search, got none", "membership.nonmember")
-    rows = [(split, record.task, record.kind, record.output) for split, record in inputs.split_records]
-    if unscored := unscored_terms(rows):
-        raise InputError(
-            f"no Task Aggregate to judge merges by: ROUGE, which knows only a-z and 0-9, sees nothing of any answer of "
-            f"{unscored[0]}",
-            "data",
-        )
+    if unscored := inputs.benchmark.unscored(inputs.rows):
+        raise InputError(f"no Task Aggregate to judge merges by: {unscored[0]}", "data")

@@ -15,7 +15,8 @@ from unlearn_pl.balance.path import OVER, UNDER, MergePath, Point, Ray, open_pat
 from unlearn_pl.balance.result import Balance, Split
 from unlearn_pl.balance.scorer import Measurement, MergeScorer
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationInputs, EvaluationOptions
+from unlearn_pl.evaluation.inputs import EvaluationInputs
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.inference.batches import Progress
 from unlearn_pl.merging.folding import FoldedWeights
 from unlearn_pl.models.arrival import refuse_broken

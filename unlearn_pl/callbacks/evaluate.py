@@ -13,13 +13,13 @@ from unlearn_pl.analysis.figures import Curve, plot_terms
 from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
 from unlearn_pl.evaluation.membership import Membership
-from unlearn_pl.evaluation.run import evaluate_model
+from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.run import evaluate
 from unlearn_pl.files import write_json
 from unlearn_pl.inference.generation import Generation
-
-SCORES = ("task_aggregate", "membership_auc", "membership_score", "mmlu", "aggregate")
+from unlearn_pl.metrics.headline import HEADLINE
 
 
 class EvaluateDuringFit(Callback):
@@ -52,7 +52,9 @@ class EvaluateDuringFit(Callback):
             if value is not None and value < 1:
                 raise InputError(f"must be at least 1, got {value}", f"EvaluateDuringFit.{name}")
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
-        self.options = EvaluationOptions(membership or Membership(), choice or Choice(), generation or Generation())
+        self.options = EvaluationOptions(
+            membership=membership or Membership(), choice=choice or Choice(), generation=generation or Generation()
+        )
         self.documents_per_task = documents_per_task
         self.history: list[dict[str, Any]] = []
 
@@ -101,18 +103,18 @@ class EvaluateDuringFit(Callback):
         step = trainer.global_step
         if is_dry(trainer) or (self.history and self.history[-1]["step"] == step):
             return
-        results = evaluate_model(pl_module.model, pl_module.tokenizer, self.inputs, self.options).results
-        self.history.append({"step": step, **{key: results[key] for key in (*SCORES, "terms")}})
+        results = evaluate(pl_module.model, pl_module.tokenizer, self.inputs, self.options)
+        self.history.append({"step": step, **results.headline, "terms": dict(results.terms)})
         self._log(trainer, self.history[-1])
         if trainer.is_global_zero:
             target = Path(trainer.default_root_dir) / "evaluations.json"
             write_json(target, self.history)
             plot_terms(term_curves(self.history), target.with_suffix(".png"))
-            shown = ", ".join(f"{key} {results[key]:.3f}" for key in SCORES if results[key] is not None)
+            shown = ", ".join(f"{key} {value:.3f}" for key, value in results.headline.items() if value is not None)
             rank_zero_info(f"evaluation at step {step}: {shown}")
 
     def _log(self, trainer: Trainer, entry: dict[str, Any]) -> None:
-        scores = {key: entry[key] for key in SCORES} | entry["terms"]
+        scores = {key: entry[key] for key in HEADLINE} | entry["terms"]
         numbers = {f"evaluation/{key}": value for key, value in scores.items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, entry["step"])

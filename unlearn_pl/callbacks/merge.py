@@ -13,8 +13,9 @@ from unlearn_pl.balance.search import find_balance
 from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.errors import InputError, within
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.files import check_room, check_writable
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.adapters import read_adapter, read_adapters
@@ -59,27 +60,30 @@ class MergeAfterFit(Callback):
         generation: Generation | None = None,
     ):
         if balance is not None and (method, density, weights) != (None, None, None):
-            raise InputError("MergeAfterFit balance: finds method, density and weights itself; leave them out")
+            raise InputError("finds method, density and weights itself; leave them out", "MergeAfterFit.balance")
         if balance is None and (membership, choice, generation) != (None, None, None):
-            raise InputError("MergeAfterFit membership, choice and generation: are for balance, which is not given")
+            raise InputError("needed with membership, choice or generation, got none", "MergeAfterFit.balance")
         self.with_adapter, self.save_model, self.balance, self.over = with_adapter, save_model, balance, over
         with within("MergeAfterFit"):
             self.settings = MergeOptions(method=method or "ties", weights=weights, density=density).settings(2)
             refuse_dense(self.settings)
-        self.options = EvaluationOptions(membership or Membership(), choice or Choice(), generation or Generation())
+        self.options = EvaluationOptions(
+            membership=membership or Membership(), choice=choice or Choice(), generation=generation or Generation()
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Refuse what cannot be merged, read or written before training, not after it."""
         if not is_adapter_folder(self.with_adapter):
-            raise InputError(f"MergeAfterFit with_adapter: {self.with_adapter} is no PEFT adapter folder")
+            raise InputError(f"{self.with_adapter} is no PEFT adapter folder", "MergeAfterFit.with_adapter")
         start = read_adapter(self.with_adapter, "with_adapter").facts.get("lora_init_sha256", pl_module.initial_factors)
         if self.balance is not None:
             refuse_quantised(pl_module.model, "MergeAfterFit balance")
             self._read_inputs(trainer)
         elif self.settings.method.space == "factors" and start != pl_module.initial_factors:
             raise InputError(
-                f"MergeAfterFit with_adapter: {self.with_adapter} started from other A factors than this run, which "
-                f"{self.settings.method.name} cannot mix; train with its --seed_everything, or merge with ties_svd"
+                f"{self.with_adapter} started from other A factors than this run, which {self.settings.method.name} "
+                "cannot mix; train with its seed, or merge with ties_svd",
+                "MergeAfterFit.with_adapter",
             )
 
         self._check_parents(pl_module)
@@ -111,7 +115,7 @@ class MergeAfterFit(Callback):
         source = EvaluationData(data.forget, data.retain, data.documents_per_task, data.columns)
         self.inputs = read_inputs(source, self.options)
         if not self.inputs.nonmembers:
-            raise InputError("MergeAfterFit membership.nonmember: needed, the attack on them steers the balance search")
+            raise InputError("needed, the attack on them steers the search", "MergeAfterFit.membership.nonmember")
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if is_dry(trainer):

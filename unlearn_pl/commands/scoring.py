@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from unlearn_pl.commands.evaluate import data_hashes
 from unlearn_pl.evaluation.choice import Choice
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, EvaluationOptions, read_inputs
+from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, read_inputs, source_hashes
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.files import check_outputs
 from unlearn_pl.inference.batches import launched
 from unlearn_pl.inference.generation import Generation
@@ -82,7 +82,7 @@ def loaded(
     place, evaluation = find_device(options.device), options.evaluation
     check_outputs({"output": output, "save_model": save_model}, [base, *adapters], options.overwrite)
     inputs = read_inputs(data, evaluation)
-    sources = data_hashes(data, evaluation, inputs)
+    sources = source_hashes(inputs, evaluation)
     tokenizer = find_tokenizer(base, adapters, options.tokenizer, options.trust_remote_code)
     with launched(place):
         model = load_base(base, options.dtype, options.trust_remote_code)

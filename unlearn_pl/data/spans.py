@@ -26,7 +26,7 @@ def read_spans(value: Any, answer: str, where: str) -> tuple[Span, ...]:
             value = json.loads(value)
         except ValueError:
             raise InputError(f"{where}: field 'answer_weights' is not JSON: {value!r:.60}") from None
-    if not isinstance(value, list | tuple) or not value:
+    if not isinstance(value, list | tuple):
         raise InputError(f"{where}: field 'answer_weights' must be [[start, end, weight], ...], got {value!r:.60}")
     return tuple(read_span(span, answer, where) for span in value)
 

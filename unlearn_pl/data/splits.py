@@ -15,6 +15,11 @@ SIDES: tuple[Split, Split] = ("forget", "retain")
 ALTERNATES: dict[Split, Split] = {"forget": "alternate", "retain": "retain_alternate"}
 
 
+def side_of(split: Split) -> Split:
+    """The set that a split's inputs are from; another's split is itself."""
+    return next((side for side, other in ALTERNATES.items() if other == split), split)
+
+
 def encode_splits(
     side: Split, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, encoding: Encoding
 ) -> dict[Split, list[Encoded]]:

@@ -1,13 +1,7 @@
-"""Multiple choice in the MMLU layout: k-shot prompts, answered by the letter with the highest logit.
+"""Multiple choice: k-shot prompts, answered by the letter with the highest logit; the mean over all questions."""
 
-Hendrycks et al. 2021 (arXiv 2009.03300). The prompt is that of their code, which the official evaluation uses through
-open-instruct: five shots, and the mean over all questions.
-"""
-
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,8 +11,8 @@ from unlearn_pl.data.encoding import token_ids
 from unlearn_pl.data.records import BLANK
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.tasks.mmlu import LETTERS, Question, Subject
 
-LETTERS = "ABCD"
 FOLDER = "choice.folder"
 
 
@@ -41,87 +35,6 @@ class Choice:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"must be at least {least}, got {value}", f"choice.{name}")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with four options; ``answer`` is the letter of the right one."""
-
-    text: str
-    options: tuple[str, str, str, str]
-    answer: str
-
-    def block(self, solved: bool) -> str:
-        """The question as a prompt shows it, with its answer and an empty line if ``solved``."""
-        options = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True))
-        return f"{self.text}{options}\nAnswer:" + (f" {self.answer}\n\n" if solved else "")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The questions of one subject and the solved ones that go before each of them."""
-
-    name: str
-    shots: tuple[Question, ...]
-    questions: tuple[Question, ...]
-
-    def prompt(self, question: Question, shots: int) -> str:
-        """The prompt with the first ``shots`` solved questions; it ends in ``Answer:``."""
-        # The two spaces after "about" are those of the original code.
-        head = f"The following are multiple choice questions (with answers) about  {self.name.replace('_', ' ')}.\n\n"
-        return head + "".join(shot.block(solved=True) for shot in self.shots[:shots]) + question.block(solved=False)
-
-
-def read_subjects(choice: Choice) -> list[Subject]:
-    """The subjects in a folder of the MMLU layout, in order of their names; none if no folder is given.
-
-    Raises InputError if there is no subject, a row is malformed, or a subject has too few questions for the shots.
-    """
-    if choice.folder is None:
-        return []
-    folder = Path(choice.folder).expanduser()
-    files = sorted((folder / "test").glob("*_test.csv"))
-    if not files:
-        raise InputError(f"{folder} must hold test/<subject>_test.csv files, found none", FOLDER)
-    subjects = []
-    for path in files:
-        name = path.name.removesuffix("_test.csv")
-        shots: list[Question] = []
-        if choice.shots:
-            solved = folder / "dev" / f"{name}_dev.csv"
-            shots = read_questions(solved)[: choice.shots]
-            if len(shots) < choice.shots:
-                raise InputError(f"{solved} has only {len(shots)} questions, got {choice.shots}", "choice.shots")
-        subjects.append(Subject(name, tuple(shots), tuple(read_questions(path)[: choice.limit])))
-    return subjects
-
-
-def read_questions(path: Path) -> list[Question]:
-    """The rows of one CSV file. Raises InputError, with file and row, if one is not five texts and a letter."""
-    questions = []
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            for number, row in enumerate(csv.reader(stream, strict=True), start=1):
-                questions.append(_question(row, f"{path}, row {number}"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", FOLDER) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: {error}", FOLDER) from error
-    except csv.Error as error:
-        raise InputError(f"{path}, row {len(questions) + 1}: not CSV: {error}", FOLDER) from error
-    if not questions:
-        raise InputError(f"{path} is empty", FOLDER)
-    return questions
-
-
-def _question(row: list[str], where: str) -> Question:
-    if len(row) != 6:
-        raise InputError(f"{where}: six columns are needed (question, four options, letter), got {len(row)}", FOLDER)
-    if empty := [number for number, cell in enumerate(row, start=1) if not cell.strip()]:
-        raise InputError(f"{where}: column {empty[0]} is empty", FOLDER)
-    if row[5].strip() not in tuple(LETTERS):
-        raise InputError(f"{where}: the last column must be one of A, B, C, D, got {row[5]!r:.40}", FOLDER)
-    return Question(row[0], (row[1], row[2], row[3], row[4]), row[5].strip())
 
 
 def answer_choices(

@@ -1,6 +1,7 @@
 """What a model can be measured on, found before anything is measured: the rest is left out and told."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -8,11 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import holds_unknown, token_ids
 from unlearn_pl.errors import InputError, within
-from unlearn_pl.evaluation.choice import Question, Subject
 from unlearn_pl.evaluation.inputs import EvaluationInputs
+from unlearn_pl.evaluation.samples import prompt_of
 from unlearn_pl.evaluation.truth import TruthRow
-from unlearn_pl.inference.generation import Prompt
 from unlearn_pl.inference.model import LanguageModel
+from unlearn_pl.tasks.base import RowSet
+from unlearn_pl.tasks.mmlu import Question, Subject
 
 Item = TypeVar("Item")
 
@@ -33,11 +35,12 @@ class Fitting:
         """
         return replace(
             inputs,
-            members=self.kept(inputs.members, self.document, "--membership.member: documents"),
-            nonmembers=self.kept(inputs.nonmembers, self.document, "--membership.nonmember: documents"),
+            members=self.kept(inputs.members, self.document, "members: documents"),
+            nonmembers=self.kept(inputs.nonmembers, self.document, "non-members: documents"),
             subjects=self.subjects(inputs.subjects),
             truth={
-                split: self.kept(rows, self.truth_row, f"--truth.{split}: rows") for split, rows in inputs.truth.items()
+                split: self.kept(rows, self.truth_row, f"truth rows of the {split} set")
+                for split, rows in inputs.truth.items()
             },
         )
 
@@ -60,7 +63,7 @@ class Fitting:
     def subjects(self, subjects: Sequence[Subject]) -> list[Subject]:
         """Subjects with the questions that fit, without shots at least."""
         asked = [(subject, question) for subject in subjects for question in subject.questions]
-        kept = set(map(id, self.kept(asked, self.question, "--choice.folder: questions")))
+        kept = set(map(id, self.kept(asked, self.question, "questions")))
         fitting: dict[int, list[Question]] = {id(subject): [] for subject in subjects}
         for pair in asked:
             if id(pair) in kept:
@@ -94,16 +97,15 @@ class Fitting:
 
 
 def row_obstacles(language_model: LanguageModel, inputs: EvaluationInputs) -> list[str | None]:
-    """For each of ``inputs.split_records`` why it cannot be measured, None where it can.
+    """For each of ``inputs.rows`` why it cannot be measured, None where it can.
 
     Raises InputError if none of a set can.
     """
-    found = [language_model.obstacle(Prompt.of(record)) for _, record in inputs.split_records]
-    for split, records in (("forget", inputs.forget), ("retain", inputs.retain)):
-        reasons = found[: len(inputs.forget)] if split == "forget" else found[len(inputs.forget) :]
-        if records and None not in reasons:
+    found = [language_model.obstacle(prompt_of(inputs.benchmark, row)) for _, row in inputs.rows]
+    for one, reasons in by_set(inputs, found):
+        if one.rows and None not in reasons:
             raise InputError(
-                f"--data.{split}: none of {len(records)} rows can be measured; {records[0].id!r}: {reasons[0]}"
+                f"none of {len(one.rows)} rows can be measured; {one.rows[0].id!r}: {reasons[0]}", f"data.{one.name}"
             )
     return found
 
@@ -113,19 +115,22 @@ def row_notes(
 ) -> list[str]:
     """A line for each set that has rows with an obstacle, or with answers that the tokenizer only knows in part."""
     notes = []
-    for split in ("forget", "retain"):
-        rows = [
-            (record.id, reason)
-            for (own, record), reason in zip(inputs.split_records, obstacles, strict=True)
-            if own == split
-        ]
-        if stopped := [(name, reason) for name, reason in rows if reason is not None]:
+    for one, reasons in by_set(inputs, obstacles):
+        stopped = [(row.id, reason) for row, reason in zip(one.rows, reasons, strict=True) if reason is not None]
+        if stopped:
             name, reason = stopped[0]
-            what = f"--data.{split}: {len(stopped)} of {len(rows)} rows cannot be measured, the first is {name!r}"
+            what = f"{one.name} set: {len(stopped)} of {len(one.rows)} rows cannot be measured, the first is {name!r}"
             notes.append(f"{what}: {reason}; left out of the scores")
-    pairs = zip(inputs.split_records, obstacles, strict=True)
-    measured = [record for (_, record), obstacle in pairs if obstacle is None]
-    if partly := [one.id for one in measured if holds_unknown(token_ids(one.output, tokenizer), tokenizer)]:
+    measured = [row for (_, row), obstacle in zip(inputs.rows, obstacles, strict=True) if obstacle is None]
+    answers = [(row.id, token_ids(inputs.benchmark.answer(row), tokenizer)) for row in measured]
+    if partly := [name for name, answer in answers if holds_unknown(answer, tokenizer)]:
         what = f"{len(partly)} of {len(measured)} answers hold characters that the tokenizer does not know"
-        notes.append(f"--data: {what}, the first is that of {partly[0]!r}; no model can write them")
+        notes.append(f"{what}, the first is that of {partly[0]!r}; no model can write them")
     return notes
+
+
+def by_set(inputs: EvaluationInputs, values: Sequence[Item]) -> Iterator[tuple[RowSet, list[Item]]]:
+    """Each set with its part of ``values``, of which ``inputs.rows`` have one each."""
+    rest = iter(values)
+    for one in inputs.sets:
+        yield one, list(itertools.islice(rest, len(one.rows)))

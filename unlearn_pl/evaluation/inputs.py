@@ -1,153 +1,138 @@
 """What an evaluation reads, checked before a model is loaded."""
 
 import warnings
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from unlearn_pl.data.readers import read_documents
 from unlearn_pl.data.records import Record
-from unlearn_pl.data.sets import read_split
-from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.choice import Choice, Subject, read_subjects
-from unlearn_pl.evaluation.membership import Membership, rebuilt_members
-from unlearn_pl.evaluation.table import FAMILIES, METRICS
-from unlearn_pl.evaluation.truth import Truth, TruthRow, read_truth_rows
-from unlearn_pl.inference.generation import Generation
-from unlearn_pl.inference.sampling import Sampling
-from unlearn_pl.metrics.attacks import ATTACKS
-from unlearn_pl.metrics.metric import Need
-from unlearn_pl.metrics.scores import rouge_notes
-from unlearn_pl.metrics.table import shared_needs
+from unlearn_pl.errors import InputError, within
+from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.truth import TruthRow, read_truth_rows
+from unlearn_pl.hashing import source_hash
+from unlearn_pl.tasks.base import Benchmark, RowSet, documents_of
+from unlearn_pl.tasks.lume import Lume
+from unlearn_pl.tasks.mmlu import Subject, read_subjects
 
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """The rows that the model had to forget and those it had to keep."""
+    """The rows that the model had to forget and those it had to keep, in the form of LUME."""
 
-    forget: str
+    forget: str | None = None
     """Forget set: a file, or whatever else `fit` reads its data from."""
-    retain: str
+    retain: str | None = None
     """Retain set, likewise."""
     documents_per_task: int | None = None
     """Only the first documents of each task in each set, with all their rows; at least 1. All without it."""
     columns: dict[str, str] | None = None
     """Field of a row -> column of the source, where they differ: `{input: question, output: answer}`."""
 
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What is measured beside the forget and retain rows, and how."""
-
-    membership: Membership = field(default_factory=Membership)
-    """Documents of the membership attacks."""
-    choice: Choice = field(default_factory=Choice)
-    """Multiple-choice questions."""
-    generation: Generation = field(default_factory=Generation)
-    """Greedy generation."""
-    minimum_mmlu: float | None = None
-    """A model is eligible if its multiple-choice accuracy is above this, in [0, 1]; officially 0.371 for the 7B model,
-    75 % of what it had before. Not judged without it."""
-    metrics: list[str] | None = None
-    """Families of metrics to measure beside the official scores; all that the other options allow without it."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """Answers drawn at random."""
-    truth: Truth = field(default_factory=Truth)
-    """Paraphrased and wrong answers."""
-    resamples: int = 1000
-    """Resamples of the bootstrap behind the intervals; at least 1."""
-
-    def __post_init__(self) -> None:
-        if self.minimum_mmlu is not None and not 0 <= self.minimum_mmlu <= 1:
-            raise InputError(f"--minimum_mmlu: must be in [0, 1], got {self.minimum_mmlu}")
-        if self.resamples < 1:
-            raise InputError(f"--resamples: must be at least 1, got {self.resamples}")
-        self._check_metrics()
-
-    def _check_metrics(self) -> None:
-        """A family that is asked for by name must be able to be measured. Raises InputError."""
-        if unknown := sorted(set(self.metrics or ()) - set(FAMILIES)):
-            raise InputError(f"must be among {', '.join(FAMILIES)}, got {', '.join(unknown)}", "metrics")
-        given: dict[Need, tuple[str, object]] = {
-            "documents": ("membership.nonmember", self.membership.nonmember),
-            "sampling": ("sampling.samples", self.sampling.samples),
-            "truth": ("truth.forget or truth.retain", self.truth.forget or self.truth.retain),
-        }
-        for family in self.metrics or ():
-            for need in shared_needs(METRICS, family):
-                name, value = given.get(need, ("", True))
-                if not value:
-                    raise InputError(f"{family} needs {name}, got {value}", "metrics")
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """The wanted families of metrics."""
-        return tuple(family for family in FAMILIES if self.metrics is None or family in self.metrics)
-
-    def attacks(self, reference: bool) -> list[str]:
-        """Names of the attacks to run, the official one first; with a reference model those that need one too."""
-        if "membership" not in self.families:
-            return ["loss"]
-        return [name for name, attack in ATTACKS.items() if reference or not attack.needs_reference]
+    def benchmark(self) -> Lume:
+        """The benchmark of these rows. Raises InputError if one of the two sets is missing."""
+        if self.forget is None or self.retain is None:
+            name = "forget" if self.forget is None else "retain"
+            raise InputError("needed, like the other set: rows to be forgotten, and rows to be kept", name)
+        return Lume(self.forget, self.retain, documents_per_task=self.documents_per_task, columns=self.columns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationInputs:
     """Everything an evaluation reads, read and checked before a model is loaded."""
 
-    forget: list[Record]
-    retain: list[Record]
-    members: list[str]
+    benchmark: Benchmark
+    sets: Sequence[RowSet]
+    """The benchmark's sets."""
+    members: Sequence[str] = ()
     """Empty, like ``nonmembers``, if there is no attack."""
-    nonmembers: list[str]
-    subjects: list[Subject]
-    truth: dict[str, list[TruthRow]] = field(default_factory=dict)
-    """Split -> rows; only splits that have some."""
+    nonmembers: Sequence[str] = ()
+    subjects: Sequence[Subject] = ()
+    truth: Mapping[str, Sequence[TruthRow]] = field(default_factory=dict)
+    """Name of a set -> rows; only sets that have some."""
 
     @property
-    def split_records(self) -> list[tuple[str, Record]]:
-        """(split, record) of every row, forget before retain."""
-        return [("forget", record) for record in self.forget] + [("retain", record) for record in self.retain]
+    def rows(self) -> list[tuple[RowSet, Record]]:
+        """(set, row) of every row that the model is asked, in the order of the sets."""
+        return [(one, row) for one in self.sets for row in one.rows]
 
 
-def read_inputs(data: EvaluationData, options: EvaluationOptions) -> EvaluationInputs:
+def read_inputs(data: Benchmark | EvaluationData, options: EvaluationOptions) -> EvaluationInputs:
     """Read and check all that the options name. Raises InputError, with file and row, on what cannot be used."""
-    forget, retain = read_split(data.forget, data.retain, data.columns, data.documents_per_task)
-    check_groups(forget, "forget")
-    check_groups(retain, "retain")
-    rows = [(split, r.kind, r.output) for split, records in (("forget", forget), ("retain", retain)) for r in records]
-    for note in rouge_notes(rows):
-        warnings.warn(f"rouge: {note}", stacklevel=2)
-    wanted = options.membership
-    members: list[str] = []
-    nonmembers: list[str] = []
-    if wanted.nonmember is not None:
-        nonmembers = read_documents(wanted.nonmember, "membership.nonmember")
-        if wanted.member is None:
-            members = rebuilt_members(forget, wanted.tasks)
-        else:
-            members = read_documents(wanted.member, "membership.member")
-        if both := set(members) & set(nonmembers):
-            first = next(text for text in members if text in both)
-            raise InputError(
-                f"--membership.nonmember: {len(both)} documents are members as well, which no attack can tell apart; "
-                f"the first is {first!r:.80}"
-            )
-    elif wanted.member is not None or wanted.tasks is not None:
-        raise InputError("--membership.nonmember: needed with --membership.member or --membership.tasks, got none")
+    with within("data") if isinstance(data, EvaluationData) else nullcontext():
+        benchmark = data.benchmark() if isinstance(data, EvaluationData) else data
+        sets = checked_sets(benchmark)
+    inputs = EvaluationInputs(benchmark=benchmark, sets=sets)
+    for note in benchmark.notes(inputs.rows):
+        warnings.warn(f"scores: {note}", stacklevel=2)
+    members, nonmembers = read_sides(benchmark, sets, options.membership)
+    with within("choice"):
+        subjects = read_subjects(options.choice.folder, options.choice.shots, options.choice.limit)
     return EvaluationInputs(
-        forget, retain, members, nonmembers, read_subjects(options.choice), read_truth_rows(options.truth)
+        benchmark=benchmark,
+        sets=sets,
+        members=members,
+        nonmembers=nonmembers,
+        subjects=subjects,
+        truth=read_truth_rows(options.truth),
     )
 
 
-def check_groups(records: list[Record], name: str) -> None:
-    """Raise InputError unless every row has a task and a kind that it can be scored by."""
-    for number, record in enumerate(records, start=1):
-        if not record.task:
-            raise InputError(
-                f"row {number}: no task: give a field 'task', or columns.task; got id {record.id!r:.80}", name
-            )
-        if record.kind not in ("sc", "qa"):
-            raise InputError(
-                f"row {number}: no kind: give a field 'kind' (sc or qa), an id like 12sc1, or columns.kind (=qa stands "
-                f"for all rows); got id {record.id!r:.80}, kind {record.kind!r:.60}",
-                name,
-            )
+def checked_sets(benchmark: Benchmark) -> list[RowSet]:
+    """The sets of a benchmark. Raises InputError unless one is to be forgotten, and names and rows are told apart."""
+    sets = list(benchmark.sets())
+    if not any(one.role == "forget" and one.rows for one in sets):
+        raise InputError(f"{type(benchmark).__name__} has no row to be forgotten: one set needs the role forget")
+    for what, names in (("sets", [one.name for one in sets]), ("rows", [row.id for one in sets for row in one.rows])):
+        name, count = Counter(names).most_common(1)[0]
+        if count > 1:
+            raise InputError(f"{type(benchmark).__name__} has {count} {what} called {name!r:.80}; they must differ")
+    return sets
+
+
+def read_sides(benchmark: Benchmark, sets: Sequence[RowSet], wanted: Membership) -> tuple[Sequence[str], Sequence[str]]:
+    """Members and non-members of the membership attacks: as the options name them, or else as the benchmark has them.
+
+    Both are empty without non-members. Raises InputError on what cannot be used.
+    """
+    if wanted.nonmember is not None:
+        nonmembers: Sequence[str] = read_documents(wanted.nonmember, "membership.nonmember")
+    else:
+        nonmembers = documents_of(sets, "nonmember")
+    if not nonmembers:
+        if wanted.member is not None or wanted.tasks is not None:
+            raise InputError("needed with membership.member or membership.tasks, got none", "membership.nonmember")
+        return [], []
+    if wanted.member is not None:
+        members: Sequence[str] = read_documents(wanted.member, "membership.member")
+    else:
+        members = benchmark.members(sets, wanted.tasks)
+    if both := set(members) & set(nonmembers):
+        first = next(text for text in members if text in both)
+        raise InputError(
+            f"{len(both)} documents are members as well, which no attack can tell apart; the first is {first!r:.80}",
+            "membership.nonmember",
+        )
+    return members, nonmembers
+
+
+def source_hashes(inputs: EvaluationInputs, options: EvaluationOptions) -> dict[str, str | None]:
+    """SHA-256 of each source: of its file or folder, or of what was read if it is neither; None if there is none."""
+    named = inputs.benchmark.sources()
+    sources: dict[str, tuple[str | None, Sequence[Any]]] = {
+        one.name: (named.get(one.name, ""), [*map(asdict, one.rows), *one.documents]) for one in inputs.sets
+    }
+    sources |= {
+        "member": (options.membership.member, inputs.members),
+        "nonmember": (options.membership.nonmember, inputs.nonmembers),
+        "choice": (options.choice.folder, []),
+        **{
+            f"truth_{split}": (path, [])
+            for split, path in (("forget", options.truth.forget), ("retain", options.truth.retain))
+            if path
+        },
+    }
+    return {name: None if source is None else source_hash(source, read) for name, (source, read) in sources.items()}

@@ -47,14 +47,14 @@ class Harness:
         for name, least in (("shots", 0), ("limit", 1), ("batch_size", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"--harness.{name}: must be at least {least}, got {value}")
+                raise InputError(f"must be at least {least}, got {value}", f"harness.{name}")
         unused = [option.name for option in fields(self) if getattr(self, option.name) != option.default]
         if self.tasks is None and unused:
-            raise InputError(f"--harness.{unused[0]}: only with --harness.tasks, without which nothing is run")
+            raise InputError("only with harness.tasks, without which nothing is run", f"harness.{unused[0]}")
         if self.tasks == []:
-            raise InputError("--harness.tasks: must name at least one task, got none")
+            raise InputError("must name at least one task, got none", "harness.tasks")
         if self.include is not None and not Path(self.include).expanduser().is_dir():
-            raise InputError(f"--harness.include: must be a folder with task files (YAML), got {self.include}")
+            raise InputError(f"must be a folder with task files (YAML), got {self.include}", "harness.include")
 
 
 def run_harness(
@@ -75,7 +75,7 @@ def run_harness(
     if options.tasks is None:
         return {}
     if options.chat_template and not tokenizer.chat_template:
-        raise InputError("--harness.chat_template: this tokenizer has no chat template")
+        raise InputError("this tokenizer has no chat template", "harness.chat_template")
     if manager is None:
         manager = task_manager(options)
     with evaluating(model), random_states_kept():
@@ -103,7 +103,7 @@ def run_harness(
     if kept := kept_shots(found["configs"], options.shots):
         listed = ", ".join(f"{task} ({shots})" for task, shots in kept.items())
         warnings.warn(
-            f"harness: --harness.shots {options.shots} was not used by tasks that fix their own number: {listed}",
+            f"harness: shots {options.shots} was not used by tasks that fix their own number: {listed}",
             stacklevel=2,
         )
     return finite_numbers(found["results"])
@@ -115,7 +115,7 @@ def lm_eval_module(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise InputError(
-            f'--harness.tasks: lm-eval is needed, which pip install "unlearn_pl[lm-eval]" installs ({error})'
+            f'lm-eval is needed, which pip install "unlearn_pl[lm-eval]" installs ({error})', "harness.tasks"
         ) from error
 
 
@@ -129,7 +129,7 @@ def task_manager(options: Harness) -> Any:
     manager = lm_eval_module("lm_eval.tasks").TaskManager(include_path=include)
     if unknown := sorted(set(options.tasks or ()) - set(manager.all_tasks)):
         raise InputError(
-            f"--harness.tasks: must be among what `lm-eval ls tasks` shows or --harness.include has, got {unknown[0]!r}"
+            f"must be among what `lm-eval ls tasks` shows or harness.include has, got {unknown[0]!r}", "harness.tasks"
         )
     return manager
 

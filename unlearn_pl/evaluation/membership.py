@@ -5,12 +5,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError, within
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.attacks import ATTACKS, MIN_K_SHARE, Evidence, attack_scores
-
-OFFICIAL_TASK = "Task3"
 
 
 @dataclass(frozen=True)
@@ -18,13 +15,13 @@ class Membership:
     """Documents of the membership attack. Without non-members there is no attack and no aggregate."""
 
     member: str | None = None
-    """JSONL file with a field `document`: texts that the model was trained on and had to forget. Without it they are
-    rebuilt from the completion rows (sc) of the forget set, as input, a space, and output."""
+    """JSONL file with a field `document`: texts that the model was trained on and had to forget. Without it the
+    benchmark gives them: LUME rebuilds them from the completion rows of the forget set."""
     nonmember: str | None = None
     """JSONL file with a field `document`: texts like the members that the model never saw."""
     tasks: list[str] | None = None
-    """Tasks of the forget set whose documents are rebuilt as members. Without it Task3, as in the official member
-    file, or every task if the set has no Task3. Non-members should be of the same sort."""
+    """Tasks of the forget set whose documents are rebuilt as members, where the benchmark does that; without it those
+    of the official file of members. Non-members should be of the same sort."""
     min_k_share: float = MIN_K_SHARE
     """Share of a document's tokens, the least likely ones, that Min-K% and Min-K%++ look at; above 0, at most 1. MUSE
     and open-unlearning use 0.4."""
@@ -38,26 +35,6 @@ class Membership:
             raise InputError(f"must be above 0 and at most 1, got {self.min_k_share}", "membership.min_k_share")
         if self.batch_size < 1:
             raise InputError(f"must be at least 1, got {self.batch_size}", "membership.batch_size")
-
-
-def rebuilt_members(forget: Sequence[Record], tasks: Sequence[str] | None = None) -> list[str]:
-    """The whole documents behind the ``sc`` rows of a forget set, for the given tasks (see ``Membership.tasks``).
-
-    Raises InputError if a task has no ``sc`` row, or if there are none at all.
-    """
-    completions = [record for record in forget if record.kind == "sc"]
-    present = sorted({record.task for record in completions})
-    if not present:
-        raise InputError(
-            "needed, as the forget set has no completion rows (sc) to rebuild documents from", "membership.member"
-        )
-    if tasks is None:
-        tasks = [OFFICIAL_TASK] if OFFICIAL_TASK in present else present
-    if not tasks or not set(tasks) <= set(present):
-        raise InputError(
-            f"must be among {', '.join(present)} (tasks with completion rows), got {list(tasks)}", "membership.tasks"
-        )
-    return [record.document for record in completions if record.task in tasks]
 
 
 def document_attacks(

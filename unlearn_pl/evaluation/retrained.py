@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions
 from unlearn_pl.metrics.measured import RetrainedScores
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
 
@@ -37,7 +36,7 @@ def read_retrained(folder: str) -> Retrained:
         made = results["provenance"]
         return Retrained(logprobs_from(results["truth"]), auc, made["hashes"], made["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--retrained: {path} is not the results of an evaluation: {error!r:.200}") from error
+        raise InputError(f"{path} is not the results of an evaluation: {error!r:.200}", "retrained") from error
 
 
 def logprobs_from(truth: Mapping[str, Sequence[Mapping[str, Sequence[float | None]]]]) -> dict[str, Any]:
@@ -62,28 +61,24 @@ def logprobs_as_json(truth: Mapping[str, Sequence[AnswerLogprobs]]) -> dict[str,
     return {split: [row(one) for one in rows] for split, rows in truth.items()}
 
 
-def refuse_others(
-    retrained: Retrained, hashes: Mapping[str, str | None], data: EvaluationData, options: EvaluationOptions
-) -> None:
+def refuse_others(retrained: Retrained, hashes: Mapping[str, str | None], config: Mapping[str, Any]) -> None:
     """Raise InputError if the retrained model was measured on other truth rows or documents than this one, or in
-    another way: their numbers cannot be compared."""
+    another way: their numbers cannot be compared. ``config`` holds this evaluation's settings."""
     shared = [name for name in ("truth_forget", "nonmember") if hashes.get(name) and retrained.hashes.get(name)]
     if "nonmember" in shared:  # members come from a file, or from the forget set
         shared.append("member" if hashes.get("member") or retrained.hashes.get("member") else "forget")
     for name in shared:
         if hashes.get(name) != retrained.hashes.get(name):
-            raise InputError(f"--retrained: was measured on another {SOURCES[name]} than this model will be")
-    settings = [*(SETTINGS if shared else ()), *(READING if "forget" in shared else ())]
-    for section, name in settings:
-        own = getattr(data if section == "data" else getattr(options, section), name)
-        other = retrained.config[section][name]
+            raise InputError(f"was measured on another {SOURCES[name]} than this model will be", "retrained")
+    for section, name in [*(SETTINGS if shared else ()), *(READING if "forget" in shared else ())]:
+        own, other = ((one.get(section) or {}).get(name) for one in (config, retrained.config))
         if own != other:
-            raise InputError(f"--retrained: was measured with --{section}.{name}={other}, not {own}")
+            raise InputError(f"was measured with {section}.{name}={other}, not {own}", "retrained")
 
 
 SOURCES = {
-    "truth_forget": "--truth.forget",
-    "nonmember": "--membership.nonmember",
-    "member": "--membership.member",
-    "forget": "--data.forget (the members come from it)",
+    "truth_forget": "truth.forget",
+    "nonmember": "membership.nonmember",
+    "member": "membership.member",
+    "forget": "data.forget (the members come from it)",
 }

@@ -1,18 +1,17 @@
 """The results of an evaluation: every score with its interval, direction and range."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from unlearn_pl.evaluation.inputs import EvaluationOptions
-from unlearn_pl.evaluation.retrained import logprobs_as_json
+from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.results import Results
 from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.membership import verdicts
 from unlearn_pl.metrics.metric import Metric, scores_of
 from unlearn_pl.metrics.roc import membership_score
 from unlearn_pl.metrics.sample import Sample
-from unlearn_pl.metrics.scores import aggregate, grouped, rouge_notes, task_aggregate, terms_of, values_of
-from unlearn_pl.tasks.semeval import official_results
+from unlearn_pl.tasks.base import Benchmark, Term
 
 COMPARED = ("forget_quality", "privacy_to_retrained")
 """What a retrained model is measured for."""
@@ -54,44 +53,37 @@ def broken_notes(samples: Sequence[Sample]) -> list[str]:
     return notes
 
 
-def results_of(measured: Measured, metrics: Sequence[Metric], options: EvaluationOptions) -> dict[str, Any]:
-    """The results of ``evaluate_model``."""
-    results = official(measured, options.minimum_mmlu)
-    found = summary(measured, metrics)
-    rouge = rouge_notes((row.split, row.kind, row.expected) for row in measured.samples)
-    return results | {
-        "scores": found.scores,
-        "verdicts": verdicts(measured) if "membership" in options.families else {},
-        "truth": logprobs_as_json(measured.truth),
-        "notes": [*rouge, *found.notes],
-    }
-
-
-def official(measured: Measured, minimum_mmlu: float | None) -> dict[str, Any]:
-    """The scores of SemEval-2025 Task 4, under short names and under the official ones."""
-    groups = grouped(measured.samples)
-    values = values_of(groups)
-    terms, choice, sides = terms_of(values), measured.choice, measured.sides
-    task = task_aggregate(list(terms.values()))
+def results_of(
+    measured: Measured, benchmark: Benchmark, metrics: Sequence[Metric], options: EvaluationOptions
+) -> Results:
+    """The results of ``evaluate``."""
+    terms, sides, choice = benchmark.terms(measured.samples), measured.sides, measured.choice
+    task, mmlu = benchmark.task_aggregate(terms), None if choice is None else choice["average"]
     auc = sides["loss"].auc if "loss" in sides else None
     membership = None if auc is None else membership_score(auc)
-    mmlu = None if choice is None else choice["average"]
-    results: dict[str, Any] = {
-        "task_aggregate": task,
-        "membership_auc": auc,
-        "membership_score": membership,
-        "mmlu": mmlu,
-        "aggregate": aggregate(task, membership, mmlu),
-        "eligible": None if mmlu is None or minimum_mmlu is None else mmlu > minimum_mmlu,
-        "terms": terms,
-        "counts": counts(measured, groups),
-        "choice": None if choice is None else {key: value for key, value in choice.items() if key != "right"},
-    }
-    return results | {"semeval": official_results(results, values)}
+    found = summary(measured, metrics)
+    least = options.minimum_mmlu
+    results = Results(
+        task_aggregate=task,
+        membership_auc=auc,
+        membership_score=membership,
+        mmlu=mmlu,
+        aggregate=benchmark.aggregate(task, membership, mmlu),
+        eligible=None if mmlu is None or least is None else mmlu > least,
+        terms={term.name: term.value for term in terms},
+        counts=counts(measured, terms),
+        choice=None if choice is None else {key: value for key, value in choice.items() if key != "right"},
+        scores=found.scores,
+        verdicts=verdicts(measured) if "membership" in options.families else {},
+        truth=measured.truth,
+        notes=found.notes,
+        samples=measured.samples,
+    )
+    return replace(results, official=benchmark.official(results.headline, terms))
 
 
-def counts(measured: Measured, groups: Mapping[str, Sequence[Sample]]) -> dict[str, int]:
+def counts(measured: Measured, terms: Sequence[Term]) -> dict[str, int]:
     """What each number was computed from."""
-    found = {name: len(group) for name, group in groups.items()}
+    found = {term.name: len(term.samples) for term in terms}
     found["questions"] = measured.choice["questions"] if measured.choice else 0
     return found | {"member": len(measured.members), "nonmember": len(measured.nonmembers)}

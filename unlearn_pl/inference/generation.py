@@ -8,7 +8,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import decode_answer
-from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.batches import length_sorted_batches, map_batches
 from unlearn_pl.inference.decoding import continue_batch
@@ -30,7 +29,8 @@ class Generation:
     """Rows that are generated together; at least 1. In float32 it changes the speed and never the text. In half
     precision ties between tokens are common and only 1 gives exactly the text of one row at a time."""
     stop_decided: bool = False
-    """Stop question rows (qa) as soon as their text can no longer become the expected answer: their knowledge score is
+    """Stop rows that only the whole answer scores (LUME's questions) as soon as their text can no longer become the
+    expected answer: their knowledge score is
     then known to be 0. Such samples say `cut: true`; what else is measured on their text sees only this much of it."""
     own_config: bool = False
     """Let all of the model's generation config act on the text, as in the official script: repetition penalty,
@@ -52,11 +52,6 @@ class Prompt:
     """What is expected after it; it makes the work shorter and never changes what is generated."""
     exact: bool = False
     """Whether only the whole answer scores (see ``Generation.stop_decided``)."""
-
-    @classmethod
-    def of(cls, record: Record) -> "Prompt":
-        """A benchmark row as it is evaluated."""
-        return cls(record.input, record.output, exact=record.kind == "qa")
 
 
 @dataclass(frozen=True)

@@ -19,5 +19,5 @@ def find_device(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:  # an unknown name, or a build of torch without that device
-        raise InputError(f"--device: {device} cannot be used here: {one_line(error)}") from error
+        raise InputError(f"{device} cannot be used here: {one_line(error)}", "device") from error
     return place

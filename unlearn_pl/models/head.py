@@ -1,13 +1,14 @@
-"""Cross entropy and KL from hidden states, through a frozen vocabulary head, without the logits of all positions.
+"""Numbers of single positions from hidden states, through a frozen vocabulary head, without all positions' logits.
 
-Both are one number a position, so their gradient with respect to a position's hidden state is one vector. It is
-computed together with the value while a chunk of logits exists; what is kept for the backward pass is as large as the
-hidden states, whatever the vocabulary.
+Cross entropy, KL, or any function of a position's logits: one number a position, so that its gradient with respect to
+the position's hidden state is one vector. It is computed together with the value while a chunk of logits exists; what
+is kept for the backward pass is as large as the hidden states, whatever the vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,11 @@ from torch.nn import functional as F
 from unlearn_pl.models.fast.linear import frozen_linear
 
 IGNORED = -100
+# (logits [n, V], targets [n], reference logits [n, V] or None, ...) -> [n]
+PositionFunction = Callable[..., Tensor]
+# Scores a chunk: (head, whether to differentiate, hidden [n, H], reference [n, H] or None, targets [n], ...) -> numbers
+# [n], as many as there are columns, and, to differentiate, the gradient [n, H] of each with respect to hidden.
+Scorer = Callable[..., list[Tensor]]
 # Logits that exist at once: at 49,152 words 48 positions, 9 MiB in float32, of which KL holds three.
 CHUNK_LOGITS = 48 * 49152
 
@@ -60,41 +66,90 @@ class Head:
         reference the KL is 0. Gradients flow to ``hidden`` alone, once: there is no second derivative. Float32 at
         least, also under bf16, where sums over a vocabulary lose digits.
         """
-        return HeadScores.apply(hidden, targets, reference, self, hidden.requires_grad and torch.is_grad_enabled())
+        found = self._by_chunks(nll_and_kl, 1 if reference is None else 2, hidden, reference, targets)
+        return (found[0], torch.zeros_like(found[0])) if reference is None else (found[0], found[1])
+
+    def each(
+        self, function: PositionFunction, hidden: Tensor, targets: Tensor, reference: Tensor | None, *beside: Tensor
+    ) -> Tensor:
+        """[N] numbers of N positions, each a function of one position's logits, without the logits of all positions.
+
+        ``function(logits, targets, reference_logits, *beside)`` is called with n positions at a time: [n, V] logits,
+        [n] targets, [n, V] logits of the reference or None, and the n places of each of ``beside`` [N, ...]. It gives
+        [n]: the i-th from the i-th position alone, differentiable once with respect to ``logits``, of which it
+        overwrites nothing. ``hidden`` and ``reference`` are [N, H]. Precision and gradients are those of ``scores``.
+        """
+        return self._by_chunks(partial(any_function, function), 1, hidden, reference, targets, *beside)[0]
+
+    def _by_chunks(self, score: Scorer, columns: int, hidden: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+        differentiate = hidden.requires_grad and torch.is_grad_enabled()
+        return ByChunks.apply(hidden, self, score, columns, differentiate, *others)
 
 
-class HeadScores(torch.autograd.Function):
-    """The autograd function behind ``Head.scores``."""
+class ByChunks(torch.autograd.Function):
+    """``columns`` numbers a position, [N] each, by ``score``: a chunk of positions at a time, with the gradients."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, reference: Tensor | None, head: Head, differentiate: bool
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, hidden: Tensor, head: Head, score: Scorer, columns: int, differentiate: bool, *others: Tensor | None
+    ) -> tuple[Tensor, ...]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        nll, kl = (hidden.new_zeros(len(hidden), dtype=wide) for _ in range(2))
-        slopes = [torch.zeros_like(hidden) for _ in range(1 if reference is None else 2)] if differentiate else []
+        values = [hidden.new_zeros(len(hidden), dtype=wide) for _ in range(columns)]
+        gradients = [torch.zeros_like(hidden) for _ in range(columns)] if differentiate else []
         size = max(1, CHUNK_LOGITS // len(head.weight))
         with product_type(head, hidden) as narrow:
             for start in range(0, len(hidden), size):
                 part = slice(start, start + size)
-                chunk = Chunk(narrow, hidden[part], targets[part], None if reference is None else reference[part])
-                nll[part], kl[part] = chunk.nll, chunk.kl
-                for slope, value in zip(slopes, chunk.slopes() if differentiate else (), strict=True):
-                    slope[part] = value
-        ctx.save_for_backward(*slopes)
-        return nll, kl
+                given = [None if other is None else other[part] for other in others]
+                found = score(narrow, differentiate, hidden[part], *given)
+                for whole, piece in zip([*values, *gradients], found, strict=True):
+                    whole[part] = piece
+        ctx.save_for_backward(*gradients)
+        ctx.not_differentiable = 4 + len(others)
+        return tuple(values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        slopes = ctx.saved_tensors
-        grad = sum(weight[:, None].to(slope.dtype) * slope for weight, slope in zip(grads, slopes, strict=False))
-        return grad, None, None, None, None
+        gradients = ctx.saved_tensors
+        grad = sum(weight[:, None].to(own.dtype) * own for weight, own in zip(grads, gradients, strict=True))
+        return grad, *[None] * ctx.not_differentiable
+
+
+def nll_and_kl(
+    head: Head, differentiate: bool, hidden: Tensor, reference: Tensor | None, targets: Tensor
+) -> list[Tensor]:
+    """The ``Scorer`` of ``Head.scores``, by formulas of its own: two products less than autograd would take."""
+    chunk = Chunk(head, hidden, targets, reference)
+    values = [chunk.nll] if reference is None else [chunk.nll, chunk.kl]
+    return [*values, *chunk.gradients()] if differentiate else values
+
+
+def any_function(
+    function: PositionFunction,
+    head: Head,
+    differentiate: bool,
+    hidden: Tensor,
+    reference: Tensor | None,
+    targets: Tensor,
+    *beside: Tensor,
+) -> list[Tensor]:
+    """The ``Scorer`` of ``Head.each``: autograd down to the linear layer, and by hand through that."""
+    products = products_of(head, hidden).requires_grad_(differentiate)
+    base = None if reference is None else head.finish(products_of(head, reference))
+    with torch.set_grad_enabled(differentiate):
+        values = function(head.finish(products), targets, base, *beside)
+        total = values.sum()
+    assert values.shape == targets.shape, f"the function gave {tuple(values.shape)} for {len(targets)} positions"
+    if not differentiate:
+        return [values]
+    (grad,) = torch.autograd.grad(total, products)
+    return [values.detach(), through_linear(head, grad)]
 
 
 @contextmanager
 def product_type(head: Head, hidden: Tensor) -> Iterator[Head]:
-    """``head`` in the type of its products: its own, or autocast's, which is off inside so that softmax stays wide."""
+    """The head cast to autocast's dtype if autocast is on; it is off in the block, so the softmax is float32."""
     device = hidden.device.type
     if not torch.is_autocast_enabled(device):
         yield head
@@ -106,7 +161,7 @@ def product_type(head: Head, hidden: Tensor) -> Iterator[Head]:
 
 
 class Chunk:
-    """NLL and KL of n positions, and the two distributions over the vocabulary, ``p`` and ``q``, behind them.
+    """NLL and KL [n] of n positions, and the two distributions [n, V] over the vocabulary behind them, ``p`` and ``q``.
 
     Each [n, V] tensor is overwritten by the next one that is needed, so the order of the lines matters.
     """
@@ -115,47 +170,51 @@ class Chunk:
         self.head = head
         self.answers = (targets != IGNORED).nonzero()[:, 0]
         self.targets = targets[self.answers]
-        logits = logits_of(head, hidden)
+        logits = head.finish(products_of(head, hidden))
         # of the cap, d logit / d (scale * z)
-        self.bend = None if head.cap is None else 1 - (logits / head.cap).square()
+        self.of_cap = None if head.cap is None else 1 - (logits / head.cap).square()
         log_p = log_softmax_(logits)
         self.nll = log_p.new_zeros(len(hidden))
         self.nll[self.answers] = -log_p[self.answers, self.targets]
-        self.kl, self.q = torch.zeros_like(self.nll), None
+        self.q = None
         if reference is not None:
-            log_q = log_softmax_(logits_of(head, reference))
+            log_q = log_softmax_(head.finish(products_of(head, reference)))
             self.q = log_q.exp()
             self.kl = torch.linalg.vecdot(self.q, log_q.sub_(log_p))
         self.p = log_p.exp_()
 
-    def slopes(self) -> list[Tensor]:
+    def gradients(self) -> list[Tensor]:
         """[n, H] gradients of the NLL and, with a reference, of the KL, with respect to the hidden states:
         ``(p - onehot) W`` and ``(p - q) W`` where nothing follows the linear layer."""
-        slopes = [] if self.q is None else [self._back(torch.sub(self.p, self.q, out=self.q), self.bend)]
+        of_kl = [] if self.q is None else [self._back(torch.sub(self.p, self.q, out=self.q), self.of_cap)]
         weight = self.head.weight
-        nll = weight.new_zeros(len(self.p), weight.shape[1])
+        of_nll = weight.new_zeros(len(self.p), weight.shape[1])
         if len(self.answers):
-            p, bend = self.p, self.bend
+            p, of_cap = self.p, self.of_cap
             if len(self.answers) < len(p):
-                p, bend = p[self.answers], None if bend is None else bend[self.answers]
+                p, of_cap = p[self.answers], None if of_cap is None else of_cap[self.answers]
             p[torch.arange(len(p), device=p.device), self.targets] -= 1
-            nll[self.answers] = self._back(p, bend)
-        return [nll, *slopes]
+            of_nll[self.answers] = self._back(p, of_cap)
+        return [of_nll, *of_kl]
 
-    def _back(self, values: Tensor, bend: Tensor | None) -> Tensor:
+    def _back(self, values: Tensor, of_cap: Tensor | None) -> Tensor:
         """[n, H] from [n, V] gradients with respect to the logits, which are overwritten."""
-        if bend is not None:
-            values.mul_(bend)
+        if of_cap is not None:
+            values.mul_(of_cap)
         if self.head.scale != 1:
             values.mul_(self.head.scale)
-        return frozen_linear(values.to(self.head.weight.dtype), self.head.weight.t())
+        return through_linear(self.head, values)
 
 
-def logits_of(head: Head, hidden: Tensor) -> Tensor:
-    """[n, V] logits in float32 at least, outside of autograd."""
-    logits = frozen_linear(hidden.to(head.weight.dtype), head.weight, head.bias)
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return head.finish(wide)
+def products_of(head: Head, hidden: Tensor) -> Tensor:
+    """[n, V] what the linear layer gives of [n, H], in float32 at least, outside of autograd."""
+    products = frozen_linear(hidden.to(head.weight.dtype), head.weight, head.bias)
+    return products.to(torch.promote_types(products.dtype, torch.float32))
+
+
+def through_linear(head: Head, grad: Tensor) -> Tensor:
+    """[n, H] gradient with respect to the hidden states from that [n, V] with respect to the linear layer's output."""
+    return frozen_linear(grad.to(head.weight.dtype), head.weight.t())
 
 
 def log_softmax_(logits: Tensor) -> Tensor:

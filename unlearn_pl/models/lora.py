@@ -5,7 +5,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,6 @@ from unlearn_pl.provenance import provenance
 
 FACTS_FILE = "unlearn_pl.json"
 ADAPTER_FILES = (WEIGHTS_FILE, "adapter_model.bin")
-# What PEFT puts in the place of a linear layer; adapter files do not name it.
-LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: LoraLinear}
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,12 @@ class Lora:
             raise InputError(f"--model.lora.dropout: must be in [0, 1), got {self.dropout}")
 
 
-def attach_lora(
-    model: PreTrainedModel, lora: Lora, seed: int, layers: dict[type[nn.Module], type[nn.Module]] | None = None
-) -> PeftModel:
+def attach_lora(model: PreTrainedModel, lora: Lora, seed: int, fast: bool = True) -> PeftModel:
     """``model`` with a fresh, trainable adapter in float32 and everything else frozen; B is zero, so it starts as the
     base model.
 
     The A factors are a function of ``seed`` alone. Two adapters that are to be merged in factor space must start
-    from the same A, so the over- and the under-forgetting run share it. ``layers`` are what PEFT puts in the place of
-    which layer: ``LAYERS`` by default; none of them ({}) for PEFT's own.
+    from the same A, so the over- and the under-forgetting run share it. Without ``fast`` the layers are PEFT's own.
     """
     config = LoraConfig(
         r=lora.rank,
@@ -82,7 +77,7 @@ def attach_lora(
         exclude_modules=parts_beside_text_pattern(model, lora),
         task_type="CAUSAL_LM",
     )
-    use_layers(config, model, layers)
+    use_layers(config, model, fast)
     try:
         with torch.random.fork_rng(devices=[]), default_float32(), without_pefts_warnings():
             torch.manual_seed(seed)
@@ -150,12 +145,11 @@ def refuse_routers(model: PeftModel) -> None:
             )
 
 
-def use_layers(
-    config: PeftConfig, model: nn.Module, layers: dict[type[nn.Module], type[nn.Module]] | None = None
-) -> None:
-    """Let PEFT put ``layers`` (None: ``LAYERS``) in; on quantised weights its own, which know how to read those."""
-    if isinstance(config, LoraConfig) and quantisation(model) is None:
-        config._register_custom_module(LAYERS if layers is None else layers)
+def use_layers(config: PeftConfig, model: nn.Module, fast: bool = True) -> None:
+    """Let PEFT put ``LoraLinear`` in the place of a linear layer, which adapter files do not name; its own layers
+    without ``fast``, and on quantised weights, which those know how to read."""
+    if fast and isinstance(config, LoraConfig) and quantisation(model) is None:
+        config._register_custom_module({nn.Linear: LoraLinear})
 
 
 @contextmanager
@@ -193,8 +187,8 @@ def draw_factors(model: PeftModel, seed: int) -> None:
                 a.weight.copy_(drawn.weight)
 
 
-def open_adapter(model: PreTrainedModel, folder: str | Path, trainable: bool = False) -> PeftModel:
-    """``model`` with a saved adapter, all of which comes from its file.
+def open_adapter(model: PreTrainedModel, folder: str | Path, trainable: bool = False, fast: bool = True) -> PeftModel:
+    """``model`` with a saved adapter, all of which comes from its file; without ``fast`` in PEFT's own layers.
 
     Raises InputError if ``folder`` holds none, if a tensor of it is missing, surplus, of another size or not finite,
     or if what it changes is not in the model's layers; and if it is to be trained although it changes the base.
@@ -208,7 +202,7 @@ def open_adapter(model: PreTrainedModel, folder: str | Path, trainable: bool = F
     try:
         config = PeftConfig.from_pretrained(str(folder), inference_mode=not trainable)
         refuse_kind(config, where)
-        use_layers(config, model)
+        use_layers(config, model, fast)
         if trainable:
             refuse_untrainable(config, where)
         renamed = getattr(model, "_checkpoint_conversion_mapping", {})
@@ -240,6 +234,11 @@ def reference(model: PeftModel) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+def without_adapter(model: nn.Module) -> AbstractContextManager[None]:
+    """Inside the block ``model`` has its adapter off, if it has one."""
+    return reference(model) if isinstance(model, PeftModel) else nullcontext()
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Objective: one term of the training loss, and the reductions its terms share.
 
-A new loss is one frozen dataclass below ``Objective`` in ``forget.py`` or ``retain.py`` (or in your own package): the
-command line finds it by its name, or by its import path if it lives elsewhere.
+A new loss is one frozen dataclass below ``Objective``, in a file of this folder or of one's own: the command line finds
+it by its name here, and by its import path elsewhere.
 """
 
 from abc import ABC, abstractmethod
@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from unlearn_pl.data.records import Split
-from unlearn_pl.objectives.passes import Ask, Passes
+from unlearn_pl.objectives.passes import Needs, Passes
 
 Reduction = Literal["sequence_sum", "sequence_mean", "batch_mean"]
 
@@ -26,7 +26,7 @@ class Objective(ABC):
 
     @property
     @abstractmethod
-    def asks(self) -> Mapping[Split, Ask]:
+    def needs(self) -> Mapping[Split, Needs]:
         """The splits this term reads, and what it needs of each; nothing else is computed for it."""
 
     @abstractmethod

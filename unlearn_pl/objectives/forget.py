@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
 from unlearn_pl.objectives.base import Objective, Reduction, reduce_nll
-from unlearn_pl.objectives.passes import Ask, Passes
+from unlearn_pl.objectives.passes import Needs, Passes
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,50 @@ class NPO(Objective):
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
-            raise InputError(f"NPO beta: must be above 0, got {self.beta}")
+            raise InputError(f"must be above 0, got {self.beta}", "beta")
 
     @property
-    def asks(self) -> Mapping[Split, Ask]:
-        return {"forget": Ask(reference_nll=True)}
+    def needs(self) -> Mapping[Split, Needs]:
+        return {"forget": Needs(reference_nll=True)}
 
     def __call__(self, passes: Passes) -> Tensor:
         answers = passes["forget"]
-        assert answers.reference_nll is not None
         policy = reduce_nll(answers.nll, answers.tokens, self.reduction)
         reference = reduce_nll(answers.reference_nll, answers.tokens, self.reduction)
         return -(2 / self.beta) * F.logsigmoid(self.beta * (policy - reference)).mean()
+
+
+@dataclass(frozen=True)
+class SimNPO(Objective):
+    """Simple Negative Preference Optimization (Fan et al. 2024, arXiv 2410.07163), which needs no base model.
+
+    ``-(2 / beta) * log sigmoid(beta * (NLL - delta))``, the mean over rows, NLL that of a row's tokens on average. The
+    released code (Unlearn-Simple) has ``delta``, the paper's gamma, inside of the product, as here; the paper has it
+    outside, which is the same at 0.
+    """
+
+    weight: float = 1.0
+    """Factor of this term in the loss."""
+    beta: float = 4.5
+    """How fast the term saturates, per nat; above 0."""
+    delta: float = 0.0
+    """Nats above which an answer counts as forgotten: where the gradient has fallen to half."""
+    reduction: Reduction = "sequence_mean"
+    """What NLL means: `sequence_mean` (the SimNPO paper), `sequence_sum`, or `batch_mean`, the token mean over the
+    micro-batch."""
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise InputError(f"must be above 0, got {self.beta}", "beta")
+
+    @property
+    def needs(self) -> Mapping[Split, Needs]:
+        return {"forget": Needs()}
+
+    def __call__(self, passes: Passes) -> Tensor:
+        answers = passes["forget"]
+        nll = reduce_nll(answers.nll, answers.tokens, self.reduction)
+        return -(2 / self.beta) * F.logsigmoid(self.beta * (nll - self.delta)).mean()
 
 
 @dataclass(frozen=True)
@@ -56,8 +88,8 @@ class GradAscent(Objective):
     """What NLL means: `sequence_sum`, `sequence_mean`, or `batch_mean`, the token mean over the micro-batch."""
 
     @property
-    def asks(self) -> Mapping[Split, Ask]:
-        return {"forget": Ask()}
+    def needs(self) -> Mapping[Split, Needs]:
+        return {"forget": Needs()}
 
     def __call__(self, passes: Passes) -> Tensor:
         answers = passes["forget"]

@@ -1,10 +1,11 @@
-"""What an objective reads: a forward pass over the rows of one split of a micro-batch, at the positions asked for.
+"""What an objective reads: a forward pass over the rows of one split of a micro-batch.
 
-Everything here is plain tensors, so that a test hands an objective a ``Pass`` made by hand and no model.
+Everything here is plain tensors, so that a test hands an objective a ``Pass`` made by hand and no model (see
+``unlearn_pl.testing``).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -12,52 +13,90 @@ from torch import Tensor
 
 from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.head import IGNORED, Head
+from unlearn_pl.models.head import IGNORED, Head, PositionFunction
 
 # Positions at which a pass is scored: those that predict an answer token, or every token that is not padding.
 Positions = Literal["answer", "attended"]
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What an objective needs of a split beside the policy's NLL; nothing else is computed for it."""
+class Needs:
+    """What an objective needs of a split; nothing else is computed for it."""
 
-    positions: Positions = "answer"
-    """Where the vocabulary head runs."""
+    positions: Positions | None = "answer"
+    """Where the logits are read (``nll``, ``kl``, ``logits``, ``each``); None where only ``layers`` are: the
+    vocabulary head then does not run, nor does any layer above the last that is needed."""
     reference_nll: bool = False
-    """Whether the answers' NLL under the base model is needed."""
-    kl: bool = False
-    """Whether the KL from the base model is needed, at those positions."""
+    """Whether the answers' NLL under the base model is needed, of rows or of tokens."""
+    reference_logits: bool = False
+    """Whether the base model's logits are needed at those positions: for ``kl``, and for ``each``."""
+    layers: tuple[int, ...] = ()
+    """Decoder layers, counted from 0, whose outputs are needed at every attended token."""
+    reference_layers: tuple[int, ...] = ()
+    """The same under the base model."""
+    token_weights: bool = False
+    """Whether the term makes sense only where the data give weights to tokens."""
     padding: bool = False
     """Whether the KL is needed at a position of padding as well."""
 
-    def __or__(self, other: "Ask") -> "Ask":
+    def __or__(self, other: "Needs") -> "Needs":
         """What serves both."""
-        wide = "attended" in (self.positions, other.positions)
-        flags = (self.reference_nll or other.reference_nll, self.kl or other.kl, self.padding or other.padding)
-        return Ask("attended" if wide else "answer", *flags)
+        both = (self.positions, other.positions)
+        return Needs(
+            positions="attended" if "attended" in both else self.positions or other.positions,
+            reference_nll=self.reference_nll or other.reference_nll,
+            reference_logits=self.reference_logits or other.reference_logits,
+            layers=tuple(sorted({*self.layers, *other.layers})),
+            reference_layers=tuple(sorted({*self.reference_layers, *other.reference_layers})),
+            token_weights=self.token_weights or other.token_weights,
+            padding=self.padding or other.padding,
+        )
+
+    @property
+    def reference_output(self) -> bool:
+        """Whether anything of the base model is needed at these rows."""
+        return self.reference_nll or self.reference_logits or bool(self.reference_layers)
+
+
+@dataclass(frozen=True)
+class ReferenceOutput:
+    """The base model (adapter off, eval mode, no gradient) on the rows of a pass; None or empty what nobody needs."""
+
+    token_nll: Tensor | None = None
+    """[N] NLL of the target of each position, in nats; 0 where it is ``IGNORED``."""
+    hidden: Tensor | None = None
+    """[N, H] final hidden states."""
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
+    """Output [M, H] of each decoder layer that is needed, at the attended tokens."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """The policy's output over B rows of a split, at N positions, and what the base model says of the same rows.
-
-    ``hidden`` is [N, H], ``rows`` [N] the row of each position (0 to ``batch_size`` - 1), ``targets`` [N] the token
-    that follows if it belongs to the answer, else ``IGNORED``. ``max_length`` is the length, in tokens, to which the
-    released ZJUKLAB code pads every row. ``reference_nll`` [B] and ``reference_hidden`` [N, H] are those of the base
-    model (adapter off, eval mode, no gradient), or None where no objective asked for them. ``padding_kl`` is
-    KL(base || policy) at a position of padding, or None.
-    """
+    """The policy's output over B rows of a split: at N positions that are scored, and at all M attended tokens."""
 
     hidden: Tensor
+    """[N, H] final hidden states."""
     head: Head
     rows: Tensor
+    """[N] the row of each position, 0 to ``batch_size`` - 1."""
     targets: Tensor
+    """[N] the token that follows each position if it belongs to the answer, else ``IGNORED``."""
     batch_size: int
     max_length: int
-    reference_nll: Tensor | None = None
-    reference_hidden: Tensor | None = None
+    """Tokens to which the released ZJUKLAB code pads every row."""
+    reference: ReferenceOutput = ReferenceOutput()
+    token_weights: Tensor | None = None
+    """[N] the weight that the data give to each target; 1 where they say nothing. None if no objective needs it."""
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
+    """Output [M, H] of each decoder layer that an objective needs, at every attended token."""
+    layer_rows: Tensor | None = None
+    """[M] the row of each attended token."""
+    layer_targets: Tensor | None = None
+    """[M] the token that follows each if it belongs to the answer, else ``IGNORED``."""
     padding_kl: Tensor | None = None
+    """KL(base || policy) at a position of padding: a scalar, or None."""
+    wider: "Pass | None" = None
+    """The pass of which this one is the answer's positions."""
 
     @cached_property
     def is_answer(self) -> Tensor:
@@ -66,40 +105,85 @@ class Pass:
 
     @cached_property
     def logits(self) -> Tensor:
-        """[N, V] logits, for terms that need more than ``nll`` and ``kl``: N x V numbers and their gradients."""
+        """[N, V] logits of all positions at once: N x V numbers and their gradients. ``each`` takes less."""
         return self.head.logits(self.hidden)
 
     @cached_property
     def nll(self) -> Tensor:
         """[B] negative log-likelihood of each row's answer, in nats, summed over its tokens."""
-        return self._per_row(self._scores[0])
+        return self.per_row(self.token_nll)
 
     @cached_property
     def tokens(self) -> Tensor:
         """[B] answer tokens of each row."""
-        return self._per_row(self.is_answer.float())
+        return self.per_row(self.is_answer.float())
+
+    @property
+    def token_nll(self) -> Tensor:
+        """[N] negative log-likelihood of the target of each position, in nats; 0 where it is ``IGNORED``."""
+        return self._scores[0]
 
     @property
     def kl(self) -> Tensor:
         """[N] KL(base || policy) at each position, in nats."""
-        assert self.reference_hidden is not None, "the objective's `asks` has no kl"
+        assert self.reference.hidden is not None, "the objective's `needs` has no reference_logits"
         return self._scores[1]
+
+    @cached_property
+    def reference_nll(self) -> Tensor:
+        """[B] the base model's negative log-likelihood of each row's answer, in nats."""
+        return self.per_row(self.reference_token_nll)
+
+    @property
+    def reference_token_nll(self) -> Tensor:
+        """[N] the same of each position's target."""
+        assert self.reference.token_nll is not None, "the objective's `needs` has no reference_nll"
+        return self.reference.token_nll
+
+    def each(self, function: PositionFunction, *beside: Tensor) -> Tensor:
+        """[N] any function of each position's logits, in chunks: without the logits of all positions in memory.
+
+        ``function(logits [n, V], targets [n], reference_logits, *beside) -> [n]``; ``reference_logits`` is [n, V], or
+        None without ``Needs.reference_logits``; of each of ``beside`` [N, ...] it gets the same n places. The i-th
+        number may depend on the i-th position alone.
+        """
+        return self.head.each(function, self.hidden, self.targets, self.reference.hidden, *beside)
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """[B] sums of ``values`` [N] over the positions of each row."""
+        return values.new_zeros(self.batch_size).index_add(0, self.rows, values)
 
     @property
     def padded_size(self) -> int:
         """Positions of the rows as the released ZJUKLAB code pads them. Raises InputError if they have more."""
         size = self.batch_size * self.max_length
         if len(self.hidden) > size:
-            raise InputError(f"--model.max_length: rows of a micro-batch are longer than {self.max_length} tokens")
+            raise InputError(f"rows of a micro-batch are longer than {self.max_length} tokens", "max_length")
         return size
+
+    @cached_property
+    def answers(self) -> "Pass":
+        """The same at the positions that predict answer tokens alone; what both score is computed once."""
+        at, reference = self.is_answer, self.reference
+        token_nll = None if reference.token_nll is None else reference.token_nll[at]
+        hidden = None if reference.hidden is None else reference.hidden[at]
+        return replace(
+            self,
+            hidden=self.hidden[at],
+            rows=self.rows[at],
+            targets=self.targets[at],
+            reference=replace(reference, token_nll=token_nll, hidden=hidden),
+            token_weights=None if self.token_weights is None else self.token_weights[at],
+            wider=self,
+        )
 
     @cached_property
     def _scores(self) -> tuple[Tensor, Tensor]:
         # together: the NLL and the KL of a position come from the same logits
-        return self.head.scores(self.hidden, self.targets, self.reference_hidden)
-
-    def _per_row(self, values: Tensor) -> Tensor:
-        return values.new_zeros(self.batch_size).index_add(0, self.rows, values)
+        if self.wider is not None:
+            nll, kl = self.wider._scores
+            return nll[self.wider.is_answer], kl[self.wider.is_answer]
+        return self.head.scores(self.hidden, self.targets, self.reference.hidden)
 
 
 Passes = Mapping[Split, Pass]

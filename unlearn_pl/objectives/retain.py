@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unlearn_pl.data.records import Split
 from unlearn_pl.objectives.base import Objective, Reduction, reduce_nll
-from unlearn_pl.objectives.passes import Ask, Passes, Positions
+from unlearn_pl.objectives.passes import Needs, Passes, Positions
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class RetainNLL(Objective):
     is what Hugging Face models return as their loss."""
 
     @property
-    def asks(self) -> Mapping[Split, Ask]:
-        return {"retain": Ask()}
+    def needs(self) -> Mapping[Split, Needs]:
+        return {"retain": Needs()}
 
     def __call__(self, passes: Passes) -> Tensor:
         answers = passes["retain"]
@@ -43,9 +43,9 @@ class RetainKL(Objective):
     transformers 5, where padding attends to nothing)."""
 
     @property
-    def asks(self) -> Mapping[Split, Ask]:
+    def needs(self) -> Mapping[Split, Needs]:
         positions: Positions = "answer" if self.positions == "answer" else "attended"
-        return {"retain": Ask(positions, kl=True, padding=self.positions == "released")}
+        return {"retain": Needs(positions, reference_logits=True, padding=self.positions == "released")}
 
     def __call__(self, passes: Passes) -> Tensor:
         rows = passes["retain"]

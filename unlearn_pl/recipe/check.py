@@ -11,7 +11,6 @@ from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.cli import UnlearnCLI
 from unlearn_pl.data.readers import read_documents
 from unlearn_pl.errors import InputError, one_line, refusal_behind, within
-from unlearn_pl.evaluation.choice import read_subjects
 from unlearn_pl.evaluation.inputs import read_inputs
 from unlearn_pl.merging.adapters import check_config
 from unlearn_pl.models import tiny
@@ -21,6 +20,7 @@ from unlearn_pl.parsing import ShortErrors, with_flag
 from unlearn_pl.recipe.options import TAKEN, RecipeOptions
 from unlearn_pl.recipe.prepare import Prepare
 from unlearn_pl.recipe.recipe import Recipe
+from unlearn_pl.tasks.mmlu import read_subjects
 from unlearn_pl.tasks.synthetic import benchmark
 from unlearn_pl.training import memorise
 
@@ -144,7 +144,7 @@ def check_scores(recipe: Recipe) -> None:
     if options.prepare is None:
         read_inputs(recipe.inputs, recipe.evaluation)
         return
-    read_subjects(options.choice)
+    read_subjects(options.choice.folder, options.choice.shots, options.choice.limit)
     for name in ("member", "nonmember"):
         if (path := getattr(options.membership, name)) is not None:
             read_documents(path, f"membership.{name}")

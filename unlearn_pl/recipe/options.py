@@ -1,9 +1,11 @@
 """What a recipe file says: the fits, what is made of their adapters, and how all of it is scored."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from unlearn_pl.balance.options import BalanceOptions
-from unlearn_pl.evaluation.inputs import EvaluationOptions
+from unlearn_pl.evaluation.lm_eval import Harness
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.recipe.prepare import Prepare
 
@@ -83,8 +85,23 @@ class RecipeOptions(EvaluationOptions):
     balance or evaluate."""
     fit_args: list[str] = field(default_factory=list)
     """Further arguments of all fits, such as --trainer.devices=2."""
+    reference: str | None = None
+    """Folder or hub name of the model before unlearning, for perplexity and the reference attack; without it each
+    adapter's own base, and none for the merged models."""
+    retrained: str | None = None
+    """Output folder of an evaluation of a model that never saw the forget set, for forget quality."""
+    harness: Harness = field(default_factory=Harness)
+    """Tasks of lm-eval, on which every model is scored too."""
+    dtype: str = "float32"
+    """Type of the weights in which models are scored and merges searched: float32, bfloat16 or float16."""
+    device: str = "auto"
+    """Where models are scored: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one)."""
     trust_remote_code: bool = False
     """Run the Python code that the base model brings along."""
+
+    def __post_init__(self) -> None:
+        if self.prepare is None:  # else documents and questions come with what is prepared
+            super().__post_init__()
 
     @property
     def all_fits(self) -> dict[str, str]:
@@ -103,7 +120,7 @@ class RecipeOptions(EvaluationOptions):
         """``searches`` with the short form."""
         return self.searches | ({"balanced": self.balance} if self.balance else {})
 
-    @property
-    def evaluation(self) -> EvaluationOptions:
-        """How models are scored."""
-        return EvaluationOptions(**{name: getattr(self, name) for name in EvaluationOptions.__dataclass_fields__})
+    def evaluation(self, **changed: Any) -> EvaluationOptions:
+        """How models are scored, but for what is ``changed``."""
+        own = {name: getattr(self, name) for name in EvaluationOptions.__dataclass_fields__}
+        return EvaluationOptions(**own | changed)

@@ -8,14 +8,17 @@ from typing import Any
 
 from unlearn_pl.checkpoints.merge import CheckpointOptions
 from unlearn_pl.commands.balance import balance
-from unlearn_pl.commands.evaluate import evaluate
+from unlearn_pl.commands.evaluate import EvaluateOptions, evaluate
 from unlearn_pl.commands.merge import merge
 from unlearn_pl.commands.scoring import ScoringOptions
-from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationOptions
+from unlearn_pl.evaluation.inputs import EvaluationData
+from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.recipe.fit import run_fit
 from unlearn_pl.recipe.options import Balancing, Merging, RecipeOptions
 from unlearn_pl.recipe.prepare import Prepare, prepare_base, prepare_data
 from unlearn_pl.recipe.stage import Stage
+
+LOADING = ("reference", "retrained", "dtype", "device")
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,16 @@ class Recipe:
     @cached_property
     def evaluation(self) -> EvaluationOptions:
         """How models are scored: by the documents and questions that the recipe prepared, where it names no others."""
-        options = self.options.evaluation
-        if self.options.prepare is None:
-            return options
-        prepared = self.folder / "data"
-        if options.membership.nonmember is None:
+        options = self.options
+        if options.prepare is None:
+            return options.evaluation()
+        prepared, membership, choice = self.folder / "data", options.membership, options.choice
+        if membership.nonmember is None:
             member, nonmember = (str(prepared / "membership" / f"{name}.jsonl") for name in ("member", "nonmember"))
-            options = replace(options, membership=replace(options.membership, member=member, nonmember=nonmember))
-        if options.choice.folder is None:
-            options = replace(options, choice=replace(options.choice, folder=str(prepared / "mmlu")))
-        return options
+            membership = replace(membership, member=member, nonmember=nonmember)
+        if choice.folder is None:
+            choice = replace(choice, folder=str(prepared / "mmlu"))
+        return options.evaluation(membership=membership, choice=choice)
 
     def stages(self) -> Iterator[Stage]:
         """The stages in order; what a recipe does not ask for is not among them."""
@@ -165,7 +168,8 @@ class Recipe:
                 self.base, adapters, self.inputs, str(folder), balancing.search,
                 options=ScoringOptions(
                     membership=self.evaluation.membership, choice=self.evaluation.choice,
-                    generation=self.evaluation.generation, overwrite=True,
+                    generation=self.evaluation.generation, overwrite=True, dtype=self.options.dtype,
+                    device=self.options.device,
                     trust_remote_code=self.options.trust_remote_code,
                 ),
             ),
@@ -182,14 +186,20 @@ class Recipe:
             reads=local(model, adapter, *self._scoring_files()),
             outputs=(folder,),
             work=lambda _: evaluate(
-                model, output=str(folder), adapter=adapter, overwrite=True,
-                trust_remote_code=self.options.trust_remote_code, data=self.inputs, **vars(self.evaluation),
+                model, self.inputs, str(folder), adapter,
+                options=EvaluateOptions(**vars(self.evaluation), **self._loading(), overwrite=True),
             ),
         )  # fmt: skip
 
     def _scored_by(self) -> dict[str, Any]:
         """The settings of a stage that scores models."""
-        return {"data": asdict(self.inputs), **asdict(self.evaluation)}
+        loading = {name: getattr(self.options, name) for name in LOADING}
+        measured = {"data": asdict(self.inputs), "harness": asdict(self.options.harness)}
+        return {**measured, **asdict(self.evaluation), **loading}
+
+    def _loading(self) -> dict[str, Any]:
+        """What `unlearn-pl evaluate` takes beside what is measured, as this recipe gives it."""
+        return {name: getattr(self.options, name) for name in (*LOADING, "harness", "trust_remote_code")}
 
     def _scoring_files(self) -> tuple[str | None, ...]:
         options, data = self.evaluation, self.inputs

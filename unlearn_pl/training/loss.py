@@ -11,12 +11,12 @@ from torch import Tensor
 from unlearn_pl.data.batch import PairBatch
 from unlearn_pl.data.records import Split
 from unlearn_pl.models.body import vocabulary_head
-from unlearn_pl.models.fast.packing import row_hidden_states
+from unlearn_pl.models.layers import States
 from unlearn_pl.objectives.base import Objective
-from unlearn_pl.objectives.passes import Pass
+from unlearn_pl.objectives.passes import Needs, Pass, ReferenceOutput
 from unlearn_pl.training.accumulate import sum_one_by_one
-from unlearn_pl.training.packs import Part, asks_of, first_fit, slots_by_splits
-from unlearn_pl.training.reference import Reference, padding_kl
+from unlearn_pl.training.packs import Part, first_fit, needs_of, slots_by_splits
+from unlearn_pl.training.reference import Reference, padding_kl, states_of_parts
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PackedLoss:
     ):
         self.objectives, self.max_length, self.tokens_per_forward = objectives, max_length, tokens_per_forward
         self.pad_token_id = pad_token_id
-        self.asks, self.groups = asks_of(objectives), slots_by_splits(objectives)
+        self.needs, self.groups = needs_of(objectives), slots_by_splits(objectives)
 
     def __call__(self, model: PeftModel, batch: PairBatch, reference: Reference) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and by slot the unweighted terms without gradient, in nats; each a mean over micro-batches."""
@@ -70,11 +70,16 @@ class PackedLoss:
     @property
     def reads_padding(self) -> bool:
         """Whether a term needs ``pad_token_id``."""
-        return any(ask.padding for ask in self.asks.values())
+        return any(needs.padding for needs in self.needs.values())
+
+    @property
+    def layers(self) -> list[int]:
+        """Every decoder layer that a term reads."""
+        return sorted({layer for needs in self.needs.values() for layer in (*needs.layers, *needs.reference_layers)})
 
     def _units(self, micro_batch: PairBatch) -> list[Unit]:
         return [
-            Unit(slots, [Part(split, micro_batch.rows[split], self.asks[split]) for split in splits])
+            Unit(slots, [Part(split, micro_batch.rows[split], self.needs[split]) for split in splits])
             for splits, slots in self.groups.items()
         ]
 
@@ -87,21 +92,45 @@ class PackedLoss:
         for unit in pack:
             own = dict(passes.pop(0) for _ in unit.parts)
             for slot in unit.slots:
-                term = self.objectives[slot](own) / divisor
+                needs = self.objectives[slot].needs
+                term = self.objectives[slot]({split: self._seen(own[split], split, needs[split]) for split in needs})
+                term = term / divisor
                 terms[slot] = terms[slot] + term.detach()
                 weighted.append(self.objectives[slot].weight * term)
         return torch.stack(weighted).sum()
 
+    def _seen(self, computed: Pass, split: Split, needs: Needs) -> Pass:
+        """What a term gets of a pass that may have been computed at more positions than it reads."""
+        return computed.answers if needs.positions == "answer" != self.needs[split].positions else computed
+
     def _passes(self, model: PeftModel, parts: Sequence[Part], reference: Reference) -> list[tuple[Split, Pass]]:
         """One pass for each part, from one forward."""
-        said = reference(model, parts)
-        lengths = [length for part in parts for length in part.lengths]
-        hidden = row_hidden_states(model, torch.cat([part.input_ids for part in parts]), lengths)
-        padding = padding_kl(model, self.pad_token_id) if any(part.ask.padding for part in parts) else None
-        passes = []
-        for part, states, base in zip(parts, hidden.split([len(p.input_ids) for p in parts]), said, strict=True):
-            place, row, targets = part.asked
-            head, own = vocabulary_head(model), padding if part.ask.padding else None
-            scored = Pass(states[place], head, row, targets, len(part.lengths), self.max_length, *base, own)
-            passes.append((part.split, scored))
-        return passes
+        outputs = reference(model, parts)
+        layers = sorted({layer for part in parts for layer in part.needs.layers})
+        states = states_of_parts(model, parts, layers, any(part.needs.positions for part in parts))
+        padding = padding_kl(model, self.pad_token_id) if any(part.needs.padding for part in parts) else None
+        return [
+            (part.split, self._pass(model, part, own, base, padding if part.needs.padding else None))
+            for part, own, base in zip(parts, states, outputs, strict=True)
+        ]
+
+    def _pass(
+        self, model: PeftModel, part: Part, states: States, base: ReferenceOutput, padding: Tensor | None
+    ) -> Pass:
+        head, scored, attended = vocabulary_head(model), part.scored, part.attended
+        return Pass(
+            hidden=head.weight.new_empty(0, head.weight.shape[1])
+            if states.final is None
+            else states.final[scored.place],
+            head=head,
+            rows=scored.rows,
+            targets=scored.targets,
+            batch_size=len(part.lengths),
+            max_length=self.max_length,
+            reference=base,
+            token_weights=part.token_weights if part.needs.token_weights else None,
+            layers={layer: states.layers[layer] for layer in part.needs.layers},
+            layer_rows=attended.rows,
+            layer_targets=attended.targets,
+            padding_kl=padding,
+        )

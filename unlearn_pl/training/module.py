@@ -15,11 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unlearn_pl.data.batch import PairBatch, Rows
 from unlearn_pl.data.encoding import Encoded, start_ids
 from unlearn_pl.data.records import Split
-from unlearn_pl.data.splits import SIDES
+from unlearn_pl.data.splits import SIDES, side_of
 from unlearn_pl.errors import InputError
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
+from unlearn_pl.models.fast.linear import torch_products
+from unlearn_pl.models.layers import check_layers
 from unlearn_pl.models.load import with_end
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
 from unlearn_pl.models.padding import check_padding
@@ -31,8 +33,8 @@ from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.checkpointed import CheckpointedModule
 from unlearn_pl.training.divergence import refuse_divergence
 from unlearn_pl.training.loss import PackedLoss
-from unlearn_pl.training.packs import refuse_long_rows
-from unlearn_pl.training.policy import adamw, prepare_policy
+from unlearn_pl.training.packs import refuse_long_rows, refuse_missing
+from unlearn_pl.training.prepare import adamw, prepare_policy
 from unlearn_pl.training.reference import Reference, live_reference
 from unlearn_pl.training.schedule import (
     Warmup,
@@ -85,6 +87,10 @@ class UnlearningModule(CheckpointedModule):
         trust_remote_code: Run model code that comes with a hub repository.
         tokenizer: Folder or hub name of a tokenizer, or from Python a tokenizer, which a base in memory needs; default:
             the base's. The command line takes it from the data.
+        fast: Compute the loss by what of `unlearn_pl.models.fast` is exact for the model. `false`: by PEFT's own LoRA
+            layers, transformers' own attention over padded rows, and torch's products alone. Without dropout the two
+            differ by rounding; with it they drop other entries, at the same rate. A reference cache of one serves the
+            other too; `reference_cache.folder` null computes that part anew.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class UnlearningModule(CheckpointedModule):
         seed: int = 42,
         trust_remote_code: bool = False,
         tokenizer: TokenizerSource | None = None,
+        fast: bool = True,
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -124,7 +131,7 @@ class UnlearningModule(CheckpointedModule):
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
         self.gradient_checkpointing = gradient_checkpointing
         self.max_length, self.seed, self.trust_remote_code = max_length, seed, trust_remote_code
-        self.given_tokenizer = tokenizer
+        self.given_tokenizer, self.fast = tokenizer, fast
         self.packed_loss = PackedLoss(self.objectives, max_length, tokens_per_forward)
         self.reference_cache = reference_cache or ReferenceCache()
         self.reference: Reference = live_reference
@@ -152,12 +159,13 @@ class UnlearningModule(CheckpointedModule):
         base = self._base.load()
         refuse_broken(base, "an adapter")
         self.model = (
-            open_adapter(base, self.adapter, trainable=True)
+            open_adapter(base, self.adapter, trainable=True, fast=self.fast)
             if self.adapter
-            else attach_lora(base, self.lora, self.seed)
+            else attach_lora(base, self.lora, self.seed, self.fast)
         )
-        if not prepare_policy(self.model, self.gradient_checkpointing):
+        if not prepare_policy(self.model, self.gradient_checkpointing, self.fast) and self.fast:
             rank_zero_warn(f"{type(base).__name__} takes no packed rows; they are padded in groups of like lengths")
+        check_layers(self.model, self.packed_loss.layers)
         if self.packed_loss.reads_padding:
             self.packed_loss.pad_token_id = int(self.tokenizer.pad_token_id)
             check_padding(self.model, self.packed_loss.pad_token_id)
@@ -186,7 +194,7 @@ class UnlearningModule(CheckpointedModule):
         rows = self._checked_rows()
         if rows is None:  # a data module from elsewhere
             return
-        with self.trainer.precision_plugin.forward_context():
+        with self.trainer.precision_plugin.forward_context(), torch_products(not self.fast):
             if self.trainer.local_rank == 0:
                 self.reference = self._open_cache(rows)
             self.trainer.strategy.barrier("reference cache")
@@ -197,8 +205,10 @@ class UnlearningModule(CheckpointedModule):
         """The encoded rows, None with a data module from elsewhere. Raises InputError if one has a token without an
         embedding, or more tokens than the model has positions."""
         rows = getattr(getattr(self.trainer, "datamodule", None), "encoded", None)
+        if rows is not None and not self.trainer.predicting:
+            refuse_missing(self.packed_loss.needs, rows)
         for split, encoded in (rows or {}).items():
-            check_ids(self.model, (row.input_ids for row in encoded), split)
+            check_ids(self.model, (row.input_ids for row in encoded), side_of(split))
             if not self.trainer.predicting:  # which reads prompts alone
                 refuse_long_rows(self.model, split, encoded)
         return rows
@@ -214,8 +224,8 @@ class UnlearningModule(CheckpointedModule):
 
     def _open_cache(self, rows: dict[Split, Sequence[Encoded]]) -> Reference:
         precision = str(self.trainer.precision)
-        asks = self.packed_loss.asks
-        return open_or_build(self.model, rows, asks, self.reference_cache, precision, rank_zero_info) or live_reference
+        needs = self.packed_loss.needs
+        return open_or_build(self.model, rows, needs, self.reference_cache, precision, rank_zero_info) or live_reference
 
     def on_train_start(self) -> None:
         """What a resumed fit needs that Lightning does not restore, after it has emptied all gradients."""
@@ -285,7 +295,8 @@ class UnlearningModule(CheckpointedModule):
         return [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
 
     def _loss(self, batch: PairBatch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, terms = self.packed_loss(self.model, batch, self.reference)
+        with torch_products(not self.fast):
+            loss, terms = self.packed_loss(self.model, batch, self.reference)
         shown = {f"{stage}/{slot}": term for slot, term in terms.items()}
         shown |= {f"{stage}/{slot}_weighted": self.objectives[slot].weight * term for slot, term in terms.items()}
         options: dict[str, Any] = {"batch_size": len(batch), "sync_dist": stage != "train"}

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from unlearn_pl.data.batch import Rows
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
+from unlearn_pl.data.splits import side_of
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.head import IGNORED
 from unlearn_pl.models.rope import position_limit
 from unlearn_pl.objectives.base import Objective
-from unlearn_pl.objectives.passes import Ask, Positions
+from unlearn_pl.objectives.passes import Needs, Positions
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Part:
 
     split: Split
     rows: Rows
-    ask: Ask
+    needs: Needs
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -36,41 +37,69 @@ class Part:
         return self.rows.input_ids[self.rows.attention_mask.bool()]
 
     @cached_property
-    def asked(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Place in [T], row and target of each asked position, [N] each; see ``asked_positions``."""
-        return asked_positions(self.input_ids, self.rows.lengths, self.rows.answer_starts, self.ask.positions)
+    def scored(self) -> "Places":
+        """The N positions at which logits are needed."""
+        return self.attended.at(self.needs.positions)
+
+    @cached_property
+    def attended(self) -> "Places":
+        """All T tokens."""
+        return all_places(self.input_ids, self.rows.lengths, self.rows.answer_starts)
+
+    @cached_property
+    def token_weights(self) -> Tensor:
+        """[N] the weight of the token that follows each scored position."""
+        packed = self.rows.token_weights[self.rows.attention_mask.bool()]
+        return packed.roll(-1)[self.scored.place].masked_fill(self.scored.targets == IGNORED, 1)
 
 
-def asked_positions(
-    input_ids: Tensor, lengths: Tensor, answer_starts: Tensor, rule: Positions
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Place in the packed ``input_ids`` [T], row and target of each asked position, [N] each; the target is
-    ``IGNORED`` where no answer token follows."""
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    following = torch.arange(1, len(input_ids) + 1, device=lengths.device) - (lengths.cumsum(0) - lengths)[row]
-    predicts_answer = (following >= answer_starts[row]) & (following < lengths[row])
-    targets = input_ids.roll(-1).masked_fill(~predicts_answer, IGNORED)
-    asked = predicts_answer if rule == "answer" else torch.ones_like(predicts_answer)
-    place = asked.nonzero()[:, 0]
-    return place, row[place], targets[place]
+@dataclass(frozen=True)
+class Places:
+    """N positions of T packed tokens: their ``place`` in [T], their ``rows``, and their ``targets``, the token that
+    follows if it belongs to the answer, else ``IGNORED``; [N] each."""
+
+    place: Tensor
+    rows: Tensor
+    targets: Tensor
+
+    def at(self, rule: Positions | None) -> "Places":
+        """Of all tokens those that the rule names; None names none."""
+        if rule == "attended":
+            return self
+        chosen = (self.targets != IGNORED).nonzero()[:, 0] if rule == "answer" else self.place[:0]
+        return Places(chosen, self.rows[chosen], self.targets[chosen])
 
 
-def asks_of(objectives: Mapping[str, Objective]) -> dict[Split, Ask]:
+def all_places(input_ids: Tensor, lengths: Tensor, answer_starts: Tensor) -> Places:
+    """The places of packed ``input_ids`` [T], of rows with these ``lengths`` [B] and ``answer_starts`` [B]."""
+    place = torch.arange(len(input_ids), device=lengths.device)
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    following = place + 1 - (lengths.cumsum(0) - lengths)[rows]
+    predicts_answer = (following >= answer_starts[rows]) & (following < lengths[rows])
+    return Places(place, rows, input_ids.roll(-1).masked_fill(~predicts_answer, IGNORED))
+
+
+def needs_of(objectives: Mapping[str, Objective]) -> dict[Split, Needs]:
     """What all objectives together need of each split."""
-    asks: dict[Split, Ask] = {}
+    needs: dict[Split, Needs] = {}
     for objective in objectives.values():
-        for split, ask in objective.asks.items():
-            asks[split] = asks[split] | ask if split in asks else ask
-    return asks
+        for split, own in objective.needs.items():
+            needs[split] = needs[split] | own if split in needs else own
+    return needs
 
 
 def slots_by_splits(objectives: Mapping[str, Objective]) -> dict[tuple[Split, ...], list[str]]:
-    """The slots that can be computed apart: those that read the same splits, or all if one reads both."""
-    reads = {slot: tuple(sorted(objective.asks)) for slot, objective in objectives.items()}
-    everything = tuple(sorted({split for splits in reads.values() for split in splits}))
-    if everything in reads.values():
-        return {everything: list(reads)}
-    return {splits: [slot for slot in reads if reads[slot] == splits] for splits in dict.fromkeys(reads.values())}
+    """The slots that can be computed apart, by the splits they read: two that share a split are computed together."""
+    groups: list[tuple[set[Split], list[str]]] = []
+    for slot, objective in objectives.items():
+        splits = set(objective.needs)
+        touched = [group for group in groups if group[0] & splits]
+        joined = (splits.union(*(own for own, _ in touched)), [*(name for _, names in touched for name in names), slot])
+        place = groups.index(touched[0]) if touched else len(groups)
+        groups.insert(place, joined)
+        groups = [group for group in groups if not any(group is one for one in touched)]
+    order = list(objectives)
+    return {tuple(sorted(splits)): sorted(slots, key=order.index) for splits, slots in groups}
 
 
 def first_fit(sizes: Sequence[int], limit: int | None) -> list[list[int]]:
@@ -100,6 +129,19 @@ def refuse_long_rows(model: nn.Module, split: Split, rows: Sequence[Encoded]) ->
     for row in rows:
         if len(row.input_ids) > limit:
             raise InputError(
-                f"--data.max_length: row {row.record_id!r} of --data.{split} has {len(row.input_ids)} tokens, the "
-                f"model has {limit} positions; give at most {limit}"
+                f"row {row.record_id!r} of {split} has {len(row.input_ids)} tokens, the model has {limit} positions; "
+                f"give at most {limit}",
+                "max_length",
             )
+
+
+def refuse_missing(needs: Mapping[Split, Needs], rows: Mapping[Split, Sequence[Encoded]]) -> None:
+    """Raise InputError if a term reads a split, or weights of tokens, that the data do not have."""
+    for split, own in needs.items():
+        if split not in rows:
+            side = side_of(split)
+            why = f"; each row of {side} needs another answer in a field 'alternate'" if side != split else ""
+            raise InputError(f"a term reads the split {split!r}, which the data do not have{why}", "objectives")
+        if own.token_weights and all(row.token_weights is None for row in rows[split]):
+            reason = f"a term weighs the tokens of {split}, and no row of it has a field 'answer_weights'"
+            raise InputError(reason, "objectives")

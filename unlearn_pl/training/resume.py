@@ -103,6 +103,7 @@ def settings_of(module: Any) -> dict[str, Any]:
         "lora.dropout": config.lora_dropout,
         "adapter": module.adapter,
         "seed": module.seed,
+        "fast": module.fast,
         "precision": str(trainer.precision),
         "accumulate_grad_batches": scheduler.scheduling if scheduler else trainer.accumulate_grad_batches,
         "gradient_clip_val": trainer.gradient_clip_val,

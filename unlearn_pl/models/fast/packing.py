@@ -66,12 +66,27 @@ def enable_packing(model: nn.Module) -> bool:
         if packing_is_exact(model):
             return True
         causal.set_attn_implementation("sdpa")
+    refuse_inexact_padding(model, " takes no packed rows, and")
+    return False
+
+
+def disable_packing(model: nn.Module) -> None:
+    """Let ``model`` compute as transformers does, rows padded; one in memory may come from a fit that packed them.
+    Raises InputError if padded rows are not exact."""
+    causal = causal_model(model)
+    if causal.config._attn_implementation == PACKED:
+        causal.set_attn_implementation("sdpa")
+    refuse_inexact_padding(model)
+
+
+def refuse_inexact_padding(model: nn.Module, because: str = "") -> None:
+    """Raise InputError if a row padded on the right gives something else than the row alone; ``because`` goes into the
+    message."""
     if not padding_is_exact(model):
         raise InputError(
-            f"model: {type(causal).__name__} takes no packed rows, and gives another output for a row padded on the "
-            "right than for the row alone, so rows cannot share a forward"
+            f"model: {type(causal_model(model)).__name__}{because} gives another output for a row padded on the right "
+            "than for the row alone, so rows cannot share a forward"
         )
-    return False
 
 
 def attention_was_set(causal: PreTrainedModel, name: str) -> bool:

@@ -3,15 +3,16 @@
 import csv
 import io
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unlearn_pl.data.records import joined
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, write_json_lines, write_text
+from unlearn_pl.tasks.mmlu import Subject
 from unlearn_pl.tasks.synthetic.documents import WRITERS, Document, invent_document
 from unlearn_pl.tasks.synthetic.inventor import Inventor
-from unlearn_pl.tasks.synthetic.questions import FACTS, MOST_QUESTIONS, SHOTS, Subject, few_shot_text, invent_subject
+from unlearn_pl.tasks.synthetic.questions import FACTS, MOST_QUESTIONS, SHOTS, invent_subject
 
 MOST_DOCUMENTS = 250
 
@@ -34,7 +35,7 @@ class Synthetic:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Invented:
     """The synthetic benchmark in memory. ``knowledge`` holds few-shot prompts with answers, to be taught as text."""
 
     forget: tuple[Document, ...]
@@ -63,14 +64,16 @@ def write_benchmark(folder: str | Path, options: Synthetic, overwrite: bool = Fa
                 target / "membership" / f"{name}.jsonl", ({"document": document.text} for document in documents)
             )
         for subject in benchmark.subjects:
-            for part, questions in (("dev", subject.dev), ("test", subject.test)):
+            for part, questions in (("dev", subject.shots), ("test", subject.questions)):
                 table = io.StringIO()
-                csv.writer(table, lineterminator="\n").writerows(question.row() for question in questions)
+                csv.writer(table, lineterminator="\n").writerows(
+                    [one.text, *one.options, one.answer] for one in questions
+                )
                 write_text(target / "mmlu" / part / f"{subject.name}_{part}.csv", table.getvalue())
         write_json_lines(target / "knowledge.jsonl", ({"document": text} for text in benchmark.knowledge))
 
 
-def invent_benchmark(options: Synthetic) -> Benchmark:
+def invent_benchmark(options: Synthetic) -> Invented:
     """The benchmark of ``options``. Raises InputError if a size is out of range."""
     check_sizes(options)
     inventor = Inventor(options.seed)
@@ -81,7 +84,7 @@ def invent_benchmark(options: Synthetic) -> Benchmark:
     source = random.Random(f"synthetic questions {options.seed}")
     subjects = tuple(invent_subject(name, options.questions, source) for name in FACTS)
     knowledge = tuple(text for subject in subjects for text in teach(subject, options.times_taught, source))
-    return Benchmark(forget, retain, nonmembers, subjects, knowledge)
+    return Invented(forget, retain, nonmembers, subjects, knowledge)
 
 
 def tokenizer_texts(options: Synthetic) -> list[str]:
@@ -97,17 +100,18 @@ def tokenizer_texts(options: Synthetic) -> list[str]:
 
 
 def teach(subject: Subject, times: int, source: random.Random) -> list[str]:
-    """Few-shot prompts in which every dev and test question is answered ``times`` times.
+    """Few-shot prompts in which every question, solved ones too, is answered ``times`` times.
 
     The questions, shuffled, are dealt to prompts of six (the last may be shorter), so that each prompt teaches its
     questions after zero, one, ..., five examples; the examples change, since a model would learn the answer by them.
     """
     texts = []
     for _ in range(times):
-        questions = source.sample((*subject.dev, *subject.test), len(subject.dev) + len(subject.test))
+        questions = source.sample((*subject.shots, *subject.questions), len(subject.shots) + len(subject.questions))
         for start in range(0, len(questions), SHOTS + 1):
             *examples, asked = questions[start : start + SHOTS + 1]
-            texts.append(few_shot_text(subject.name, examples, asked))
+            prompt = replace(subject, shots=tuple(examples)).prompt(asked, len(examples))
+            texts.append(f"{prompt} {asked.answer}")
     return texts
 
 
@@ -120,4 +124,4 @@ def check_sizes(options: Synthetic) -> None:
     }
     for name, most in limits.items():
         if not 1 <= getattr(options, name) <= most:
-            raise InputError(f"--prepare.synthetic.{name}: must be from 1 to {most}, got {getattr(options, name)}")
+            raise InputError(f"must be from 1 to {most}, got {getattr(options, name)}", name)

@@ -1,11 +1,11 @@
-"""Multiple-choice questions on simple facts, in the CSV layout and the few-shot prompt form of MMLU."""
+"""Multiple-choice questions on simple facts, in the form of MMLU."""
 
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
-LETTERS = "ABCD"
+from unlearn_pl.tasks.mmlu import LETTERS, Question, Subject
+
 SHOTS = 5
 
 CAPITALS = """
@@ -43,43 +43,8 @@ alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron
 """
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question with four options, in order, and the letter of the right one."""
-
-    text: str
-    options: tuple[str, str, str, str]
-    letter: str
-
-    def row(self) -> list[str]:
-        """The row of an MMLU file: question, the options A to D, the letter."""
-        return [self.text, *self.options, self.letter]
-
-    def block(self) -> str:
-        """The question as MMLU prompts show it, up to and with ``Answer:``."""
-        options = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True))
-        return f"{self.text}{options}\nAnswer:"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The questions of one subject: ``dev`` gives the examples of a prompt, ``test`` is asked."""
-
-    name: str
-    dev: tuple[Question, ...]
-    test: tuple[Question, ...]
-
-
-def few_shot_text(subject: str, examples: list[Question], question: Question) -> str:
-    """A prompt in the form of MMLU (Hendrycks et al. 2021) followed by the right letter."""
-    # the two spaces after "about" are in the original prompts
-    heading = f"The following are multiple choice questions (with answers) about  {subject.replace('_', ' ')}.\n\n"
-    shots = "".join(f"{example.block()} {example.letter}\n\n" for example in examples)
-    return f"{heading}{shots}{question.block()} {question.letter}"
-
-
 def invent_subject(name: str, questions: int, source: random.Random) -> Subject:
-    """Five dev questions and ``questions`` test questions of subject ``name``, a key of ``FACTS``.
+    """Five solved questions and ``questions`` to be asked of subject ``name``, a key of ``FACTS``.
 
     Both parts are balanced: the letters of the right answers differ in frequency by at most one. ``questions`` is at
     most ``MOST_QUESTIONS``.

@@ -5,15 +5,18 @@ from peft import PeftModel
 
 from unlearn_pl.models.body import causal_model, check_head
 from unlearn_pl.models.causal import refuse_reading_ahead
-from unlearn_pl.models.fast.packing import enable_packing
+from unlearn_pl.models.fast.packing import disable_packing, enable_packing
 
 
-def prepare_policy(model: PeftModel, gradient_checkpointing: bool = False) -> bool:
-    """Put ``model`` into training mode, its rows packed where that is exact; False if they cannot be packed. Raises InputError if it reads ahead, or its vocabulary head is not plain and frozen."""
+def prepare_policy(model: PeftModel, gradient_checkpointing: bool = False, fast: bool = True) -> bool:
+    """Put ``model`` into training mode, its rows packed if that is wished (``fast``) and exact; False if they are
+    padded. Raises InputError if it reads ahead, or its vocabulary head is not plain and frozen."""
     model.eval()  # both trials compare two forwards, which dropout would make differ
     refuse_reading_ahead(model)
     check_head(model)
-    packed = enable_packing(model)
+    packed = fast and enable_packing(model)
+    if not fast:
+        disable_packing(model)
     if gradient_checkpointing:
         causal_model(model).activation_checkpointing_enable({"use_reentrant": False})
     model.train()  # from_pretrained leaves eval mode, in which Hugging Face skips gradient checkpointing

@@ -1,0 +1,162 @@
+"""A benchmark of one's own: three sets, its own row score, metric and aggregate, in one file."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+import unlearn_pl
+from unlearn_pl import Benchmark, EvaluationOptions, InputError, Lume, Record, Results, RowSet, evaluate
+from unlearn_pl.__main__ import main
+from unlearn_pl.evaluation.inputs import read_inputs
+from unlearn_pl.inference.generation import Generation
+from unlearn_pl.metrics.metric import ALWAYS, Estimate, Metric
+from unlearn_pl.tasks.base import Term
+
+Build = Callable[[], LlamaForCausalLM]
+
+LONGEST = Metric(
+    name="longest",
+    family=ALWAYS,
+    formula="characters of the longest text",
+    better="lower",
+    range="> 0",
+    source="own",
+    statistic=lambda measured: {"longest": Estimate(max(len(row.text) for row in measured.samples), 1)},
+)
+
+
+class Colours(Benchmark):
+    """The score of a row is the share of the answer's letters in the text."""
+
+    metrics = (LONGEST,)
+
+    def __init__(self, rows: int = 2):
+        self.rows = rows
+
+    def sets(self) -> list[RowSet]:
+        def of(name: str) -> list[Record]:
+            return [Record(f"{name}{n}", f"{name} {n} is", "black and white") for n in range(self.rows)]
+
+        documents = ["it is black", "it is white", "it is grey"]
+        return [
+            RowSet("night", "forget", of("night")),
+            RowSet("day", "retain", of("day")),
+            RowSet("world", "utility", of("world")),
+            RowSet("seen", "member", documents=documents),
+            RowSet("unseen", "nonmember", documents=[f"{text} too" for text in documents]),
+        ]
+
+    def score(self, row: Record, text: str) -> float:
+        return sum(letter in text for letter in row.output) / len(row.output)
+
+    def task_aggregate(self, terms: Sequence[Term]) -> float:
+        return min(term.value for term in terms if term.value is not None)
+
+    def aggregate(self, task: float | None, membership: float | None, choice: float | None) -> float | None:
+        return None if task is None or membership is None else task * membership
+
+
+OPTIONS = EvaluationOptions(generation=Generation(max_new_tokens=6))
+
+
+@pytest.fixture(scope="module")
+def results(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> Results:
+    return evaluate(tiny_model(), tokenizer, Colours(), OPTIONS)
+
+
+def test_terms_and_aggregates_are_its_own(results: Results) -> None:
+    scores = {name: [row.score for row in results.samples if row.split == name] for name in ("night", "day", "world")}
+    means = {name: sum(values) / 2 for name, values in scores.items()}
+    for row in results.samples:
+        assert row.score == sum(letter in row.text for letter in "black and white") / 15
+    terms = {"night/score": 1 - means["night"], "day/score": means["day"], "world/score": means["world"]}
+    assert results.terms == pytest.approx(terms)
+    assert results.task_aggregate == pytest.approx(min(terms.values()))
+    assert results.membership_score is not None
+    assert results.aggregate == pytest.approx(min(terms.values()) * results.membership_score)
+    assert results.counts == dict.fromkeys(terms, 2) | {"questions": 0, "member": 3, "nonmember": 3}
+    assert "semeval" not in results.to_json()
+
+
+def test_every_set_has_the_general_metrics_in_the_direction_of_its_role(results: Results) -> None:
+    better = {name: results.scores[f"{name}/keyword_leakage"]["better"] for name in ("night", "day", "world")}
+    assert better == {"night": "lower", "day": "higher", "world": "higher"}
+    assert results.scores["longest"]["value"] == max(len(row.text) for row in results.samples)
+    assert Results.from_json(json.loads(json.dumps(results.to_json()))).to_json() == results.to_json()
+
+
+class Twice(Colours):
+    def sets(self) -> list[RowSet]:
+        return [*super().sets(), super().sets()[0]]
+
+
+class NothingToForget(Colours):
+    def sets(self) -> list[RowSet]:
+        return super().sets()[1:]
+
+
+def test_sets_are_checked() -> None:
+    with pytest.raises(InputError, match="Twice has 2 sets called 'night'; they must differ"):
+        read_inputs(Twice(), OPTIONS)
+    with pytest.raises(InputError, match="NothingToForget has no row to be forgotten"):
+        read_inputs(NothingToForget(), OPTIONS)
+
+
+def test_lume_in_memory_is_lume_of_files(tmp_path: Path, tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = {
+        split: [Record(f"{split}{end}", f"{split} {end}?", "a black cat", "Task1", end[:2]) for end in ("sc1", "qa0")]
+        for split in ("forget", "retain")
+    }
+    for split, records in rows.items():
+        lines = [
+            json.dumps({"id": row.id, "input": row.input, "output": row.output, "task": row.task}) for row in records
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    model = tiny_model()
+    memory = evaluate(model, tokenizer, Lume(rows["forget"], rows["retain"]), OPTIONS)
+    files = Lume(tmp_path / "forget.jsonl", str(tmp_path / "retain.jsonl"))
+    assert evaluate(model, tokenizer, files, OPTIONS).to_json() == memory.to_json()
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """``unlearn-pl evaluate`` where this file can be imported."""
+    places = [str(Path(__file__).parent), str(Path(unlearn_pl.__file__).parents[1])]
+    return subprocess.run(
+        [sys.executable, "-m", "unlearn_pl", "evaluate", *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(places)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_takes_one_file(base_folder: str, tmp_path: Path) -> None:
+    """By import path, with an option of the benchmark's own; its rows are not mixed with those of the command."""
+    options = [f"--model={base_folder}", f"--output={tmp_path / 'out'}", "--device=cpu"]
+    options += ["--generation.max_new_tokens=6", "--benchmark=test_own_benchmark.Colours", "--benchmark.rows=1"]
+    done = command(*options)
+    assert done.returncode == 0, done.stderr
+    assert "Task Aggregate" in done.stdout
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert list(results["terms"]) == ["night/score", "day/score", "world/score"]
+    assert results["counts"]["night/score"] == 1
+    assert results["provenance"]["config"]["benchmark"] == "test_own_benchmark.Colours"
+    assert set(results["provenance"]["hashes"]) >= {"night", "day", "world", "seen", "unseen"}
+    both = command(*options, "--data.forget=f.jsonl", "--data.retain=r.jsonl", "--overwrite")
+    assert both.returncode == 2
+    assert both.stderr == "unlearn-pl: error: --benchmark: not with data: a benchmark brings its own rows\n"
+
+
+def test_without_rows_the_command_says_what_is_needed(
+    base_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["unlearn-pl", "evaluate", f"--model={base_folder}", f"--output={tmp_path / 'o'}"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err.splitlines()[-1].startswith("unlearn-pl: error: --data.forget: needed")
