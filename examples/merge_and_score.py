@@ -5,9 +5,8 @@ from copy import deepcopy
 
 from lightning.pytorch import Trainer
 
-from unlearn_pl import NPO, ForgetRetainData, Lora, Record, RetainNLL, UnlearningModule, evaluate, merge_adapters
+from unlearn_pl import NPO, ForgetRetainData, Lora, Lume, Record, RetainNLL, UnlearningModule, evaluate, merge_adapters
 from unlearn_pl.models.tiny import TinyModel, build_tiny
-from unlearn_pl.tasks.lume import Lume
 
 rows = {
     name: [

@@ -4,9 +4,8 @@ import tempfile
 
 from lightning.pytorch import Trainer, seed_everything
 
-from unlearn_pl import NPO, ForgetRetainData, Lora, Record, RetainKL, RetainNLL, UnlearningModule, evaluate
+from unlearn_pl import NPO, ForgetRetainData, Lora, Lume, Record, RetainKL, RetainNLL, UnlearningModule, evaluate
 from unlearn_pl.models.tiny import TinyModel, build_tiny
-from unlearn_pl.tasks.lume import Lume
 from unlearn_pl.tasks.synthetic.benchmark import Synthetic, invent_benchmark, tokenizer_texts
 from unlearn_pl.training.memorise import Memorise, memorise
 

@@ -49,7 +49,9 @@ def test_the_pages_show_commands() -> None:
 @pytest.mark.parametrize(("page", "command"), SHOWN)
 def test_a_command_is_taken(page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    (tmp_path / "my_file.py").write_text("from unlearn_pl.tasks.lume import Lume\n\n\nclass MyBenchmark(Lume):\n    pass\n")
+    (tmp_path / "my_file.py").write_text(
+        "from unlearn_pl.tasks.lume import Lume\n\n\nclass MyBenchmark(Lume):\n    pass\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     words = shlex.split(command)
     if words[:2] == ["python", "-m"]:
@@ -89,7 +91,9 @@ def test_links_lead_somewhere() -> None:
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.filterwarnings("ignore:.*tensorboardX", "ignore:The number of training batches", "ignore:.*logging interval")
+@pytest.mark.filterwarnings(
+    "ignore:.*tensorboardX", "ignore:The number of training batches", "ignore:.*logging interval"
+)
 def test_the_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the names that it takes for granted: a model and its tokenizer."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

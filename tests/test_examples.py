@@ -14,7 +14,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 def run(program: Path, folder: Path) -> str:
     """What a program prints that runs in ``folder``, with this tree's package."""
-    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    paths = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, cwd=folder, env=paths)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
