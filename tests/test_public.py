@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
+from inspect import isfunction
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,10 @@ def python(code: str) -> str:
 @pytest.mark.parametrize("name", unlearn_pl.__all__)
 def test_every_public_name_is_loaded_at_its_first_use(name: str) -> None:
     value = getattr(unlearn_pl, name)
-    assert value.__name__ == name
+    assert value is getattr(import_module(f"unlearn_pl.{unlearn_pl._HOME[name]}"), name)
     assert value.__doc__
-    assert value.__module__.startswith("unlearn_pl.")
+    if isinstance(value, type) or isfunction(value):
+        assert value.__module__ == f"unlearn_pl.{unlearn_pl._HOME[name]}", "a name's home is where it is defined"
 
 
 def test_another_name_is_no_attribute() -> None:

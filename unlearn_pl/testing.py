@@ -15,7 +15,7 @@ KEYS = ("logits", "targets", "rows", "reference_logits", "token_weights", "layer
         "layer_rows", "layer_targets", "max_length", "padding_kl")  # fmt: skip
 
 
-def term_value(term: Objective, **splits: Mapping[str, Any]) -> Tensor:
+def term_value(term: Objective, **splits: Mapping[str, Any] | None) -> Tensor:
     """The unweighted term of one micro-batch: a scalar in nats, differentiable with respect to the tensors given.
 
     ``term_value(NPO(beta=1), forget={"logits": ..., "targets": ..., "rows": ..., "reference_logits": ...})``: each
@@ -26,7 +26,7 @@ def term_value(term: Objective, **splits: Mapping[str, Any]) -> Tensor:
     * ``reference_logits`` [N, V], the base model's, if the term needs them or the base model's NLL;
     * ``token_weights`` [N], the weight of each target, by default 1;
     * ``layers`` and ``reference_layers``, decoder layer -> its output [M, H] at all M attended tokens, with
-      ``layer_rows`` [M] and ``layer_targets`` [M], by default ``rows`` and ``targets``, so that M = N;
+      ``layer_rows`` [M] and ``layer_targets`` [M], by default ``rows`` and ``targets`` where M = N;
     * ``max_length`` (by default N) and ``padding_kl`` (by default 0), for terms on padding.
 
     Numbers in lists become float64. A term that reads layers alone needs no logits, targets or rows, but ``layer_rows``
@@ -34,10 +34,10 @@ def term_value(term: Objective, **splits: Mapping[str, Any]) -> Tensor:
     """
     passes = {}
     for split, needs in term.needs.items():
-        if split not in splits:
+        if splits.get(split) is None:
             raise InputError(f"{type(term).__name__} reads this split; give it", split)
         with within(split):
-            own = pass_of(splits[split], needs)
+            own = pass_of(splits[split] or {}, needs)
         passes[split] = own.answers if needs.positions == "answer" else own
     return term(passes)
 
@@ -52,8 +52,12 @@ def pass_of(given: Mapping[str, Any], needs: Needs) -> Pass:
     rows, targets = (whole_numbers(given.get(name, [])) for name in ("rows", "targets"))
     logits = numbers(given.get("logits", torch.empty(len(rows), 1)))
     head = Head(torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device))
-    layer_rows = whole_numbers(given.get("layer_rows", rows))
-    every_row = torch.cat([rows, layer_rows])
+    attended = len(next(iter([*layers.values(), *reference_layers.values()]), rows))
+    layer_rows, layer_targets = (
+        whole_numbers(given[key]) if key in given else own if len(own) == attended else None
+        for key, own in (("layer_rows", rows), ("layer_targets", targets))
+    )
+    every_row = rows if layer_rows is None else torch.cat([rows, layer_rows])
     weights = numbers(given.get("token_weights", torch.ones(len(rows), dtype=logits.dtype)))
     return Pass(
         hidden=logits,
@@ -66,7 +70,7 @@ def pass_of(given: Mapping[str, Any], needs: Needs) -> Pass:
         token_weights=weights,
         layers=layers,
         layer_rows=layer_rows,
-        layer_targets=whole_numbers(given.get("layer_targets", targets)),
+        layer_targets=layer_targets,
         padding_kl=numbers(given.get("padding_kl", 0.0)),
     )
 
