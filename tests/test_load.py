@@ -133,7 +133,7 @@ def test_torn_files_are_told_in_one_line(base_folder: str, tmp_path: Path) -> No
 def test_an_adapter_is_no_base(tmp_path: Path) -> None:
     """transformers would fetch the base that it names, and put the adapter on that."""
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
-    with pytest.raises(InputError, match=f"model: {tmp_path} is an adapter; name the base model .*--adapter"):
+    with pytest.raises(InputError, match=f"model: {tmp_path} is an adapter; name the base model .* with adapter$"):
         load_base(str(tmp_path))
 
 
@@ -149,11 +149,11 @@ def test_an_adapter_is_no_base(tmp_path: Path) -> None:
 def test_quantised_weights_are_told(tiny_model: Callable[[], LlamaForCausalLM], settings: object, name: str) -> None:
     model = tiny_model()
     assert quantisation(model) is None
-    refuse_quantised(model, "--save-model")
+    refuse_quantised(model, "save_model")
     model.config.quantization_config = settings
     assert quantisation(model) == name
-    with pytest.raises(InputError, match=rf"stored quantised \({name}\): --save-model needs plain weights"):
-        refuse_quantised(model, "--save-model")
+    with pytest.raises(InputError, match=rf"stored quantised \({name}\): save_model needs plain weights"):
+        refuse_quantised(model, "save_model")
 
 
 def test_a_skeleton_tells_it_too(base_folder: str, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def assert_step_is_plain(base: Any, targets: str | list[str], tolerance: float, 
     return model
 
 
-@pytest.mark.filterwarnings("ignore:--model.lora.target_modules all-linear. adapts experts", "ignore:fan_in_fan_out")
+@pytest.mark.filterwarnings("ignore:lora.target_modules all-linear. adapts experts", "ignore:fan_in_fan_out")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_is_the_plain_formulation(family: str, tmp_path: Path) -> None:
     name, options, targets, tolerance = FAMILIES[family]

@@ -58,11 +58,11 @@ def test_an_adapters_tokenizer_must_be_named(
     base_folder: str, adapter: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(
-        InputError, match=rf"--tokenizer: {adapter} holds .*\(id {len(tokenizer)} is the token '<\|q\|>', which"
+        InputError, match=rf"^tokenizer: {adapter} holds .*\(id {len(tokenizer)} is the token '<\|q\|>', which"
     ):
         find_tokenizer(base_folder, [adapter])
-    with pytest.raises(InputError, match=rf"give --data.tokenizer {adapter} if .*, --data.tokenizer {base_folder} if"):
-        find_tokenizer(base_folder, [adapter], flag="--data.tokenizer")
+    with pytest.raises(InputError, match=rf"give {adapter} if .*, {base_folder} if"):
+        find_tokenizer(base_folder, [adapter])
     assert len(find_tokenizer(base_folder, [adapter], adapter)) == len(tokenizer) + 1
     assert len(find_tokenizer(base_folder, [adapter], base_folder)) == len(tokenizer)
     tokenizer.save_pretrained(adapter)
@@ -79,7 +79,7 @@ def test_an_adapters_tokenizer_may_end_answers_otherwise(
     assert find_tokenizer(base_folder, [adapter]).eos_token == tokenizer.eos_token
     other.eos_token = "^"
     other.save_pretrained(adapter)
-    with pytest.raises(InputError, match=r"^--tokenizer: .* \(its answers end with '\^' and not '"):
+    with pytest.raises(InputError, match=r"^tokenizer: .* \(its answers end with '\^' and not '"):
         find_tokenizer(base_folder, [adapter])
 
 
@@ -105,7 +105,7 @@ def test_a_reference_may_have_fewer_embeddings(
 
 
 def test_a_fit_takes_the_tokenizer_from_one_place(base_folder: str, adapter: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--data.tokenizer: .* holds another tokenizer"):
+    with pytest.raises(InputError, match=r"^tokenizer: .* holds another tokenizer"):
         module(base_folder, adapter=adapter).tokenizer  # noqa: B018
     named = module(base_folder, adapter=adapter, tokenizer=adapter)
     data = ForgetRetainData(**write_rows(tmp_path), tokenizer=adapter)

@@ -72,7 +72,7 @@ def rename(missing: list[str], surplus: list[str]) -> str | None:
 
 
 def refuse_broken(model: nn.Module, what: str) -> None:
-    """Raise InputError if a weight of the base ``model`` is NaN or infinite: ``what`` (such as ``--save-model``) would
+    """Raise InputError if a weight of the base ``model`` is NaN or infinite: ``what`` (such as ``save_model``) would
     only hand it on. The measures of `evaluate` tell such a model by themselves."""
     weights = {name: weight for name, weight in model.named_parameters() if weight.dtype in PLAIN}
     broken = [name for name, weight in weights.items() if not (weight.sum().isfinite() or weight.isfinite().all())]

@@ -114,9 +114,7 @@ def check_head(model: nn.Module) -> None:
     causal = causal_model(model)
     name, head = type(causal).__name__, causal.get_output_embeddings()
     if type(head) is not nn.Linear or head.weight.requires_grad:
-        raise InputError(
-            f"--model.lora.target_modules: the vocabulary head must stay frozen, got {type(head).__name__}"
-        )
+        raise InputError(f"the vocabulary head must stay frozen, got {type(head).__name__}", "lora.target_modules")
     try:
         right = head_is_right(model)
     except Exception as error:  # each fails in its own way

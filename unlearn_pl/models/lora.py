@@ -37,6 +37,7 @@ from unlearn_pl.provenance import provenance
 
 FACTS_FILE = "unlearn_pl.json"
 ADAPTER_FILES = (WEIGHTS_FILE, "adapter_model.bin")
+TARGETS = "lora.target_modules"
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,11 @@ class Lora:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise InputError(f"--model.lora.rank: must be at least 1, got {self.rank}")
+            raise InputError(f"must be at least 1, got {self.rank}", "rank")
         if self.alpha <= 0:
-            raise InputError(f"--model.lora.alpha: must be above 0, got {self.alpha}")
+            raise InputError(f"must be above 0, got {self.alpha}", "alpha")
         if not 0 <= self.dropout < 1:
-            raise InputError(f"--model.lora.dropout: must be in [0, 1), got {self.dropout}")
+            raise InputError(f"must be in [0, 1), got {self.dropout}", "dropout")
 
 
 def attach_lora(model: PreTrainedModel, lora: Lora, seed: int, fast: bool = True) -> PeftModel:
@@ -84,7 +85,7 @@ def attach_lora(model: PreTrainedModel, lora: Lora, seed: int, fast: bool = True
             adapted = get_peft_model(model, config)
             draw_factors(adapted, seed)
     except Exception as error:  # PEFT raises whatever a module that it cannot adapt makes fail
-        raise InputError(f"--model.lora.target_modules: {one_line(error)}{advice(lora, error)}") from error
+        raise InputError(f"{one_line(error)}{advice(lora, error)}", TARGETS) from error
     refuse_routers(adapted)
     refuse_unreadable(adapted)
     check_gradients(adapted)
@@ -94,7 +95,7 @@ def attach_lora(model: PreTrainedModel, lora: Lora, seed: int, fast: bool = True
 
 
 EXPERTS = (
-    "--model.lora.target_modules {targets}: adapts experts, which are bare parameters and not linear layers; such an "
+    "lora.target_modules {targets}: adapts experts, which are bare parameters and not linear layers; such an "
     "adapter can be trained and evaluated, but not merged. A list of attention layers, such as [q_proj, k_proj, "
     "v_proj, o_proj], makes one that can"
 )
@@ -124,8 +125,9 @@ def refuse_unreadable(model: PeftModel) -> None:
     lost = set_peft_model_state_dict(model, dict(kept)).unexpected_keys
     if lost:
         raise InputError(
-            f"--model.lora.target_modules: PEFT could not open the adapter of this base again: {len(lost)} tensors "
-            f"would be lost (first {lost[0]}); name the attention layers, such as [q_proj, k_proj, v_proj, o_proj]"
+            f"PEFT could not open the adapter of this base again: {len(lost)} tensors would be lost (first {lost[0]}); "
+            "name the attention layers, such as [q_proj, k_proj, v_proj, o_proj]",
+            TARGETS,
         )
 
 
@@ -140,8 +142,9 @@ def refuse_routers(model: PeftModel) -> None:
             continue
         if not isinstance(base(torch.zeros(1, base.in_features).to(base.weight)), Tensor):
             raise InputError(
-                f"--model.lora.target_modules: {name} ({type(base).__name__}) gives more than a linear layer does; "
-                "name the attention layers, such as [q_proj, k_proj, v_proj, o_proj]"
+                f"{name} ({type(base).__name__}) gives more than a linear layer does; name the attention layers, such "
+                "as [q_proj, k_proj, v_proj, o_proj]",
+                TARGETS,
             )
 
 
@@ -264,7 +267,7 @@ def save_adapter(model: PeftModel, folder: str | Path, **facts: Any) -> None:
         value = getattr(config, name, None)
         if isinstance(value, (list, set, tuple)):
             setattr(config, name, sorted(value))  # a set is written in another order by every process
-    with new_folder(folder, True, "--trainer.default_root_dir") as temporary:
+    with new_folder(folder, True, "trainer.default_root_dir") as temporary:
         model.save_pretrained(str(temporary), save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)
         write_json(temporary / FACTS_FILE, provenance(**facts))

@@ -17,15 +17,11 @@ PROBE = "Anna Quill,  born 1984-12-31.\nÉdith\u2019s phone: 555-0100 | Прив
 
 
 def find_tokenizer(
-    base: str,
-    adapters: Sequence[str],
-    given: str | None = None,
-    trust_remote_code: bool = False,
-    flag: str = "--tokenizer",
+    base: str, adapters: Sequence[str], given: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
     """The tokenizer ``given`` by name, or else that of ``base``.
 
-    Raises InputError, naming ``flag``, if none is given and an adapter's folder holds another one: the adapter was
+    Raises InputError if none is given and an adapter's folder holds another one: the adapter was
     trained on its ids.
     """
     if given is not None:
@@ -36,8 +32,9 @@ def find_tokenizer(
             own = load_from(AutoTokenizer, str(folder), "tokenizer", trust_remote_code=trust_remote_code)
             if not same_tokens(tokenizer, own) or own.eos_token not in (None, tokenizer.eos_token):
                 raise InputError(
-                    f"{flag}: {folder} holds another tokenizer than {base} ({difference(tokenizer, own)}); "
-                    f"give {flag} {folder} if the adapter was trained with it, {flag} {base} if not"
+                    f"{folder} holds another tokenizer than {base} ({difference(tokenizer, own)}); give {folder} if "
+                    f"the adapter was trained with it, {base} if not",
+                    "tokenizer",
                 )
     return tokenizer
 

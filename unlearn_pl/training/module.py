@@ -145,9 +145,7 @@ class UnlearningModule(CheckpointedModule):
             return with_end(self.given_tokenizer)
         if self._tokenizer is None:
             adapters = [self.adapter] if self.adapter else []
-            self._tokenizer = find_tokenizer(
-                self.base, adapters, self.given_tokenizer, self.trust_remote_code, "tokenizer"
-            )
+            self._tokenizer = find_tokenizer(self.base, adapters, self.given_tokenizer, self.trust_remote_code)
         return self._tokenizer
 
     def setup(self, stage: str) -> None:
