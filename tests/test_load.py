@@ -17,7 +17,7 @@ from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, LlamaF
 
 from unlearn_pl.balance.search import find_balance
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.load import load_base, load_skeleton, load_tokenizer, quantisation, refuse_quantised
+from unlearn_pl.models.load import BaseModel, load_base, load_skeleton, load_tokenizer, quantisation, refuse_quantised
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
 
 State = dict[str, Tensor]
@@ -191,3 +191,13 @@ def test_nothing_starts_from_a_broken_base(
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match=message):
         find_balance(load_base(broken), tokenizer, adapters, lume_inputs())
+
+
+def test_a_base_model_by_name_loads_itself(base_folder: str) -> None:
+    """Nothing is loaded, nor looked at, before it is asked for; a wrong type is refused at once."""
+    BaseModel("./nowhere")
+    named = BaseModel(base_folder, dtype="bfloat16")
+    assert named.load().dtype == torch.bfloat16
+    assert named.tokenizer().eos_token_id is not None
+    with pytest.raises(InputError, match=r"^dtype: must be one of float32, bfloat16, float16, got float8$"):
+        BaseModel(base_folder, dtype="float8")

@@ -1,6 +1,7 @@
 """Base models and tokenizers: a hub name, a folder, or the GGUF file that a Python package ships."""
 
 import importlib.util
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,30 @@ def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False
         model.hf_quantizer = None
         del model.config.quantization_config
     return model.eval()
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model by its name, with what it is loaded with. Raises InputError for an unknown ``dtype``."""
+
+    name: str
+    """Folder or hub name, or smollm2-135m-instruct."""
+    dtype: str = field(default="float32", kw_only=True)
+    """Type of the weights: float32, bfloat16 or float16."""
+    trust_remote_code: bool = field(default=False, kw_only=True)
+    """Run the Python code that the model brings along."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InputError(f"must be one of {', '.join(DTYPES)}, got {self.dtype}", "dtype")
+
+    def load(self) -> PreTrainedModel:
+        """As ``load_base``."""
+        return load_base(self.name, self.dtype, self.trust_remote_code)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """As ``load_tokenizer``."""
+        return load_tokenizer(self.name, self.trust_remote_code)
 
 
 def quantisation(model: nn.Module) -> str | None:

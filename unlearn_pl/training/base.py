@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.load import DTYPES, load_base
+from unlearn_pl.models.load import DTYPES, BaseModel
 
 
 class Base:
@@ -18,28 +18,28 @@ class Base:
     """
 
     def __init__(self, given: str | PreTrainedModel, dtype: str, trust_remote_code: bool) -> None:
-        self._given, self._trust_remote_code = given, trust_remote_code
+        self._given: BaseModel | PreTrainedModel
         self.in_memory = not isinstance(given, str)
         if isinstance(given, str):
-            if dtype not in DTYPES:
-                raise InputError(f"must be one of {', '.join(DTYPES)}, got {dtype}", "dtype")
+            self._given = BaseModel(given, dtype=dtype, trust_remote_code=trust_remote_code)
             self.name, self.dtype = given, dtype
         else:
             refuse_unfit(given)
+            self._given = given
             self.name = given.name_or_path or type(given).__name__
             self.dtype = str(given.dtype).removeprefix("torch.")
 
     def load(self) -> PreTrainedModel:
         """The model, in eval mode; the one in memory can be lent once, since a fit changes its layers."""
-        if isinstance(self._given, str):
-            return load_base(self._given, self.dtype, self._trust_remote_code)
+        if isinstance(self._given, BaseModel):
+            return self._given.load()
         refuse_unfit(self._given)
         return self._given.eval()
 
     def fresh(self, model: PeftModel) -> PreTrainedModel:
         """Another copy on the CPU: loaded again, or that of ``model``, which was made of this base, without adapter."""
-        if isinstance(self._given, str):
-            return load_base(self._given, self.dtype, self._trust_remote_code)
+        if isinstance(self._given, BaseModel):
+            return self._given.load()
         return copy.deepcopy(model).cpu().unload().eval()
 
 
