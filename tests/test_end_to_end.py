@@ -121,7 +121,7 @@ def test_a_recipe_leaves_exactly_these_files(recipe: Path) -> None:
     }
     expected |= {f"merged/model/{name}" for name in (*model, "unlearn_pl.json")}
     expected |= {f"evaluation/{name}/{file}" for name in MODELS for file in ("results.json", "samples.jsonl")}
-    stages = ("data", "base", "over", "under", "merge", "balance", *(f"evaluate {name}" for name in MODELS))
+    stages = ("data", "base", "over", "under", "merged", "balanced", *(f"evaluate {name}" for name in MODELS))
     expected |= {f"stages/{stage}.json" for stage in stages}
     assert files == expected | {"summary.json", "table.md", "scores.png", "losses.png"}
 

@@ -39,7 +39,10 @@ def test_non_members_are_documents_that_are_not_taught(rows: dict[str, str], tmp
 
 
 def test_too_few_documents_to_hold_out(rows: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nonmembers_per_task: 4, but "):
+    with pytest.raises(
+        InputError,
+        match=r"^nonmembers_per_task: must be at most the further .* got 4",
+    ):
         write_subset(Subset(2, 4), **rows, seed=1, folder=tmp_path / "data")
     assert not (tmp_path / "data").exists()
 

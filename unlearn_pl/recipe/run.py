@@ -21,12 +21,11 @@ def run(options: RecipeOptions) -> None:
     """
     check_options(options)
     recipe = Recipe(options)
-    stages = list(recipe.stages())
-    last = last_stage(stages, options.until)
+    last = last_stage(list(recipe.stages()), options.until)
     records = []
     with sole_writer(recipe.folder, "name"):
         check_start(recipe)
-        for number, stage in enumerate(stages):
+        for number, stage in enumerate(recipe.stages()):  # each made when those before it have written what it reads
             try:
                 records.append(stage.run(recipe.folder / "stages"))
             except Stopped as stop:
