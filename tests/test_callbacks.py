@@ -352,7 +352,7 @@ def test_the_merge_lets_the_base_run_its_own_code_if_the_fit_may(
         asked.append(trust_remote_code)
         return load_base(name, dtype)
 
-    monkeypatch.setattr("unlearn_pl.training.base.load_base", spy)
+    monkeypatch.setattr("unlearn_pl.models.load.load_base", spy)
     merge = MergeAfterFit(str(tmp_path / "one/adapter"))
     trainer(tmp_path / "two", [SaveAdapter(), merge], max_epochs=1).fit(
         module(base_folder, trust_remote_code=True), ForgetRetainData(**rows)
