@@ -1,17 +1,18 @@
 """What a finished recipe shows: summary, table and pictures."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from unlearn_pl.analysis.figures import plot_losses, plot_scores
 from unlearn_pl.analysis.tables import scores_table, terms_table
+from unlearn_pl.evaluation.results import read_results
 from unlearn_pl.files import write_json, write_text
+from unlearn_pl.metrics.headline import HEADLINE
 from unlearn_pl.provenance import provenance
 from unlearn_pl.recipe.recipe import Recipe
 
-SCORES = ("task_aggregate", "membership_auc", "membership_score", "mmlu", "aggregate", "terms")
+SCORES = (*HEADLINE, "terms")
 
 
 def report(recipe: Recipe, records: list[dict[str, Any]]) -> None:
@@ -35,7 +36,7 @@ def report(recipe: Recipe, records: list[dict[str, Any]]) -> None:
 
 def read_scores(folder: Path) -> dict[str, Any]:
     """The scores of one model from its `results.json`."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_results(folder).to_json()
     return {key: results[key] for key in SCORES}
 
 
