@@ -10,7 +10,7 @@ class Each:
     """A list, or a dictionary with any keys, whose values all have one shape."""
 
     shape: Any
-    kind: type = dict
+    kind: Any = dict
 
 
 @dataclass(frozen=True)
