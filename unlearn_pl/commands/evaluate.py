@@ -1,4 +1,4 @@
-"""``unlearn-pl evaluate``: the scores of one model, on the terminal and in two files."""
+"""``unlearn-pl evaluate``: the scores of one model, on the terminal and in files."""
 
 from dataclasses import dataclass, field, fields
 
@@ -56,8 +56,9 @@ def evaluate(
     what it kept, whether it gives members away, and whether it still writes sentences. `unlearn-pl evaluate --list`
     shows all metrics.
 
-    Writes `results.json` (all scores with intervals, their official key names, versions and hashes) and `samples.jsonl`
-    (each row with prompt, expected and generated text and its scores). The same model and data give the same bytes, on
+    Writes `results.json` (all scores with intervals, their official key names, versions and hashes), `samples.jsonl`
+    (each row with prompt, expected and generated text and its scores) and `documents.jsonl` (what each membership
+    attack gives to each document, without its text). The same model and data give the same bytes, on
     one process or on several of torchrun. What is finished is kept in `parts/` under a hash of model, data and
     settings: the same command goes on where it was stopped. The files hold the texts that were to be forgotten: keep
     them as safe as the data.

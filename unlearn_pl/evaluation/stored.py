@@ -35,7 +35,7 @@ from unlearn_pl.stopping import advising
 # Folder of finished parts inside of the output folder.
 PARTS = "parts"
 # Names of what an interrupted evaluation leaves in the output folder: all but `results.json`, which comes last.
-LEFT = rf"{PARTS}|samples\.jsonl|\.(samples\.jsonl|results\.json)\.[0-9a-f]{{32}}"
+LEFT = rf"{PARTS}|(samples|documents)\.jsonl|\.((samples|documents)\.jsonl|results\.json)\.[0-9a-f]{{32}}"
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def evaluate_stored(
     harness: Harness | None = None,
     log: Progress | None = None,
 ) -> Results | None:
-    """Measure a model as ``evaluate`` does, and write `results.json` and `samples.jsonl` into ``output``.
+    """Measure a model as ``evaluate`` does, and write its files (see ``write_results``) into ``output``.
 
     What is finished is kept in its `parts/`, so that the same call goes on where it was stopped. ``retrained`` is the
     output of another evaluation, ``harness`` names tasks of lm-eval, which run last. None in all processes of a launch
