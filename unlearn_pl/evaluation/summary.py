@@ -6,6 +6,7 @@ from typing import Any
 
 from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.results import Results
+from unlearn_pl.metrics.document import documents_of
 from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.membership import verdicts
 from unlearn_pl.metrics.metric import Metric, scores_of
@@ -78,6 +79,7 @@ def results_of(
         truth=measured.truth,
         notes=found.notes,
         samples=measured.samples,
+        documents=documents_of(measured),
     )
     return replace(results, official=benchmark.official(results.headline, terms))
 
