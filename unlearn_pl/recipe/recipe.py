@@ -1,5 +1,6 @@
 """Recipe: one experiment as stages, each reading what the ones before it wrote."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -8,13 +9,14 @@ from typing import Any
 
 from unlearn_pl.checkpoints.merge import CheckpointOptions
 from unlearn_pl.commands.balance import balance
+from unlearn_pl.commands.compare_merges import compare_merges
 from unlearn_pl.commands.evaluate import EvaluateOptions, evaluate
 from unlearn_pl.commands.merge import merge
 from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.recipe.fit import run_fit
-from unlearn_pl.recipe.options import Balancing, Merging, RecipeOptions
+from unlearn_pl.recipe.options import Balancing, Comparing, Merging, RecipeOptions
 from unlearn_pl.recipe.prepare import Prepare, prepare_base, prepare_data
 from unlearn_pl.recipe.stage import Stage
 
@@ -83,6 +85,8 @@ class Recipe:
             yield self._merge_stage(name, merging)
         for name, balancing in options.all_searches.items():
             yield self._balance_stage(name, balancing)
+        for name, comparing in options.comparisons.items():
+            yield self._compare_stage(name, comparing)
         for name in self.models:
             yield self._evaluate_stage(name)
 
@@ -135,7 +139,18 @@ class Recipe:
         extra = [f"--data.columns={data.columns}"] if data.columns else []
         extra += ["--model.trust_remote_code=true"] if self.options.trust_remote_code else []
         given = [f"--{key}={value}" for key, value in arguments.items()]
-        return ["--config", config, *given, *extra, *self.options.fit_args]
+        return ["--config", config, *given, *extra, *self._scored_while_training(), *self.options.fit_args]
+
+    def _scored_while_training(self) -> list[str]:
+        """The callback that scores a fit's model as the recipe scores the finished ones."""
+        if self.options.during_fit is None:
+            return []
+        scored, name = self.evaluation, "trainer.callbacks"
+        parts = {key: asdict(getattr(scored, key)) for key in ("membership", "choice", "generation")}
+        given = [
+            f"--{name}.{key}={json.dumps(value)}" for key, value in (asdict(self.options.during_fit) | parts).items()
+        ]
+        return [f"--{name}+=EvaluateDuringFit", *given]
 
     def adapter(self, name: str) -> Path:
         """Where a fit, merge or search leaves its adapter."""
@@ -165,15 +180,36 @@ class Recipe:
             reads=local(self.base, *adapters, *self._scoring_files()),
             outputs=(folder,),
             work=lambda _: balance(
-                self.base, adapters, self.inputs, str(folder), balancing.search,
-                options=ScoringOptions(
-                    membership=self.evaluation.membership, choice=self.evaluation.choice,
-                    generation=self.evaluation.generation, overwrite=True, dtype=self.options.dtype,
-                    device=self.options.device,
-                    trust_remote_code=self.options.trust_remote_code,
-                ),
+                self.base, adapters, self.inputs, str(folder), balancing.search, options=self._merge_scoring()
+            ),
+        )
+
+    def _compare_stage(self, name: str, comparing: Comparing) -> Stage:
+        adapters, folder = [str(self.adapter(fit)) for fit in comparing.of], self.folder / name
+        return Stage(
+            name,
+            kind="compare",
+            settings={"model": self.base, **self._scored_by(), "compared": asdict(comparing)},
+            reads=local(self.base, *adapters, *self._scoring_files()),
+            outputs=(folder,),
+            work=lambda _: compare_merges(
+                self.base, adapters, self.inputs, str(folder), comparing.methods,
+                densities=comparing.densities, options=self._merge_scoring(),
             ),
         )  # fmt: skip
+
+    def _merge_scoring(self) -> ScoringOptions:
+        """How merges are scored that are searched or compared."""
+        scored, options = self.evaluation, self.options
+        return ScoringOptions(
+            membership=scored.membership,
+            choice=scored.choice,
+            generation=scored.generation,
+            overwrite=True,
+            dtype=options.dtype,
+            device=options.device,
+            trust_remote_code=options.trust_remote_code,
+        )
 
     def _evaluate_stage(self, name: str) -> Stage:
         merged, folder = name in self.options.all_merges, self.folder / "evaluation" / name
