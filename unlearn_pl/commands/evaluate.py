@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from unlearn_pl.commands.score_tables import print_metrics, print_results
 from unlearn_pl.console import log
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.folder import ResultsFolder
 from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
 from unlearn_pl.evaluation.lm_eval import Harness
 from unlearn_pl.evaluation.options import EvaluationOptions
@@ -80,11 +81,12 @@ def evaluate(
         trust_remote_code=options.trust_remote_code,
     )
     measured = EvaluationOptions(**{field.name: getattr(options, field.name) for field in fields(EvaluationOptions)})
-    check_stored(stored, measured, output, options.overwrite)
+    folder = ResultsFolder(output, options.overwrite)
+    check_stored(stored, measured, folder)
     place = find_device(options.device)
     inputs = read_inputs(options.benchmark or data, measured)
     results = evaluate_stored(
-        stored, inputs, measured, output, place, retrained=options.retrained, harness=options.harness, log=log
+        stored, inputs, measured, folder, place, retrained=options.retrained, harness=options.harness, log=log
     )
     if results is not None:
         print_results(results, output, options.verbose)
