@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from unlearn_pl.errors import one_line
@@ -50,8 +51,9 @@ class Maker:
 def content_of(runs: Sequence[Run], masked: bool = False) -> Content:
     """Verdict, tables and figures of runs."""
     maker = Maker()
-    verdicts = [maker.make(f"verdict on {run.name}", lambda run=run: verdict(run), None) for run in runs]
-    tables = maker.make("tables", lambda: _tables(runs), [])
+    none: list[Table] = []
+    verdicts = [maker.make(f"verdict on {run.name}", partial(verdict, run), None) for run in runs]
+    tables = maker.make("tables", lambda: _tables(runs), none)
     return Content(
         runs=runs,
         verdicts=[one for one in verdicts if one is not None],

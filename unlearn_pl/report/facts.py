@@ -40,8 +40,10 @@ def _origins(run: Run) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
         yield fit.name, fit.adapter
     for merge in [*run.merges.values(), *run.searches.values()]:
         yield merge.name, merge.facts
-    for search in [*run.searches.values(), *run.comparisons.values()]:
+    for search in run.searches.values():
         yield search.name, search.found.get("provenance")
+    for comparison in run.comparisons.values():
+        yield comparison.name, comparison.found.get("provenance")
     for model in run.models.values():
         yield f"the scores of {model.name}", model.results.get("provenance")
 

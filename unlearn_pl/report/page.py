@@ -63,7 +63,7 @@ def page(content: Content, most: int = MOST) -> str:
     return rendered(values, packed | {"generations": text}, shown)
 
 
-def rendered(values: Mapping[str, Any], packed: Mapping[str, str], generations: Generations) -> str:
+def rendered(values: dict[str, Any], packed: Mapping[str, str], generations: Generations) -> str:
     """The template with everything in it; what is not of this package is escaped."""
     counts = {"shown": len(generations.rows), "total": generations.total}
     safe = {name: Markup(values[name]) for name in ("style", "script")}

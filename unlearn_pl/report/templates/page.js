@@ -171,7 +171,7 @@
         });
         return one;
       });
-      const row = make("tr", {}, cell("Row", { className: "about" }), cell("Prompt"), cell("Expected"), ...scored);
+      const row = make("tr", {}, cell("Row", { className: "about plain" }), cell("Prompt", { className: "plain" }), cell("Expected", { className: "plain" }), ...scored);
       row.setAttribute("role", "row");
       [...row.cells].forEach((one) => one.setAttribute("role", "columnheader"));
       at("rows").tHead.replaceChildren(row);
@@ -187,7 +187,7 @@
       };
       const answers = shown.map((place) => {
         const [text, score] = [row[6][place], row[7][place]];
-        const written = text === null ? make("div", { className: "nothing", textContent: "nothing was written for this row" }) : marked(text, row[5]);
+        const written = text === null ? make("div", { className: "nothing", textContent: "nothing was written for this row" }) : marked(text.trimStart(), row[5]);
         const number = score === null ? "not scored" : `score ${Number(score.toFixed(3))}`;
         return cell(models[place], written, make("small", { textContent: number }));
       });
