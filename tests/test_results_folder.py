@@ -88,4 +88,4 @@ def test_a_full_disk_leaves_the_older_results(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="No space left"):
         folder.write(results("two"), {})
     assert told(tmp_path) == ("one", "one")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "samples.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["documents.jsonl", "results.json", "samples.jsonl"]

@@ -10,8 +10,9 @@ from typing import Any
 from unlearn_pl.checkpoints.merge import CheckpointOptions
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.compare_merges import compare_merges
-from unlearn_pl.commands.evaluate import EvaluateOptions, evaluate
+from unlearn_pl.commands.evaluate import EvaluateOptions, measure
 from unlearn_pl.commands.merge import merge
+from unlearn_pl.commands.score_tables import headline
 from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.options import EvaluationOptions
@@ -215,17 +216,21 @@ class Recipe:
         merged, folder = name in self.options.all_merges, self.folder / "evaluation" / name
         model = str(self.folder / name / "model") if merged else self.base
         adapter = None if merged or name == "base" else str(self.adapter(name))
+
+        def work(_: bool) -> None:
+            options = EvaluateOptions(**vars(self.evaluation), **self._loading(), overwrite=True)
+            results = measure(model, self.inputs, str(folder), adapter, options)
+            assert results is not None  # a recipe is one process
+            print(f"{name}: {headline(results)}", flush=True)
+
         return Stage(
             f"evaluate {name}",
             kind="evaluate",
             settings={"model": model, **self._scored_by()},
             reads=local(model, adapter, *self._scoring_files()),
             outputs=(folder,),
-            work=lambda _: evaluate(
-                model, self.inputs, str(folder), adapter,
-                options=EvaluateOptions(**vars(self.evaluation), **self._loading(), overwrite=True),
-            ),
-        )  # fmt: skip
+            work=work,
+        )
 
     def _scored_by(self) -> dict[str, Any]:
         """The settings of a stage that scores models."""
