@@ -24,6 +24,7 @@ from unlearn_pl.report.figure import Axis, Figure, Line, Panel
 from unlearn_pl.report.generations import generations_of
 from unlearn_pl.report.page import page, plotly_script, within
 from unlearn_pl.report.reading import read_run, read_runs
+from unlearn_pl.report.scores import scores_table
 
 HOSTILE = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>"
 
@@ -58,7 +59,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def html(folder: Path) -> str:
-    return page(replace(content_of([read_run(folder)]), figures=[figure("loss"), figure(HOSTILE[:40])]))
+    run = read_run(folder)
+    content = content_of([run])
+    tables = [scores_table({name: model.results for name, model in run.models.items()}), *content.tables]
+    return page(replace(content, tables=tables, figures=[figure("loss"), figure(HOSTILE[:40])]))
 
 
 class Tags(HTMLParser):

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from unlearn_pl.errors import one_line
+from unlearn_pl.report.all_tables import not_made, tables_of
 from unlearn_pl.report.figure import Figure
 from unlearn_pl.report.run import Run
-from unlearn_pl.report.scores import scores_table, terms_table
 from unlearn_pl.report.table import Table
 from unlearn_pl.report.verdict import Verdict, verdict
 
@@ -53,16 +53,17 @@ def content_of(runs: Sequence[Run], masked: bool = False) -> Content:
     maker = Maker()
     none: list[Table] = []
     verdicts = [maker.make(f"verdict on {run.name}", partial(verdict, run), None) for run in runs]
-    tables = maker.make("tables", lambda: _tables(runs), none)
+    tables = maker.make("tables", partial(tables_of, runs), none)
     return Content(
         runs=runs,
         verdicts=[one for one in verdicts if one is not None],
         tables=tables,
-        left_out=maker.left_out,
+        left_out=[*maker.left_out, *(_halves(line) for line in not_made(runs))],
         masked=masked,
     )
 
 
-def _tables(runs: Sequence[Run]) -> list[Table]:
-    models = {name: model.results for run in runs for name, model in run.models.items()}
-    return [scores_table(models), terms_table(models)] if models else []
+def _halves(line: str) -> tuple[str, str]:
+    """Part and reason of a line that says both."""
+    part, _, reason = line.partition(": ")
+    return part, reason

@@ -9,37 +9,29 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-MONTHS = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-]
-_MONTH = rf"(?:{'|'.join(f'{name[:3]}(?:{name[3:]})?' if name[3:] else name for name in MONTHS)})\.?"
+MONTHS = (
+    "january", "february", "march", "april", "may", "june",
+    "july", "august", "september", "october", "november", "december",
+)  # fmt: skip
+_MONTH = rf"(?:{'|'.join(f'{name[:3]}(?:{name[3:]})?' for name in MONTHS)})\.?"
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _WAYS = (
     "Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Terrace|Ter|Way|Crescent|Boulevard|Blvd|Row|"
     "Circle|Cir|Square|Parkway|Pkwy|Highway|Hwy|Close|Gardens|Hill|Trail|Loop|Mews|Walk|Alley|Plaza"
 )
-_WORD = r"[^\W\d_][\w'’.-]*"
+_WORD = r"[A-ZÀ-Þ][\w'’-]*"
+_APART = r"(?<!\d)(?<!\d[-/.])(?:{})(?![-/.]?\d)"
 FORMS = {
-    "e-mail": r"[^\s@<>()\[\],;:\"]+@[^\s@<>()\[\],;:\"]+",
-    "date": rf"\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}}[-/.]\d{{2,4}}"
-    rf"|\b{_MONTH}\s*-?{_DAY}(?:,?[\s-]*\d{{2,4}})?\b|\b{_DAY}(?:\s+day)?(?:\s+of)?[\s-]*{_MONTH}(?:,?[\s-]*\d{{2,4}})?\b",
-    "address": rf"\b\d+\s+(?:{_WORD}\s+){{1,4}}?(?:{_WAYS})\b\.?"
-    rf"(?:\s+(?:Apt|Unit|Suite|#)\.?\s*\w+)?(?:,\s*{_WORD}(?:\s+{_WORD}){{0,2}})*(?:,?\s*\d{{5}}(?:-\d{{4}})?)?",
+    "e-mail": r"[^\s@<>()\[\],;:\"]+@[^\s@<>()\[\],;:\"]*\w",
+    "date": _APART.format(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
+    + rf"|(?i:\b{_MONTH}\s*-?{_DAY}(?:,?[\s-]*\d{{2,4}})?\b)"
+    rf"|(?i:\b{_DAY}(?:\s+day)?(?:\s+of)?[\s-]*{_MONTH}(?:,?[\s-]*\d{{2,4}})?\b)",
+    "address": rf"\b\d+\s+(?:{_WORD}\s+){{1,4}}(?i:{_WAYS})\b\.?"
+    rf"(?:\s+(?i:Apt|Unit|Suite|#)\.?\s*\w+)?(?:,\s*{_WORD}(?:\s+{_WORD}){{0,2}})*(?:,?\s*\d{{5}}(?:-\d{{4}})?)?",
     "number": r"\+?\(?\d(?:[\s().\-/+·•_]*\d){4,}",
 }
 """Kind -> how it is written; the first that fits at a place."""
-ORDER = {kind: re.compile(form, re.IGNORECASE) for kind, form in FORMS.items()}
+ORDER = {kind: re.compile(form) for kind, form in FORMS.items()}
 SHORTEST = 4
 """Letters or digits of a part of a known value that is masked alone."""
 COMMON = {*_WAYS.casefold().split("|"), "north", "south", "east", "west"}
@@ -89,7 +81,8 @@ def kind_of(expected: str, prompt: str) -> str | None:
     for kind, form in ORDER.items():
         if form.fullmatch(value):
             return kind
-    return "address" if re.search(r"\baddress\b", prompt, re.IGNORECASE) and re.search(r"\d", value) else None
+    asked = re.search(r"\baddress\b.*\?\s*$", prompt, re.IGNORECASE)
+    return "address" if asked and re.search(r"\d", value) else None
 
 
 def parts_of(kind: str, value: str) -> list[str]:
