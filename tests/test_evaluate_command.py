@@ -22,6 +22,7 @@ from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.lm_eval import Harness
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.files import sole_writer
 from unlearn_pl.hashing import source_hash
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.load import load_base
@@ -66,6 +67,12 @@ def extras(tmp_path: Path) -> tuple[Membership, Choice]:
     (tmp_path / "mmlu" / "test").mkdir(parents=True)
     (tmp_path / "mmlu" / "test" / "art_test.csv").write_text("Who?,Ida,Bo,Cy,Di,B\nWhat?,1,2,3,4,A\n")
     return Membership(nonmember=str(tmp_path / "nonmember.jsonl")), Choice(str(tmp_path / "mmlu"), shots=0)
+
+
+def test_a_second_one_into_a_folder_is_refused(base_folder: str, data: EvaluationData, tmp_path: Path) -> None:
+    with sole_writer(tmp_path / "out", "output"), pytest.raises(InputError, match="output: another process is writing"):
+        evaluate(base_folder, data, str(tmp_path / "out"), generation=SHORT)
+    assert not any((tmp_path / "out").iterdir())
 
 
 def test_twice_the_same_bytes(

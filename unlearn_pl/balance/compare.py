@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from unlearn_pl.analysis.conflict import Conflict, measure_conflict
 from unlearn_pl.analysis.figures import plot_densities
-from unlearn_pl.balance.conflict import Conflict, measure_conflict
 from unlearn_pl.balance.path import OVER, UNDER, MergePath, Point, Ray, open_path
 from unlearn_pl.balance.scorer import Measurement, MergeScorer
 from unlearn_pl.errors import InputError

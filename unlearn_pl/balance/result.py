@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unlearn_pl.analysis.anatomy import MergeReports
 from unlearn_pl.analysis.figures import plot_balance
 from unlearn_pl.balance.documents import Documents, Half
 from unlearn_pl.balance.path import OVER, UNDER, Point
@@ -159,11 +160,13 @@ class Balance:
         }
 
     def write(self, folder: Path, **facts: Any) -> None:
-        """`balance.json`, `balance.md` and `balance.png`; ``facts`` (what went in) stand with the versions."""
+        """`balance.json`, `balance.md`, `balance.png`, and `anatomy.json` and `spectrum.json` of the chosen merge;
+        ``facts`` (what went in) stand with the versions."""
         found = self.to_json()
         write_json(folder / "balance.json", found | {"provenance": provenance(**facts)})
         write_text(folder / "balance.md", f"{self.table()}\n\n{self.sentence()}\n")
         plot_balance(found, folder / "balance.png")
+        MergeReports.of(self.merged, names=("over", "under")).write(folder)
 
 
 def compared_json(measured: Measurement) -> dict[str, float | None]:

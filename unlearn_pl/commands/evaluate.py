@@ -5,9 +5,11 @@ from dataclasses import dataclass, field, fields
 from unlearn_pl.commands.score_tables import print_metrics, print_results
 from unlearn_pl.console import log
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.folder import ResultsFolder
 from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
 from unlearn_pl.evaluation.lm_eval import Harness
 from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.results import Results
 from unlearn_pl.evaluation.stored import StoredModel, check_stored, evaluate_stored
 from unlearn_pl.evaluation.table import metrics_of
 from unlearn_pl.models.device import find_device
@@ -69,6 +71,15 @@ def evaluate(
         output: Folder for the files.
         adapter: Folder of a PEFT adapter to put on the model.
     """
+    results = measure(model, data, output, adapter, options)
+    if results is not None:
+        print_results(results, output, options.verbose)
+
+
+def measure(
+    model: str, data: EvaluationData, output: str, adapter: str | None, options: EvaluateOptions
+) -> Results | None:
+    """`evaluate` without its table; None in all processes of a launch but the first."""
     if options.benchmark is not None and data != EvaluationData():
         raise InputError("not with data: a benchmark brings its own rows", "benchmark")
     stored = StoredModel(
@@ -80,11 +91,10 @@ def evaluate(
         trust_remote_code=options.trust_remote_code,
     )
     measured = EvaluationOptions(**{field.name: getattr(options, field.name) for field in fields(EvaluationOptions)})
-    check_stored(stored, measured, output, options.overwrite)
+    folder = ResultsFolder(output, options.overwrite)
+    check_stored(stored, measured, folder)
     place = find_device(options.device)
     inputs = read_inputs(options.benchmark or data, measured)
-    results = evaluate_stored(
-        stored, inputs, measured, output, place, retrained=options.retrained, harness=options.harness, log=log
+    return evaluate_stored(
+        stored, inputs, measured, folder, place, retrained=options.retrained, harness=options.harness, log=log
     )
-    if results is not None:
-        print_results(results, output, options.verbose)

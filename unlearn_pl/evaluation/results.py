@@ -8,7 +8,7 @@ from typing import Any
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.retrained import logprobs_as_json, logprobs_from
-from unlearn_pl.files import write_json, write_json_lines
+from unlearn_pl.files import as_json, as_json_lines, write_texts
 from unlearn_pl.metrics.document import Document
 from unlearn_pl.metrics.headline import HEADLINE
 from unlearn_pl.metrics.sample import Sample
@@ -95,8 +95,12 @@ def write_results(folder: str | Path, results: Results, provenance: Mapping[str,
     """Write ``results.json`` (the scores, and ``provenance`` under that key), ``samples.jsonl`` (one row a line) and
     ``documents.jsonl`` (one attacked document a line, without its text).
 
-    The same input gives the same bytes. ``results.json`` comes last, so where it is, the evaluation is complete.
+    The same input gives the same bytes. ``results.json`` comes last, and an older one goes first, so where it is, the
+    evaluation is complete and the samples are its own.
     """
-    write_json_lines(Path(folder) / "samples.jsonl", (sample.to_json() for sample in results.samples))
-    write_json_lines(Path(folder) / "documents.jsonl", (document.to_json() for document in results.documents))
-    write_json(Path(folder) / "results.json", results.to_json() | {"provenance": dict(provenance)})
+    texts = {
+        "samples.jsonl": as_json_lines(sample.to_json() for sample in results.samples),
+        "documents.jsonl": as_json_lines(document.to_json() for document in results.documents),
+        "results.json": as_json(results.to_json() | {"provenance": dict(provenance)}),
+    }
+    write_texts(folder, texts)

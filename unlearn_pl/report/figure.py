@@ -40,6 +40,9 @@ class Line:
     """Name of what the colour stands for (a model, a task); lines of one ``colour`` look alike; None: ``name``."""
     text: Sequence[str] | None = None
     """What a browser shows of each point beside its numbers."""
+    shade: Number = None
+    """A number of the whole line, shown as its colour on a scale in place of ``colour``."""
+    shade_title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,17 @@ class Guide:
     name: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """Words at a place of a panel: the corner of a simplex."""
+
+    x: float
+    y: float
+    text: str
+    above: bool = False
+    """Whether they stand above the place; else below."""
+
+
 Series = Line | Points | Bars | Histogram | Heat
 
 
@@ -116,6 +130,9 @@ class Panel:
     y: Axis
     series: Sequence[Series]
     guides: Sequence[Guide] = ()
+    labels: Sequence[Label] = ()
+    bare: bool = False
+    """Without axes, both at one scale: places mean what the labels say."""
 
 
 @dataclass(frozen=True, kw_only=True)

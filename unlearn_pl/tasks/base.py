@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from unlearn_pl.data.records import Record
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, check_choices
 from unlearn_pl.metrics.intervals import Interval
 from unlearn_pl.metrics.metric import Estimate, Metric
 from unlearn_pl.metrics.sample import Role, Sample
@@ -26,6 +26,9 @@ class RowSet:
     """What the model is asked."""
     documents: Sequence[str] = ()
     """Whole texts, of a set of members or non-members: a membership attack reads them, nobody asks them anything."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass(frozen=True)
