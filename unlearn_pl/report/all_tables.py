@@ -7,6 +7,7 @@ from unlearn_pl.report.paper import group_of, table_1, table_2, table_3
 from unlearn_pl.report.run import Run
 from unlearn_pl.report.scores import compared_table, every_score_table, merges_table, terms_table
 from unlearn_pl.report.seeds import averaged, by_recipe
+from unlearn_pl.report.study import study_of, study_table
 from unlearn_pl.report.table import Table
 
 
@@ -16,6 +17,8 @@ def tables_of(runs: Sequence[Run]) -> list[Table]:
     scored = [found for mates in groups if (found := [run for run in mates if run.models])]
     paper = [table_1(scored) if scored else None, table_2(groups), table_3(groups)]
     tables = [table for table in paper if table is not None]
+    study = study_of(runs)
+    tables += [study_table(study)] if study else []
     for mates in groups:
         for same in alike([(run, table) for run in mates for table in tables_of_run(run)]):
             table = averaged([table for _, table in same])

@@ -159,6 +159,16 @@ def others(table: Table) -> list[Row]:
     return [Row(name=name, cells=[published(name), *nothing], group=table.rows[0].group) for name in absent]
 
 
+def own_settings(run: Run) -> Table | None:
+    """The hyper-parameters of the fits of a run, without the paper's."""
+    beside = table_3([[run]])
+    if beside is None:
+        return None
+    rows = [replace(row, cells=row.cells[2:]) for row in beside.rows]
+    caption = "From the resolved configuration of every fit."
+    return replace(beside, title="Hyper-parameters", caption=caption, columns=beside.columns[2:], rows=rows, notes=())
+
+
 def table_3(groups: Sequence[Sequence[Run]]) -> Table | None:
     """Hyper-parameters: the paper's beside those of every fit's resolved configuration; None without one."""
     fits = {f"{group_of(runs)}: {name}" if len(groups) > 1 else name: [run.fits[name] for run in runs]
