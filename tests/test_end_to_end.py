@@ -120,6 +120,8 @@ def test_a_recipe_leaves_exactly_these_files(recipe: Path) -> None:
         "over/angles.json",
         "over/angles.png",
     }
+    expected |= {f"{run}/spectrum.json" for run in ("over", "under", "merged", "balanced")}
+    expected |= {f"{run}/anatomy.json" for run in ("merged", "balanced")}
     expected |= {f"merged/model/{name}" for name in (*model, "unlearn_pl.json")}
     expected |= {f"evaluation/{name}/{file}" for name in MODELS for file in OUTPUTS}
     stages = ("data", "base", "over", "under", "merged", "balanced", *(f"evaluate {name}" for name in MODELS))

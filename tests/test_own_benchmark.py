@@ -1,13 +1,16 @@
 """A benchmark of one's own: three sets, its own row score, metric and aggregate, in one file."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import unlearn_pl
@@ -160,3 +163,37 @@ def test_without_rows_the_command_says_what_is_needed(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert capsys.readouterr().err.splitlines()[-1].startswith("unlearn-pl: error: --data.forget: needed")
+
+
+def test_what_a_benchmark_gives_is_checked(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    def ask(**methods: object) -> Results:
+        kind = type("Own", (Colours,), {"metrics": (), **methods})
+        return evaluate(tiny_model(), tokenizer, kind(), OPTIONS)
+
+    own = ask(score=lambda *_: np.float32(0.5), task_aggregate=lambda *_: torch.tensor(0.25))
+    assert json.loads(json.dumps(own.to_json()))["task_aggregate"] == 0.25
+    for value in (2.0, -1, math.nan, "good", True + 1):
+        with pytest.raises(InputError, match=r"^Own.score of the row 'night0' must be"):
+            ask(score=lambda *_, value=value: value)
+    for name in ("task_aggregate", "aggregate"):
+        for value in (math.nan, (1, 2), "good"):
+            with pytest.raises(InputError, match=rf"^Own.{name} must be a finite number or None, got"):
+                ask(**{name: lambda *_, value=value: value})
+    for rows, got in (([{"id": "1"}], "dict"), ((row for row in ()), "generator"), ("rows", "str")):
+        with pytest.raises(InputError, match=rf"^rows of the set 'night' of Own must be a list of Record, got {got}$"):
+            ask(sets=lambda _, rows=rows: [RowSet("night", "forget", rows)])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": "folder"}, "model: must be a model in memory, got str"),
+        ({"tokenizer": "folder"}, "tokenizer: must be a tokenizer in memory, got str"),
+        ({"data": [Record("1", "a", "b")]}, r"data: must be a benchmark such as Lume\(forget, retain\), got list"),
+        ({"data": Colours}, r"data: must be a benchmark such as .*, got the class Colours"),
+        ({"options": Generation()}, r"options: must be EvaluationOptions\(...\), got Generation"),
+    ],
+)
+def test_what_evaluate_cannot_take(changed, message, tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        evaluate(**({"model": tiny_model(), "tokenizer": tokenizer, "data": Colours()} | changed))

@@ -21,6 +21,7 @@ from unlearn_pl.recipe.options import Balancing, Comparing, DuringFit, Merging, 
 from unlearn_pl.recipe.prepare import Prepare, Subset
 from unlearn_pl.recipe.recipe import Recipe
 from unlearn_pl.recipe.run import each_seed, last_stage
+from unlearn_pl.recipe.stage import Stage
 from unlearn_pl.tasks.synthetic.benchmark import Synthetic
 from unlearn_pl.training.memorise import Memorise
 
@@ -149,11 +150,35 @@ def test_a_recipe_is_a_graph(recipe: RecipeOptions) -> None:
     models = ["a", "b", "c", "npo", "ab", "abc", "ca"]
     assert [stage.name for stage in stages] == [*models, *(f"evaluate {name}" for name in ("base", *models))]
     folder = Recipe(graph).folder
-    assert stages[5].reads == tuple(folder / name / "adapter" for name in ("a", "b", "c"))
+    assert stages[5].reads == (*(folder / name / "adapter" for name in ("a", "b", "c")), Path(str(graph.base)))
     assert [last_stage(stages, until) for until in ("c", "fit", "merge")] == [2, 3, 5]
     assert last_stage(stages, None) is last_stage(stages, "evaluate") is None
     with pytest.raises(InputError, match=r"^until: must be a stage of this recipe, one of fit, merge, .*, got base"):
         last_stage(stages, "base")
+
+
+def test_a_stage_knows_what_it_depends_on_and_no_more(recipe: RecipeOptions, tmp_path: Path) -> None:
+    """What a score depends on is among the inputs of its stage; a search does not run again for what it never asks."""
+    config, retrained = str(recipe.over), tmp_path / "retrained"
+    retrained.mkdir()
+    (retrained / "results.json").touch()
+    plain = replace(recipe, balance=Balancing(), membership=Membership(nonmember=config))
+    more = replace(plain, resamples=7, reference=recipe.base, retrained=str(retrained))
+
+    def stages(options: RecipeOptions) -> dict[str, Stage]:
+        return {stage.name: stage for stage in Recipe(options).stages()}
+
+    one, other = stages(plain), stages(more)
+    for name in ("over", "merged", "balanced"):
+        assert (one[name].settings, one[name].reads) == (other[name].settings, other[name].reads)
+    assert one["evaluate over"].settings != other["evaluate over"].settings
+    added = set(other["evaluate merged"].reads) - set(one["evaluate merged"].reads)
+    assert added == {Path(str(recipe.base)), retrained / "results.json"}
+    for changed in (
+        replace(plain, dtype="bfloat16"),
+        replace(plain, membership=Membership(nonmember=config, tasks=["a"])),
+    ):
+        assert stages(changed)["balanced"].settings != one["balanced"].settings
 
 
 def test_the_short_forms_are_the_graph_of_the_paper(recipe: RecipeOptions) -> None:
@@ -278,5 +303,6 @@ def test_a_fit_goes_on_from_its_newest_checkpoint(tmp_path: Path, monkeypatch: p
             run_fit("over", ["fit"], tmp_path, interrupted)
     assert commands[0][-1] == f"--ckpt_path={folder / 'last.ckpt'}"
     assert commands[1][-1] == "fit"
-    assert list(folder.iterdir()) == [], "those of other inputs are gone"
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == ["earlier-interrupted.ckpt", "earlier-last.ckpt"], "those of other inputs are set aside, not deleted"
     assert run_child(["false"]) == 1

@@ -118,14 +118,14 @@ def test_terms_are_compared_along_their_line() -> None:
     """A forgotten term is 1 - score, so the ends of its interval change places; n stands once for a line."""
     entry = {"value": 0.25, "low": 0.125, "high": 0.5, "n": 8, "better": "lower"}
     models = {
-        "base": {"terms": {"forget/a": 0.0}, "scores": {}},
+        "base": {"terms": {"forget/a": 0.0}, "scores": {"forget/a": {"value": 1.0, "n": 8}}},
         "over": {"terms": {"forget/a": 0.75}, "scores": {"forget/a": entry}},
         "under": {"terms": {"forget/a": None}, "scores": {}},
-        "merged": {"terms": {"forget/a": 0.5}, "scores": {"forget/a": entry | {"value": 0.5, "n": 8}}},
+        "merged": {"terms": {"forget/a": 0.5}, "scores": {"forget/a": entry | {"value": 0.5}}},
     }
     line = markdown(terms_table(models)).splitlines()[4]
     assert line.split("|")[1:6] == [
-        " forget/a (n 8) ", " 0.000 ", " **0.750** (0.500 to 0.875) ", "     - ", " 0.500 (0.500 to 0.875) "
+        " forget/a ↑ (n 8) ", " 0.000 ", " **0.750** (0.500 to 0.875) ", "     - ", " 0.500 (0.500 to 0.875) "
     ]  # fmt: skip
 
 

@@ -195,13 +195,13 @@ def test_the_model_that_a_run_is_about() -> None:
 
 
 def test_what_was_not_measured_is_told() -> None:
-    missing = Missing(part="angles of over", path="over/angles.json", reason="no such file")
+    missing = Missing(part="scores of base", path="base/results.json", reason="not JSON")
     after = model("m")
     after.results["notes"].append("no tpr")
     found = verdict(Run(name="run", folder=FOLDER, models={"m": after}, missing=[missing]))
     assert found is not None
-    assert found.unmeasured[:2] == ["angles of over: no such file", "no tpr"]
-    assert "no comparison with the base: it was not evaluated in this run" in found.unmeasured
+    assert found.unmeasured[:2] == ["no tpr", "no comparison with the base: base/results.json: not JSON"]
+    assert any("no scored rows" in line for line in found.unmeasured)
     assert {one.tone for one in found.findings} == {"unknown"}
     assert found.headline.startswith("Forgotten? not measured; Kept? not measured")
 

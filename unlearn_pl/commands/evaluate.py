@@ -9,6 +9,7 @@ from unlearn_pl.evaluation.folder import ResultsFolder
 from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
 from unlearn_pl.evaluation.lm_eval import Harness
 from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.results import Results
 from unlearn_pl.evaluation.stored import StoredModel, check_stored, evaluate_stored
 from unlearn_pl.evaluation.table import metrics_of
 from unlearn_pl.models.device import find_device
@@ -70,6 +71,15 @@ def evaluate(
         output: Folder for the files.
         adapter: Folder of a PEFT adapter to put on the model.
     """
+    results = measure(model, data, output, adapter, options)
+    if results is not None:
+        print_results(results, output, options.verbose)
+
+
+def measure(
+    model: str, data: EvaluationData, output: str, adapter: str | None, options: EvaluateOptions
+) -> Results | None:
+    """`evaluate` without its table; None in all processes of a launch but the first."""
     if options.benchmark is not None and data != EvaluationData():
         raise InputError("not with data: a benchmark brings its own rows", "benchmark")
     stored = StoredModel(
@@ -85,8 +95,6 @@ def evaluate(
     check_stored(stored, measured, folder)
     place = find_device(options.device)
     inputs = read_inputs(options.benchmark or data, measured)
-    results = evaluate_stored(
+    return evaluate_stored(
         stored, inputs, measured, folder, place, retrained=options.retrained, harness=options.harness, log=log
     )
-    if results is not None:
-        print_results(results, output, options.verbose)

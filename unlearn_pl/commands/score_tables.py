@@ -40,6 +40,11 @@ def print_results(results: Results, output: str, verbose: bool = False) -> None:
     print(f"wrote {Path(output) / 'results.json'}, samples.jsonl and documents.jsonl")
 
 
+def headline(results: Results) -> str:
+    """The five scores in one line, a dash for what was not measured."""
+    return ", ".join(f"{HEADLINE[name]} {_shown(value)}" for name, value in results.headline.items())
+
+
 def leaks(results: Results) -> list[tuple[str, str]]:
     """Names and values of the scores that show what the texts give away of what had to be forgotten."""
     return [

@@ -9,6 +9,7 @@ from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.metric import ALWAYS, OPPOSITE, UNDEFINED, Better, Estimate, Metric, mean_score
 from unlearn_pl.metrics.roc import membership_score
 from unlearn_pl.tasks.base import Benchmark
+from unlearn_pl.tasks.checked import aggregate_value, task_value
 
 Statistic = Mapping[str, Estimate]
 
@@ -24,7 +25,7 @@ def term_scores(benchmark: Benchmark, measured: Measured) -> Statistic:
 def task_score(benchmark: Benchmark, measured: Measured) -> Statistic:
     """The task aggregate."""
     terms = benchmark.terms(measured.samples)
-    value = benchmark.task_aggregate(terms)
+    value = task_value(benchmark, terms)
     if value is None:
         return {"task_aggregate": UNDEFINED}
     rows = sum(len(term.samples) for term in terms)
@@ -56,7 +57,7 @@ def aggregate_score(benchmark: Benchmark, measured: Measured) -> Statistic:
     """The aggregate, with the interval that follows from those of its parts."""
     task = task_score(benchmark, measured)["task_aggregate"]
     parts = [task, membership_of(measured), accuracy_of(measured)]
-    value = benchmark.aggregate(*(part.value for part in parts))
+    value = aggregate_value(benchmark, *(part.value for part in parts))
     return {} if value is None else {"aggregate": Estimate(value, task.n, benchmark.aggregate_interval(parts))}
 
 

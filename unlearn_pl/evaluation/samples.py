@@ -13,6 +13,7 @@ from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.tasks.base import Benchmark, RowSet
+from unlearn_pl.tasks.checked import row_score
 
 UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
 """What says nothing of a row whose probability is NaN."""
@@ -54,7 +55,7 @@ def _sample(benchmark: Benchmark, of: RowSet, record: Record, answer: Answer | N
     return replace(
         row,
         generated=answer.text,
-        score=benchmark.score(record, answer.text),
+        score=row_score(benchmark, record, answer.text),
         tokens=answer.tokens,
         ended=answer.ended,
         cut=answer.cut,
@@ -78,7 +79,7 @@ def with_sampled(
     drawn = iter(language_model.sample([sample.prompt for sample in spoken], options))
 
     def with_texts(sample: Sample, record: Record, texts: Sequence[str]) -> Sample:
-        scores = tuple(inputs.benchmark.score(record, text) for text in texts)
+        scores = tuple(row_score(inputs.benchmark, record, text) for text in texts)
         return replace(sample, sampled=tuple(texts), sampled_scores=scores)
 
     return [

@@ -13,6 +13,7 @@ from unlearn_pl.metrics.metric import Metric, scores_of
 from unlearn_pl.metrics.roc import membership_score
 from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.tasks.base import Benchmark, Term
+from unlearn_pl.tasks.checked import aggregate_value, task_value
 
 COMPARED = ("forget_quality", "privacy_to_retrained")
 """What a retrained model is measured for."""
@@ -59,7 +60,7 @@ def results_of(
 ) -> Results:
     """The results of ``evaluate``."""
     terms, sides, choice = benchmark.terms(measured.samples), measured.sides, measured.choice
-    task, mmlu = benchmark.task_aggregate(terms), None if choice is None else choice["average"]
+    task, mmlu = task_value(benchmark, terms), None if choice is None else choice["average"]
     auc = sides["loss"].auc if "loss" in sides else None
     membership = None if auc is None else membership_score(auc)
     found = summary(measured, metrics)
@@ -69,7 +70,7 @@ def results_of(
         membership_auc=auc,
         membership_score=membership,
         mmlu=mmlu,
-        aggregate=benchmark.aggregate(task, membership, mmlu),
+        aggregate=aggregate_value(benchmark, task, membership, mmlu),
         eligible=None if mmlu is None or least is None else mmlu > least,
         terms={term.name: term.value for term in terms},
         counts=counts(measured, terms),

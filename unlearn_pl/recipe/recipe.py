@@ -10,8 +10,9 @@ from typing import Any
 from unlearn_pl.checkpoints.merge import CheckpointOptions
 from unlearn_pl.commands.balance import balance
 from unlearn_pl.commands.compare_merges import compare_merges
-from unlearn_pl.commands.evaluate import EvaluateOptions, evaluate
+from unlearn_pl.commands.evaluate import EvaluateOptions, measure
 from unlearn_pl.commands.merge import merge
+from unlearn_pl.commands.score_tables import headline
 from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.options import EvaluationOptions
@@ -116,11 +117,12 @@ class Recipe:
 
     def _fit_stage(self, name: str, config: str) -> Stage:
         folder, arguments = self.folder / name, self.fit_arguments(name, config)
+        scoring = self._searching_files() if self.options.during_fit else ()
         return Stage(
             name,
             kind="fit",
             settings={"arguments": arguments},
-            reads=(Path(config), *local(self.base, self.inputs.forget, self.inputs.retain)),
+            reads=(Path(config), *local(self.base, self.inputs.forget, self.inputs.retain, *scoring)),
             outputs=(folder / "adapter",),
             work=lambda interrupted: run_fit(name, ["fit", *arguments], folder, interrupted),
         )
@@ -162,8 +164,8 @@ class Recipe:
             name,
             kind="merge",
             settings=asdict(merging),
-            reads=tuple(adapters),
-            outputs=(folder / "adapter", folder / "model"),
+            reads=(*adapters, *local(self.base)),  # the merged model has the base's tokenizer
+            outputs=tuple(folder / part for part in ("adapter", "model", "anatomy.json", "spectrum.json")),
             work=lambda _: merge(
                 self.base, [str(path) for path in adapters], str(folder / "adapter"),
                 save_model=str(folder / "model"), overwrite=True,
@@ -176,8 +178,8 @@ class Recipe:
         return Stage(
             name,
             kind="balance",
-            settings={"model": self.base, **self._scored_by(), "search": asdict(balancing.search)},
-            reads=local(self.base, *adapters, *self._scoring_files()),
+            settings={"model": self.base, **self._searched_by(), "search": asdict(balancing.search)},
+            reads=local(self.base, *adapters, *self._searching_files()),
             outputs=(folder,),
             work=lambda _: balance(
                 self.base, adapters, self.inputs, str(folder), balancing.search, options=self._merge_scoring()
@@ -189,8 +191,8 @@ class Recipe:
         return Stage(
             name,
             kind="compare",
-            settings={"model": self.base, **self._scored_by(), "compared": asdict(comparing)},
-            reads=local(self.base, *adapters, *self._scoring_files()),
+            settings={"model": self.base, **self._searched_by(), "compared": asdict(comparing)},
+            reads=local(self.base, *adapters, *self._searching_files()),
             outputs=(folder,),
             work=lambda _: compare_merges(
                 self.base, adapters, self.inputs, str(folder), comparing.methods,
@@ -215,20 +217,30 @@ class Recipe:
         merged, folder = name in self.options.all_merges, self.folder / "evaluation" / name
         model = str(self.folder / name / "model") if merged else self.base
         adapter = None if merged or name == "base" else str(self.adapter(name))
+
+        def work(_: bool) -> None:
+            options = EvaluateOptions(**vars(self.evaluation), **self._loading(), overwrite=True)
+            results = measure(model, self.inputs, str(folder), adapter, options)
+            assert results is not None  # a recipe is one process
+            print(f"{name}: {headline(results)}", flush=True)
+
         return Stage(
             f"evaluate {name}",
             kind="evaluate",
             settings={"model": model, **self._scored_by()},
             reads=local(model, adapter, *self._scoring_files()),
             outputs=(folder,),
-            work=lambda _: evaluate(
-                model, self.inputs, str(folder), adapter,
-                options=EvaluateOptions(**vars(self.evaluation), **self._loading(), overwrite=True),
-            ),
-        )  # fmt: skip
+            work=work,
+        )
+
+    def _searched_by(self) -> dict[str, Any]:
+        """The settings of a search or comparison: of all that is measured, what it measures."""
+        own = {name: asdict(getattr(self.evaluation, name)) for name in ("membership", "choice", "generation")}
+        loading = {name: getattr(self.options, name) for name in ("dtype", "device")}
+        return {"data": asdict(self.inputs), **own, **loading}
 
     def _scored_by(self) -> dict[str, Any]:
-        """The settings of a stage that scores models."""
+        """The settings of a stage that scores a model."""
         loading = {name: getattr(self.options, name) for name in LOADING}
         measured = {"data": asdict(self.inputs), "harness": asdict(self.options.harness)}
         return {**measured, **asdict(self.evaluation), **loading}
@@ -237,11 +249,14 @@ class Recipe:
         """What `unlearn-pl evaluate` takes beside what is measured, as this recipe gives it."""
         return {name: getattr(self.options, name) for name in (*LOADING, "harness", "trust_remote_code")}
 
-    def _scoring_files(self) -> tuple[str | None, ...]:
-        options, data = self.evaluation, self.inputs
-        membership, truth = options.membership, options.truth
-        documents = (membership.member, membership.nonmember)
-        return (data.forget, data.retain, *documents, options.choice.folder, truth.forget, truth.retain)
+    def _searching_files(self) -> tuple[str | None, ...]:
+        membership, data = self.evaluation.membership, self.inputs
+        return (data.forget, data.retain, membership.member, membership.nonmember, self.evaluation.choice.folder)
+
+    def _scoring_files(self) -> tuple[str | Path | None, ...]:
+        truth, options = self.evaluation.truth, self.options
+        retrained = None if options.retrained is None else Path(options.retrained).expanduser() / "results.json"
+        return (*self._searching_files(), truth.forget, truth.retain, options.reference, retrained)
 
 
 def local(*sources: str | Path | None) -> tuple[Path, ...]:

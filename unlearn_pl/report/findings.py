@@ -90,7 +90,7 @@ def forgotten(case: Case) -> Finding:
     names = splits(case.results, "lower")
     whole = mean_score(case.model, names, "mean score of the rows to forget")
     parts = terms(case.results, "lower")
-    moved = case.moved(names, "its change from the base, row by row")
+    moved = case.moved(names, "change of the rows to forget from the base")
     deeper = leaks(case, names)
     if whole is None:
         nothing = Answer("not measured", "unknown", "There are no scored rows of what had to be forgotten.")
@@ -141,7 +141,7 @@ def kept(case: Case) -> Finding:
     """Are the answers that had to stay still given?"""
     names = splits(case.results, "higher")
     whole = mean_score(case.model, names, "mean score of the rows to keep")
-    moved = case.moved(names, "its change from the base, row by row")
+    moved = case.moved(names, "change of the rows to keep from the base")
     worst = sorted(terms(case.results, "higher"), key=lambda one: one.value)[:1]
     evidence = known([whole, moved, *worst])
     if whole is None:
@@ -172,8 +172,12 @@ def fall(moved: Evidence, what: str) -> Answer:
 
 def knowledge(case: Case) -> Finding:
     """Is what the model knew of the world still there?"""
-    after = entry(case.results, "choice/micro", "share of multiple-choice questions answered right")
-    before = None if case.base is None else entry(case.base.results, "choice/micro", "the same of the base")
+    after = entry(case.results, "choice/micro", "multiple-choice questions answered right")
+    before = (
+        None
+        if case.base is None
+        else entry(case.base.results, "choice/micro", "multiple-choice questions answered right by the base")
+    )
     said = Answer("not measured", "unknown", "No multiple-choice questions were asked.")
     if after is not None and before is None:
         words = f"{percent(after.value)} of {after.n} questions were answered right, and there is no base beside it."
@@ -260,12 +264,15 @@ def collapsed(case: Case) -> Finding:
 def attacked(case: Case) -> Finding:
     """Does any membership attack still tell members apart?"""
     verdicts: Mapping[str, str] = case.results.get("verdicts") or {}
-    evidence = known(entry(case.results, f"membership/{one}/auc", f"AUC of the {one} attack") for one in verdicts)
-    leaking = [name for name, words in verdicts.items() if words.startswith("leaks")]
-    silent = [name for name, words in verdicts.items() if words.startswith(("broken", "no verdict"))]
-    told = "; ".join(f"{name}: {verdicts[name]}" for name in (*leaking, *silent))
-    words = f"Of {len(verdicts)} attacks {len(leaking)} are shown to tell members from non-members."
-    words += f" {told[:1].upper()}{told[1:]}." if told else ""
+    evidence = known(
+        entry(case.results, f"membership/{one}/auc", f"AUC of the {attack(one)} attack") for one in verdicts
+    )
+    leaking = [name for name, shown in verdicts.items() if shown.startswith("leaks")]
+    silent = [name for name, shown in verdicts.items() if shown.startswith(("broken", "no verdict"))]
+    words = f"{len(leaking)} of {len(verdicts)} attacks are shown to tell members from non-members."
+    for shown in dict.fromkeys(verdicts[name] for name in (*leaking, *silent)):
+        names = ", ".join(attack(name) for name in verdicts if verdicts[name] == shown)
+        words += f" {shown.removeprefix('leaks: ').capitalize()} ({names})."
     if not verdicts:
         said = Answer("not measured", "unknown", "No documents of non-members were given.")
     elif leaking:
@@ -278,3 +285,8 @@ def attacked(case: Case) -> Finding:
         words += f" Not every interval is within {BAND:g} of one half, so a weak attack is not excluded."
         said = Answer("none shown", "unsure", words)
     return Finding(key="attacked", question="Does an attack tell members apart?", said=said, evidence=evidence)
+
+
+def attack(name: str) -> str:
+    """What a reader calls an attack."""
+    return {"min_k": "Min-K%", "min_k_pp": "Min-K%++"}.get(name, name)

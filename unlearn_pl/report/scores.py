@@ -84,9 +84,41 @@ def terms_table(models: Mapping[str, Scores]) -> Table:
         "intervals; n: rows behind a number.",
         stub="term",
         columns=[Column(name=name, judged=name != REFERENCE) for name in models],
-        across="higher",
-        rows=[Row(name=term, cells=[term_cell(one, term) for one in models.values()]) for term in terms],
+        across=True,
+        rows=[
+            Row(name=term, cells=[term_cell(one, term) for one in models.values()], better="higher") for term in terms
+        ],
     )
+
+
+def every_score_table(models: Mapping[str, Scores]) -> Table:
+    """One line for everything that was measured, with the direction that is better, one column a model."""
+    names = dict.fromkeys(name for results in models.values() for name in results.get("scores", {}))
+    found = [{name: one.get("scores", {}).get(name) for name in names} for one in models.values()]
+    why = "not measured for this model"
+    return Table(
+        key="every_score",
+        title="Every score",
+        caption="Everything that was measured, with 95 % intervals where there are any; n: what a number was computed "
+        "from.",
+        stub="score",
+        columns=[Column(name=name, judged=name != REFERENCE) for name in models],
+        across=True,
+        rows=[
+            Row(
+                name=name,
+                cells=[cell_of(one[name], why) for one in found],
+                better=next((direction(one[name]) for one in found if one[name]), None),
+            )
+            for name in names
+        ],
+    )
+
+
+def direction(entry: Mapping[str, Any]) -> Direction | None:
+    """Which values of a score are better, as `results.json` says it."""
+    said = entry.get("better")
+    return said if said in ("higher", "lower", "one half") else None
 
 
 COMPARED = {
@@ -104,7 +136,7 @@ def compared_table(models: Mapping[str, Scores], name: str = "search") -> Table:
     held: dict[str, Direction] = {"holdout_auc": "one half", "aggregate_holdout": "higher"}
     return Table(
         key=f"balance_{name}",
-        title=f"Balance search {name}",
+        title=f"Balance search, {name}",
         caption="The two adapters alone, plain TIES, and the chosen merge; the held-out half of the documents took no "
         "part in the choice.",
         stub="model",
@@ -129,7 +161,7 @@ def merges_table(parents: Mapping[str, Scores], methods: Sequence[Scores], name:
         Row(
             name=one["method"],
             cells=[
-                *(Cell(value=one[key]) for key in ("density", "sign_conflict", "trimmed_mass")),
+                *(Cell(value=one.get(key)) for key in ("density", "sign_conflict", "trimmed_mass")),
                 *sized(one["defined"]),
                 *sized(one["normalised"]),
             ],
@@ -138,7 +170,7 @@ def merges_table(parents: Mapping[str, Scores], methods: Sequence[Scores], name:
     ]
     return Table(
         key=f"merge_methods_{name}",
-        title=f"Merge methods {name}",
+        title=f"Merge methods, {name}",
         caption="Each method at the scale that its definition gives the delta, and (columns with =) at the norm of the "
         "mean of both deltas; conflict: share of the entries whose signs differ, trimmed: share of the mass that the "
         "method drops.",

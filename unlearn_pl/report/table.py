@@ -58,6 +58,8 @@ class Row:
     """Rows of a group stand together, and the best is the best among them."""
     judged: bool = True
     """False: it stands there for comparison, and is never the best of its group."""
+    better: Direction | None = None
+    """Which of its own values is best, where the columns are models (``Table.across``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,8 @@ class Table:
     notes: Sequence[str] = ()
     """What a reader must know beside it."""
 
-    across: Direction | None = None
-    """Where the columns are models: which value of a line is best. Else each column has its own direction."""
+    across: bool = False
+    """Whether the columns are models: values are then compared along a line, else down a column."""
 
     def __post_init__(self) -> None:
         assert all(len(row.cells) == len(self.columns) for row in self.rows), self.key
@@ -112,7 +114,7 @@ class Table:
     def name_of(self, row: int) -> str:
         """Name of a line, with the number of rows behind all of it where its cells are compared."""
         one = self.rows[row]
-        return titled(one.name, "", shared(one.cells) if self.across else None)
+        return titled(one.name, ARROWS[one.better], shared(one.cells) if self.across else None)
 
     def shown(self, row: int, column: int) -> Shown:
         """A cell as it is read."""
@@ -128,7 +130,8 @@ class Table:
 
     def is_best(self, row: int, column: int) -> bool:
         """Whether no number that it is compared with is better: those of its column and group, or of its line."""
-        better, digits = self.across or self.columns[column].better, self.columns[column].digits
+        better = self.rows[row].better if self.across else self.columns[column].better
+        digits = self.columns[column].digits
         known = self._compared(row, column)
         if better is None or len(known) < 2 or (row, column) not in known:
             return False
@@ -146,18 +149,26 @@ class Table:
         return {place: value for place, value in values.items() if value is not None}
 
     def reasons(self) -> list[str]:
-        """Why there is a dash, a line for each reason."""
-        found: dict[str, list[str]] = {}
+        """Why there is a dash and where, a line for each reason."""
+        found: dict[str, dict[str, list[str]]] = {}
         for row in self.rows:
             for column, cell in zip(self.columns, row.cells, strict=True):
                 if cell.why:
-                    found.setdefault(cell.why, []).append(f"{row.name}: {column.name}")
-        return [f"{why} ({', '.join(where)})" for why, where in found.items()]
+                    found.setdefault(cell.why, {}).setdefault(row.name, []).append(column.name)
+        return [f"{why} ({places(where)})" for why, where in found.items()]
+
+
+def places(where: Mapping[str, Sequence[str]]) -> str:
+    """Row -> columns, in few words: rows with the same columns stand together."""
+    mates: dict[tuple[str, ...], list[str]] = {}
+    for row, columns in where.items():
+        mates.setdefault(tuple(dict.fromkeys(columns)), []).append(row)
+    return "; ".join(f"{', '.join(rows)}: {', '.join(columns)}" for columns, rows in mates.items())
 
 
 def shared(cells: Iterable[Cell]) -> int | None:
-    """The number of rows behind all of the numbers, None if they differ or nobody knows them."""
-    found = {cell.n for cell in cells} - {None}
+    """The number of rows behind all of the numbers, None if they differ or that of one is not known."""
+    found = {cell.n for cell in cells if cell.value is not None}
     return found.pop() if len(found) == 1 else None
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,16 +11,21 @@ from unlearn_pl.report.latex import latex
 from unlearn_pl.report.markdown import markdown
 from unlearn_pl.report.table import Cell, Table
 
+UNFIT = re.compile(r"[^\w.-]+")
+"""What a file's name does not have: keys hold names of runs."""
 PARTS = ("low", "high", "spread", "n")
 """What a CSV has of a number beside itself, in columns of their own, where any row has it."""
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Write each table as KEY.md, KEY.tex and KEY.csv."""
-    written = []
+    """Write each table as KEY.md, KEY.tex and KEY.csv, with a number where two have one key."""
+    written: list[Path] = []
     for table in tables:
+        stem = UNFIT.sub("-", table.key)
+        taken = sum(re.fullmatch(rf"{re.escape(stem)}(_\d+)?\.md", path.name) is not None for path in written)
+        name = f"{stem}_{taken + 1}" if taken else stem
         for ending, render in (("md", markdown), ("tex", latex), ("csv", comma_separated)):
-            written.append(folder / f"{table.key}.{ending}")
+            written.append(folder / f"{name}.{ending}")
             write_text(written[-1], render(table))
     return written
 

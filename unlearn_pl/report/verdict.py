@@ -49,12 +49,14 @@ def case_of(run: Run, name: str) -> Case:
 
 
 def unmeasured(run: Run, case: Case) -> list[str]:
-    """What nothing is said of, and why."""
+    """What nothing is said of, and why; files that a report lacks are told by the run itself."""
     config = case.results.get("provenance", {}).get("config", {})
-    found = [f"{one.part}: {one.reason}" for one in run.missing]
-    found += [str(note) for note in case.results.get("notes") or ()]
+    found = [str(note) for note in case.results.get("notes") or ()]
     if case.base is None and case.model.name != REFERENCE:
-        found.append("no comparison with the base: it was not evaluated in this run")
+        lost = [f"{one.path}: {one.reason}" for one in run.missing if one.part == f"scores of {REFERENCE}"]
+        found.append(f"no comparison with the base: {'; '.join(lost) or 'it was not evaluated in this run'}")
+    if not case.model.samples:
+        found.append("no scored rows: nothing is said of what is forgotten and kept as a whole")
     if case.results.get("eligible") is None:
         found.append("no least accuracy in multiple choice was asked for")
     if not (config.get("sampling") or {}).get("samples"):
