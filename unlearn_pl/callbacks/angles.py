@@ -8,12 +8,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors.torch import load_file
 
 from unlearn_pl.analysis.angles import angle_report
-from unlearn_pl.analysis.figures import plot_angles
 from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.callbacks.snapshot import WeightSnapshot, snapshot_folder
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import write_json
 from unlearn_pl.models.adapter_folder import WEIGHTS_FILE
+from unlearn_pl.report.draw import draw
+from unlearn_pl.report.figures.angles import angles
 
 
 class AngleAnalysis(Callback):
@@ -51,7 +52,7 @@ class AngleAnalysis(Callback):
             target.unlink(missing_ok=True)  # of an older run: not of this adapter
             return
         write_json(target, reports[0] if isinstance(self.pivot, int) else {"pivots": reports})
-        plot_angles(reports[0], target.with_suffix(".png"))
+        draw(angles(reports, identity={"run": target.parent.name}), target.with_suffix(".png"))
         for report in reports:
             _, pivot, final = report["steps"]
             angle = report["delta"]["overall"]["angles"]["before_after"]
