@@ -1,7 +1,6 @@
 """EvaluateDuringFit: the SemEval scores of the model while it trains."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from unlearn_pl.analysis.figures import Curve, plot_terms
 from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.callbacks.monitor import PREFIX, check_moments, check_names, hide_scores, show_scores
 from unlearn_pl.errors import InputError
@@ -21,6 +19,8 @@ from unlearn_pl.evaluation.run import evaluate
 from unlearn_pl.files import write_json
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.metrics.headline import HEADLINE
+from unlearn_pl.report.draw import draw
+from unlearn_pl.report.figures.terms import terms
 
 
 class EvaluateDuringFit(Callback):
@@ -136,7 +136,8 @@ class EvaluateDuringFit(Callback):
         if trainer.is_global_zero:
             target = Path(trainer.default_root_dir) / "evaluations.json"
             write_json(target, self.history)
-            plot_terms(term_curves(self.history), target.with_suffix(".png"))
+            run = target.parent.name
+            draw(terms(self.history, identity={"run": run}), target.with_suffix(".png"))
             shown = ", ".join(f"{key} {value:.3f}" for key, value in results.headline.items() if value is not None)
             rank_zero_info(f"evaluation at step {step}: {shown}")
 
@@ -149,15 +150,3 @@ class EvaluateDuringFit(Callback):
 def scores_of(entry: Mapping[str, Any]) -> dict[str, float | None]:
     """The scores of an entry of the history by the name that they are logged and monitored by."""
     return {key: entry[key] for key in HEADLINE} | entry["terms"]
-
-
-def term_curves(history: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """The terms of the Task Aggregate (``forget/Task1/regurgitation``) over the steps, those of one task in one panel,
-    which may have a slash in its name."""
-    curves = []
-    for term in history[-1]["terms"]:
-        split, rest = term.split("/", 1)
-        task, kind = rest.rsplit("/", 1)
-        points = [(entry["step"], entry["terms"][term]) for entry in history]
-        curves.append(Curve(task, f"{split} {kind}", points, dashed=split == "forget"))
-    return curves
