@@ -1,7 +1,6 @@
 """EvaluateDuringFit: the SemEval scores of the model while it trains."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from unlearn_pl.analysis.figures import Curve, plot_terms
 from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
@@ -20,6 +18,8 @@ from unlearn_pl.evaluation.run import evaluate
 from unlearn_pl.files import write_json
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.metrics.headline import HEADLINE
+from unlearn_pl.report.draw import draw
+from unlearn_pl.report.figures.terms import terms
 
 
 class EvaluateDuringFit(Callback):
@@ -109,7 +109,8 @@ class EvaluateDuringFit(Callback):
         if trainer.is_global_zero:
             target = Path(trainer.default_root_dir) / "evaluations.json"
             write_json(target, self.history)
-            plot_terms(term_curves(self.history), target.with_suffix(".png"))
+            run = target.parent.name
+            draw(terms(self.history, identity={"run": run}), target.with_suffix(".png"))
             shown = ", ".join(f"{key} {value:.3f}" for key, value in results.headline.items() if value is not None)
             rank_zero_info(f"evaluation at step {step}: {shown}")
 
@@ -118,15 +119,3 @@ class EvaluateDuringFit(Callback):
         numbers = {f"evaluation/{key}": value for key, value in scores.items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, entry["step"])
-
-
-def term_curves(history: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """The terms of the Task Aggregate (``forget/Task1/regurgitation``) over the steps, those of one task in one panel,
-    which may have a slash in its name."""
-    curves = []
-    for term in history[-1]["terms"]:
-        split, rest = term.split("/", 1)
-        task, kind = rest.rsplit("/", 1)
-        points = [(entry["step"], entry["terms"][term]) for entry in history]
-        curves.append(Curve(task, f"{split} {kind}", points, dashed=split == "forget"))
-    return curves

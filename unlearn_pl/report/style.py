@@ -18,7 +18,7 @@ class Look:
 
     colour: str
     marker: str
-    """matplotlib's name."""
+    """matplotlib's name; none: without markers."""
     symbol: str
     """Plotly's name of the marker."""
     hatch: str
@@ -47,6 +47,7 @@ KNOWN = {
     "members": VERMILLION,
     "non-members": BLUE,
     "chosen": VERMILLION,
+    "chance": Look("#9A9A9A", "", "circle", "", ""),
 }
 """What looks the same in every figure."""
 

@@ -36,7 +36,7 @@ def areas(run: Run) -> list[Figure]:
             bars.append(Bars(name=name, categories=names, values=value, low=low, high=high, text=told))
     if not bars:
         return []
-    half = Guide(at=0.5, name="one half: nothing is told apart")
+    half = Guide(at=0.5, name="one half")
     axis = Axis(title="AUC", limits=BAR.limits)
     panel = Panel(title="", x=Axis(title="attack", categories=names), y=axis, series=bars, guides=[half])
     return [

@@ -1,5 +1,6 @@
 """Merge methods beside one another: scores over the density (Figure 5 of the ZJUKLAB paper), and by method."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,15 +32,16 @@ def has_several(rows: Rows) -> bool:
 
 
 def densities(rows: Rows, key: str = "densities", identity: Mapping[str, str] | None = None) -> Figure:
-    """One panel a method that prunes; dashed: at the common norm."""
-    names = dict.fromkeys(row["method"] for row in rows if row["density"] is not None)
+    """One panel a method that was tried at several densities; dashed: at the common norm."""
+    tried = {(row["method"], row["density"]): row["method"] for row in rows if row["density"] is not None}
+    names = [method for method, count in Counter(tried.values()).items() if count > 1]
     half = Guide(at=0.5, name="best AUC")
     panels = [
         Panel(
             title=method,
             x=Axis(title="density (share of entries kept)"),
             y=SCORE,
-            series=_lines([row for row in rows if row["method"] == method]),
+            series=_lines([row for row in rows if row["method"] == method and row["density"] is not None]),
             guides=[half],
         )
         for method in names

@@ -34,7 +34,12 @@ def identity_of(run: Run) -> dict[str, str]:
     sources += [fit.adapter for fit in run.fits.values()]
     sources += [search.found.get("provenance") for search in run.searches.values()]
     sources += [comparison.found.get("provenance") for comparison in run.comparisons.values()]
-    known = next((source for source in sources if source), {})
-    facts = {"run": run.name, "commit": known.get("commit"), "seed": known.get("seed")}
-    facts["unlearn_pl"] = (known.get("versions") or {}).get("unlearn_pl")
-    return {name: str(value) for name, value in facts.items() if value is not None}
+    return identity(run.name, next((source for source in sources if source), {}))
+
+
+def identity(name: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Name of a run, with what is known of its origin; ``facts`` is a file's provenance."""
+    versions = facts.get("versions") or {}
+    known = {"run": name, "commit": facts.get("commit"), "seed": facts.get("seed")}
+    known["unlearn_pl"] = versions.get("unlearn_pl")
+    return {key: str(value) for key, value in known.items() if value is not None}

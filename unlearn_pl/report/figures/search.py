@@ -22,7 +22,14 @@ def search(found: Mapping[str, Any], name: str = "", identity: Mapping[str, str]
     and the scores of the points where all was measured."""
     chosen, counts = found["chosen"], found["documents"]
     low, high = found["holdout_interval"]
-    held = Points(name="chosen, held-out half", x=[chosen["mix"]], y=[found["holdout_auc"]], low=[low], high=[high])
+    held = Points(
+        name="chosen, held-out half",
+        x=[chosen["mix"]],
+        y=[found["holdout_auc"]],
+        low=[low],
+        high=[high],
+        colour="chosen",
+    )
     ring = Points(name="chosen", x=[chosen["mix"]], y=[chosen["calibration_auc"]], ringed=True, text=[_told(chosen)])
     half = Guide(at=0.5, name="one half")
     auc = Axis(title="membership AUC", limits=SCORE.limits)
