@@ -1,6 +1,7 @@
 """EvaluateDuringFit: the SemEval scores of the model while it trains."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
