@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -15,7 +19,9 @@ from unlearn_pl import Benchmark, EvaluationOptions, InputError, Lume, Record, R
 from unlearn_pl.__main__ import main
 from unlearn_pl.evaluation.inputs import read_inputs
 from unlearn_pl.inference.generation import Generation
+from unlearn_pl.metrics.leakage import Corpus
 from unlearn_pl.metrics.metric import ALWAYS, Estimate, Metric
+from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.tasks.base import Term
 
 Build = Callable[[], LlamaForCausalLM]
@@ -108,6 +114,96 @@ def test_sets_are_checked() -> None:
         read_inputs(NothingToForget(), OPTIONS)
 
 
+def test_a_set_is_of_a_known_role_and_of_records() -> None:
+    row = Record("1", "night is", "black")
+    for arguments, message in (
+        (("a", "forgett", [row]), "role: must be one of forget, retain, .* got 'forgett'"),
+        (("", "forget", [row]), "name: must be the text"),
+        (("a", "forget", [{"id": "1"}]), "rows: each must be a Record, got dict"),
+        (("a", "forget", iter([row])), "rows: must be a list, got list_iterator"),
+        (("a", "member", (), ["it is", 5]), "documents: each must be a str, got int 5"),
+    ):
+        with pytest.raises(InputError, match=f"^{message}"):
+            RowSet(*arguments)  # type: ignore[arg-type]
+
+
+class NoSets(Colours):
+    def sets(self) -> list[RowSet]:
+        return None  # type: ignore[return-value]
+
+
+class NoText(Colours):
+    def prompt(self, row: Record) -> str:
+        return None  # type: ignore[return-value]
+
+
+class Scores(Colours):
+    def __init__(self, given: Any):
+        super().__init__(1)
+        self.given = given
+
+    def score(self, row: Record, text: str) -> float:
+        return self.given  # type: ignore[no-any-return]
+
+
+class Aggregates(Colours):
+    def __init__(self, task: Any = 0.5, aggregate: Any = 0.5, **official: Any):
+        super().__init__(1)
+        self.given = task, aggregate, official
+
+    def task_aggregate(self, terms: Sequence[Term]) -> float:
+        return self.given[0]  # type: ignore[no-any-return]
+
+    def aggregate(self, task: float | None, membership: float | None, choice: float | None) -> float | None:
+        return self.given[1]  # type: ignore[no-any-return]
+
+    def official(self, results: Mapping[str, float | None], terms: Sequence[Term]) -> dict[str, Any]:
+        return self.given[2]
+
+
+class Metrics(Colours):
+    def __init__(self, **changes: Any):
+        super().__init__(1)
+        self.metrics = (replace(LONGEST, **changes),)  # type: ignore[misc]
+
+
+def broken(row: Sample, corpus: Corpus) -> float:
+    return float("nan")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "message"),
+    [
+        (NoSets(), "NoSets.sets must be a list of RowSet, got None"),
+        (NoText(), "NoText.prompt of row 'night0' must be text, got None"),
+        (Scores(float("nan")), r"Scores: the score of row 'night0' must be a number in \[0, 1\] or None, got nan"),
+        (Scores(2), ".* got 2$"),
+        (Scores("1"), ".* got '1'$"),
+        (Aggregates(task=float("nan")), "Aggregates.task_aggregate must be a finite number or None, got nan"),
+        (Aggregates(aggregate="high"), "Aggregates.aggregate must be a finite number or None, got 'high'"),
+        (Aggregates(scores={}), r"Aggregates.official must be .* further keys of the results, got \['scores'\]"),
+        (Aggregates(own=float("nan")), "Aggregates.official must be what JSON can hold"),
+        (Metrics(family="mine"), "the metric longest of Metrics must be of the family always or .* got 'mine'"),
+        (Metrics(name="keyword_leakage"), "the metric keyword_leakage of Metrics has the name of another metric"),
+        (Metrics(statistic=None, value=broken), "the metric longest of row 'night0' must be a finite number"),
+    ],
+)
+def test_what_a_benchmark_gives_is_checked(
+    benchmark: Benchmark, message: str, tiny_model: Build, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Not written as a number, and not told by a traceback out of the last line of an evaluation."""
+    with pytest.raises(InputError, match=f"^{message}"):
+        evaluate(tiny_model(), tokenizer, benchmark, OPTIONS)
+
+
+def test_numbers_of_numpy_are_numbers(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    half = np.float32(0.5)
+    results = evaluate(tiny_model(), tokenizer, Scores(half), OPTIONS)
+    assert [type(row.score) for row in results.samples] == [float] * 3
+    results = evaluate(tiny_model(), tokenizer, Aggregates(half, half), OPTIONS)
+    json.dumps(results.to_json())
+
+
 def test_lume_in_memory_is_lume_of_files(tmp_path: Path, tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     rows = {
         split: [Record(f"{split}{end}", f"{split} {end}?", "a black cat", "Task1", end[:2]) for end in ("sc1", "qa0")]
@@ -151,6 +247,27 @@ def test_the_command_takes_one_file(base_folder: str, tmp_path: Path) -> None:
     both = command(*options, "--data.forget=f.jsonl", "--data.retain=r.jsonl", "--overwrite")
     assert both.returncode == 2
     assert both.stderr == "unlearn-pl: error: --benchmark: not with data: a benchmark brings its own rows\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("own_file.Mine", r"got 'own_file.Mine': No module named 'absent'"),
+        ("nowhere.Mine", r"got 'nowhere.Mine': No module named 'nowhere'"),
+        ("Mine", r"got 'Mine': Expected a dot import path string: Mine"),
+        ("json.JSONDecoder", r"got 'json.JSONDecoder': Import path does not correspond to a subclass of Benchmark"),
+        ("unlearn_pl.tasks.lume.Lume", r"^unlearn-pl: error: needed: --benchmark.forget, --benchmark.retain$"),
+    ],
+)
+def test_an_import_that_fails_is_told_with_its_reason(
+    given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_file.py").write_text("import absent", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["unlearn-pl", "evaluate", "--model=m", "--output=o", f"--benchmark={given}"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert re.search(message, capsys.readouterr().err.strip())
 
 
 def test_without_rows_the_command_says_what_is_needed(

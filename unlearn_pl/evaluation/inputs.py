@@ -81,9 +81,11 @@ def read_inputs(data: Benchmark | EvaluationData, options: EvaluationOptions) ->
     )
 
 
-def checked_sets(benchmark: Benchmark) -> list[RowSet]:
+def checked_sets(benchmark: Benchmark) -> Sequence[RowSet]:
     """The sets of a benchmark. Raises InputError unless one is to be forgotten, and names and rows are told apart."""
-    sets = list(benchmark.sets())
+    sets = benchmark.sets()
+    if not isinstance(sets, Sequence) or not all(isinstance(one, RowSet) for one in sets):
+        raise InputError(f"{type(benchmark).__name__}.sets must be a list of RowSet, got {sets!r:.60}")
     if not any(one.role == "forget" and one.rows for one in sets):
         raise InputError(f"{type(benchmark).__name__} has no row to be forgotten: one set needs the role forget")
     for what, names in (("sets", [one.name for one in sets]), ("rows", [row.id for one in sets for row in one.rows])):

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from unlearn_pl.data.records import Record
+from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.inference.generation import Answer, Generation, Prompt
 from unlearn_pl.inference.likelihood import Likelihood
@@ -19,8 +20,12 @@ UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
 
 
 def prompt_of(benchmark: Benchmark, row: Record) -> Prompt:
-    """A row as the model is asked it."""
-    return Prompt(benchmark.prompt(row), benchmark.answer(row), benchmark.is_exact(row))
+    """A row as the model is asked it. Raises InputError if the benchmark gives no texts."""
+    prompt, answer = benchmark.prompt(row), benchmark.answer(row)
+    for name, text in (("prompt", prompt), ("answer", answer)):
+        if not isinstance(text, str):
+            raise InputError(f"{type(benchmark).__name__}.{name} of row {row.id!r:.60} must be text, got {text!r:.60}")
+    return Prompt(prompt, answer, benchmark.is_exact(row))
 
 
 def generate_samples(
@@ -54,7 +59,7 @@ def _sample(benchmark: Benchmark, of: RowSet, record: Record, answer: Answer | N
     return replace(
         row,
         generated=answer.text,
-        score=benchmark.score(record, answer.text),
+        score=benchmark.row_score(record, answer.text),
         tokens=answer.tokens,
         ended=answer.ended,
         cut=answer.cut,
@@ -78,7 +83,7 @@ def with_sampled(
     drawn = iter(language_model.sample([sample.prompt for sample in spoken], options))
 
     def with_texts(sample: Sample, record: Record, texts: Sequence[str]) -> Sample:
-        scores = tuple(inputs.benchmark.score(record, text) for text in texts)
+        scores = tuple(inputs.benchmark.row_score(record, text) for text in texts)
         return replace(sample, sampled=tuple(texts), sampled_scores=scores)
 
     return [

@@ -1,9 +1,12 @@
 """The results of an evaluation: every score with its interval, direction and range."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.evaluation.official import aggregate_value, task_value
 from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.results import Results
 from unlearn_pl.metrics.measured import Measured
@@ -58,7 +61,7 @@ def results_of(
 ) -> Results:
     """The results of ``evaluate``."""
     terms, sides, choice = benchmark.terms(measured.samples), measured.sides, measured.choice
-    task, mmlu = benchmark.task_aggregate(terms), None if choice is None else choice["average"]
+    task, mmlu = task_value(benchmark, terms), None if choice is None else choice["average"]
     auc = sides["loss"].auc if "loss" in sides else None
     membership = None if auc is None else membership_score(auc)
     found = summary(measured, metrics)
@@ -68,7 +71,7 @@ def results_of(
         membership_auc=auc,
         membership_score=membership,
         mmlu=mmlu,
-        aggregate=benchmark.aggregate(task, membership, mmlu),
+        aggregate=aggregate_value(benchmark, [task, membership, mmlu]),
         eligible=None if mmlu is None or least is None else mmlu > least,
         terms={term.name: term.value for term in terms},
         counts=counts(measured, terms),
@@ -79,7 +82,21 @@ def results_of(
         notes=found.notes,
         samples=measured.samples,
     )
-    return replace(results, official=benchmark.official(results.headline, terms))
+    return replace(results, official=official_keys(benchmark, results, terms))
+
+
+def official_keys(benchmark: Benchmark, results: Results, terms: Sequence[Term]) -> Mapping[str, Any]:
+    """What the benchmark adds to ``results``. Raises InputError unless it is JSON under further names."""
+    found, what = benchmark.official(results.headline, terms), f"{type(benchmark).__name__}.official"
+    taken = {one.name for one in fields(Results)} | {"provenance"}
+    if not isinstance(found, Mapping) or not taken.isdisjoint(found):
+        same = sorted(taken.intersection(found)) if isinstance(found, Mapping) else type(found).__name__
+        raise InputError(f"{what} must be a dictionary of further keys of the results, got {same}")
+    try:
+        json.dumps(dict(found), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} must be what JSON can hold: {one_line(error)}") from error
+    return found
 
 
 def counts(measured: Measured, terms: Sequence[Term]) -> dict[str, int]:

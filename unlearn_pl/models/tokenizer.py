@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.body import causal_model
-from unlearn_pl.models.load import load_from, load_tokenizer
+from unlearn_pl.models.load import blamed_on, load_from, load_tokenizer
 
 # Any of these in a folder says that a tokenizer was saved there.
 FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
@@ -25,7 +25,8 @@ def find_tokenizer(
     trained on its ids.
     """
     if given is not None:
-        return load_tokenizer(given, trust_remote_code)
+        with blamed_on("tokenizer"):
+            return load_tokenizer(given, trust_remote_code)
     tokenizer = load_tokenizer(base, trust_remote_code)
     for folder in adapters:
         if any((Path(folder) / name).is_file() for name in FILES):

@@ -14,7 +14,7 @@ from unlearn_pl.errors import InputError, one_line, refusal_behind, within
 from unlearn_pl.evaluation.inputs import read_inputs
 from unlearn_pl.merging.adapters import check_config
 from unlearn_pl.models import tiny
-from unlearn_pl.models.load import load_skeleton, resolve
+from unlearn_pl.models.load import blamed_on, load_skeleton, resolve
 from unlearn_pl.models.lora import attach_lora
 from unlearn_pl.parsing import ShortErrors, with_flag
 from unlearn_pl.recipe.options import TAKEN, RecipeOptions
@@ -89,7 +89,8 @@ def check_base(options: RecipeOptions) -> None:
     if options.base is not None and builds:
         raise InputError(f"not used where the recipe builds a tiny model, got {options.base}", "base")
     if options.base is not None:
-        resolve(options.base)
+        with blamed_on("base"):
+            resolve(options.base)
 
 
 def check_rows(options: RecipeOptions) -> None:
@@ -170,7 +171,9 @@ def check_fit(recipe: Recipe, name: str, config: str) -> None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the fit itself shows PEFT's
-        model = attach_lora(load_skeleton(recipe.options.base, built.model.trust_remote_code), built.model.lora, seed=0)
+        with blamed_on("base"):
+            skeleton = load_skeleton(recipe.options.base, built.model.trust_remote_code)
+        model = attach_lora(skeleton, built.model.lora, seed=0)
     check_config(model.peft_config[model.active_adapter].to_dict(), f"the adapter that {config} describes", where)
 
 
