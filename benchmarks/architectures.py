@@ -42,7 +42,7 @@ family of its causal language models a tiny random model is built and compared w
 * **Merging**: the logits of the saved model beside PEFT's own merge of the same two adapters, `ties` and `cat`:
   largest difference relative to the largest logit.
   *attention*: `all-linear` is refused, since it adapts experts, which are bare parameters and cannot be merged, or
-  layers that PEFT cannot adapt; so the linear layers of the attention were named in `--model.lora.target_modules`.
+  layers that PEFT cannot adapt; so the linear layers of the attention were named in `lora.target_modules`.
 
 *refused* means one line before any work, which stands below. A tiny random model says nothing of sizes: rows are
 short, and experts are few.
@@ -53,12 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", required=True, help="folder for one file a family")
     parser.add_argument("--markdown", help="file for the table")
-    parser.add_argument("--families", help="names with commas between them; all without it")
+    parser.add_argument("--families", nargs="+", help="all without it")
     parser.add_argument("--again", action="store_true", help="measure families anew whose files are there")
     options = parser.parse_args()
     folder = Path(options.json)
     folder.mkdir(parents=True, exist_ok=True)
-    names = families() if options.families is None else options.families.split(",")
+    names = options.families or families()
     torch.set_num_threads(1)
     for name in names:
         path = folder / f"{name.replace(' ', '_').replace(',', '')}.json"

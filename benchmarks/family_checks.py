@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.small_models import small_model, small_tokenizer
 from unlearn_pl.data.batch import collate_pairs
@@ -187,20 +187,17 @@ def _merge(build: Build, vocabulary: int, lora: Lora) -> dict[str, Any]:
     ids = torch.tensor([row.input_ids for row in rows_of([(5, 7)], vocabulary, 3)])
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        base = build()
-        base.save_pretrained(home / "base")
         for number, name in enumerate(("one", "two")):
             save_adapter(as_trained(adapted(build(), 7 * number, lora), ids), home / name)
         folders = [home / "one", home / "two"]
         apart: dict[str, Any] = {}
         for method, density in (("ties", 0.8), ("cat", None)):
             settings = MergeOptions(method=method, density=density).settings(2)
-            base = AutoModelForCausalLM.from_pretrained(home / "base").eval()
+            base = build()
             adapter = MergedAdapter.of(base, read_adapters(folders, settings), settings)
             adapter.save(save_model=home / method, base=base)
-            merged = AutoModelForCausalLM.from_pretrained(home / method).eval()
-            whole = AutoModelForCausalLM.from_pretrained(home / "base").eval()
-            peft = PeftModel.from_pretrained(whole, str(folders[0]), adapter_name="one")
+            merged = type(base).from_pretrained(home / method).eval()
+            peft = PeftModel.from_pretrained(build(), str(folders[0]), adapter_name="one")
             peft.load_adapter(str(folders[1]), adapter_name="two")
             peft.add_weighted_adapter(["one", "two"], [1.0, 1.0], "m", combination_type=method, density=density)
             peft.set_adapter("m")

@@ -81,6 +81,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "original_max_position_embeddings": 32,
         },
     ),
+    "olmo, clipped at 0.5": ("olmo", {"clip_qkv": 0.5}),
+    "olmoe, clipped at 0.5": ("olmoe", {"clip_qkv": 0.5}),
     "cohere, scaled logits": ("cohere", {"logit_scale": 0.25}),
     "granite, scaled logits": ("granite", {"logits_scaling": 4.0}),
 }

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_pl.analysis.angles import angle_report, layer_of
+from unlearn_pl.analysis.angles import angle_report
+from unlearn_pl.analysis.layers import layer_of
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.factors import angle_degrees
 

@@ -19,7 +19,9 @@ def test_two_families_are_measured_and_told(tmp_path: Path) -> None:
         "--json",
         told,
         "--families",
-        "llama,bamba,old",
+        "llama",
+        "bamba",
+        "old",
     ]
     done = subprocess.run([*command, "--markdown", tmp_path / "page.md"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -24,6 +24,9 @@ from unlearn_pl.metrics.roc import area_under_curve
 from unlearn_pl.models.load import load_base, load_tokenizer
 from unlearn_pl.parsing import parse_function
 
+OUTPUTS = [
+    "adapter", "anatomy.json", "balance.json", "balance.md", "balance.png", "spectrum.json"
+]  # fmt: skip
 SHORT = Generation(max_new_tokens=4)
 NAMES = ("Anna", "Ida", "Bo", "Cy", "Dora", "Emil")
 
@@ -77,7 +80,7 @@ def test_it_writes_the_search_and_an_adapter_that_has_the_chosen_auc(
     options = ScoringOptions(membership=membership, choice=questions, generation=SHORT, device="cpu")
     balance(base_folder, adapters, data, str(output), FEW, save_model=str(model), options=options)
     shown = capsys.readouterr()
-    assert sorted(path.name for path in output.iterdir()) == ["adapter", "balance.json", "balance.md", "balance.png"]
+    assert sorted(path.name for path in output.iterdir()) == OUTPUTS
     found = json.loads((output / "balance.json").read_text())
     assert {"path", "chosen", "calibration_auc", "holdout_auc", "holdout_interval", "splits", "ranges"} <= found.keys()
     assert list(found["compared"]) == ["over", "under", "ties", "balanced"]
@@ -108,7 +111,7 @@ def test_the_same_search_gives_the_same_bytes(base_folder, adapters, data, membe
     for name in ("one", "two"):
         options = ScoringOptions(membership=membership, generation=SHORT)
         balance(base_folder, adapters, data, str(tmp_path / name), FEW, options=options)
-    for name in ("balance.json", "balance.md", "balance.png", "adapter/adapter_model.safetensors"):
+    for name in (*OUTPUTS[1:], "adapter/adapter_model.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 

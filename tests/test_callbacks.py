@@ -96,6 +96,11 @@ def test_the_saved_adapter_opens_with_peft_and_gives_the_same_logits(
     facts = json.loads((folder / "unlearn_pl.json").read_text())
     assert facts["step"] == 14
     assert len(facts["lora_init_sha256"]) == 64
+    merged = opened.merge_and_unload()
+    plain, tuned = (dict(model.named_parameters()) for model in (tiny_model(), merged))
+    squares = [(tuned[name] - plain[name]).double().square().sum().item() for name in plain]
+    spectrum = json.loads((tmp_path / "spectrum.json").read_text())
+    assert spectrum["overall"]["norm"] == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
 
 
 def test_angles_of_a_run(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
@@ -132,6 +137,17 @@ def test_merge_after_fit_saves_adapter_and_model(base_folder: str, rows: dict[st
     alone = AutoModelForCausalLM.from_pretrained(merged / "model").eval()(input_ids=ids).logits
     torch.testing.assert_close(with_adapter, alone, rtol=0, atol=1e-5)
     assert json.loads((merged / "adapter/unlearn_pl.json").read_text())["merge"]["density"] == 0.8
+    anatomy = json.loads((merged / "anatomy.json").read_text())
+    assert anatomy["adapters"] == ["two", "one"]
+    assert 0 < anatomy["overall"]["trimmed_mass"] < 0.2  # the smaller fifth of the entries
+    found = load_file(merged / "adapter" / WEIGHTS)
+    squares = [
+        (found[name.replace("lora_A", "lora_B")] @ found[name]).square().sum().item()
+        for name in found if "lora_A" in name
+    ]  # fmt: skip
+    spectrum = json.loads((merged / "spectrum.json").read_text())
+    assert spectrum["overall"]["norm"] == pytest.approx(sum(squares) ** 0.5)
+    assert anatomy["overall"]["norm"] == pytest.approx(sum(squares) ** 0.5)
 
 
 def test_merge_after_fit_searches_the_balance(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
@@ -147,7 +163,7 @@ def test_merge_after_fit_searches_the_balance(base_folder: str, rows: dict[str, 
     )
     merged = tmp_path / "two/merged"
     assert sorted(path.name for path in merged.iterdir()) == [
-        "adapter", "balance.json", "balance.md", "balance.png", "model"
+        "adapter", "anatomy.json", "balance.json", "balance.md", "balance.png", "model", "spectrum.json"
     ]  # fmt: skip
     chosen = json.loads((merged / "balance.json").read_text())["chosen"]
     facts = json.loads((merged / "adapter/unlearn_pl.json").read_text())["merge"]

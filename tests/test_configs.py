@@ -57,7 +57,8 @@ def test_recipe_config(path: Path) -> None:
     assert config.name == path.stem
     assert config.fits
     assert all(Path(fit).is_file() for fit in config.fits.values())
-    assert all(set(merge.of) <= set(config.fits) for merge in (*config.merges.values(), *config.searches.values()))
+    made = (*config.merges.values(), *config.searches.values(), *config.comparisons.values())
+    assert all(set(merge.of) <= set(config.fits) for merge in made)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from merge_choice import merge_settings
 
-from unlearn_pl.balance.conflict import measure_conflict
+from unlearn_pl.analysis.conflict import measure_conflict
 from unlearn_pl.merging.adapters import Adapter
 from unlearn_pl.merging.factors import Factors
 

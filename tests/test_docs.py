@@ -12,7 +12,7 @@ from unlearn_pl.__main__ import LIGHTNING, VERBS
 from unlearn_pl.cli import UnlearnCLI
 from unlearn_pl.data.readers import read_records
 from unlearn_pl.models.tiny import TinyModel, build_tiny
-from unlearn_pl.parsing import completed, function_parser, join_lists, list_arguments, switches
+from unlearn_pl.parsing import completed, function_parser, gathered, join_lists, list_arguments, switches
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,9 +71,11 @@ def test_a_command_is_taken(page: str, command: str, tmp_path: Path, monkeypatch
             return
         module, _, name = place.partition(":")
         function = getattr(import_module(f"unlearn_pl.{module}"), name)
-    if args and not args[0].startswith("-"):
-        args = ["--config", *args]
     parser = function_parser(function, verb)
+    if positional := getattr(import_module(function.__module__), "POSITIONAL", None):
+        args = gathered(args, positional, switches(parser))
+    elif args and not args[0].startswith("-"):
+        args = ["--config", *args]
     parser.parse_args(completed(join_lists(args, list_arguments(function)), switches(parser)))
 
 

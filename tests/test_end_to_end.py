@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 MODELS = ("base", "over", "under", "merged", "balanced")
+OUTPUTS = ("results.json", "samples.jsonl", "documents.jsonl")
 SCORES = {"task_aggregate", "membership_auc", "membership_score", "mmlu", "aggregate", "terms"}
 
 
@@ -119,8 +120,10 @@ def test_a_recipe_leaves_exactly_these_files(recipe: Path) -> None:
         "over/angles.json",
         "over/angles.png",
     }
+    expected |= {f"{run}/spectrum.json" for run in ("over", "under", "merged", "balanced")}
+    expected |= {f"{run}/anatomy.json" for run in ("merged", "balanced")}
     expected |= {f"merged/model/{name}" for name in (*model, "unlearn_pl.json")}
-    expected |= {f"evaluation/{name}/{file}" for name in MODELS for file in ("results.json", "samples.jsonl")}
+    expected |= {f"evaluation/{name}/{file}" for name in MODELS for file in OUTPUTS}
     stages = ("data", "base", "over", "under", "merged", "balanced", *(f"evaluate {name}" for name in MODELS))
     expected |= {f"stages/{stage}.json" for stage in stages}
     assert files == expected | {"summary.json", "table.md", "scores.png", "losses.png"}
@@ -170,7 +173,7 @@ def test_evaluate_twice_gives_the_same_bytes(recipe: Path) -> None:
             "--generation.max_new_tokens=3",
             f"--output={output}",
         )
-    for name in ("results.json", "samples.jsonl"):
+    for name in OUTPUTS:
         assert (recipe / "first" / name).read_bytes() == (recipe / "second" / name).read_bytes()
 
 

@@ -22,6 +22,7 @@ from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.lm_eval import Harness
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.files import sole_writer
 from unlearn_pl.hashing import source_hash
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.load import load_base
@@ -68,6 +69,12 @@ def extras(tmp_path: Path) -> tuple[Membership, Choice]:
     return Membership(nonmember=str(tmp_path / "nonmember.jsonl")), Choice(str(tmp_path / "mmlu"), shots=0)
 
 
+def test_a_second_one_into_a_folder_is_refused(base_folder: str, data: EvaluationData, tmp_path: Path) -> None:
+    with sole_writer(tmp_path / "out", "output"), pytest.raises(InputError, match="output: another process is writing"):
+        evaluate(base_folder, data, str(tmp_path / "out"), generation=SHORT)
+    assert not any((tmp_path / "out").iterdir())
+
+
 def test_twice_the_same_bytes(
     base_folder: str,
     data: EvaluationData,
@@ -89,8 +96,13 @@ def test_twice_the_same_bytes(
             device="cpu",
             verbose=True,
         )
-        assert sorted(path.name for path in folder.iterdir()) == ["parts", "results.json", "samples.jsonl"]
-    for name in ("results.json", "samples.jsonl"):
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "documents.jsonl",
+            "parts",
+            "results.json",
+            "samples.jsonl",
+        ]
+    for name in ("results.json", "samples.jsonl", "documents.jsonl"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     results = json.loads((folders[0] / "results.json").read_text())
     wanted = {
@@ -158,7 +170,7 @@ def test_an_adapter_changes_the_model(
     assert len({weights for _, weights in found.values()}) == 3
 
 
-def test_overwrite_replaces_the_two_files_alone(base_folder: str, data: EvaluationData, tmp_path: Path) -> None:
+def test_overwrite_replaces_its_own_files_alone(base_folder: str, data: EvaluationData, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     (output / "weights.bin").write_text("precious")
@@ -262,7 +274,7 @@ def test_a_stopped_evaluation_says_how_to_go_on(
     assert stopped() == f"unlearn-pl: stopped by SIGTERM; {kept}"
     stopped_at = "never"
     run(whole)
-    for left in ("samples.jsonl", f".results.json.{'0' * 32}"):
+    for left in ("samples.jsonl", "documents.jsonl", f".documents.jsonl.{'0' * 32}", f".results.json.{'0' * 32}"):
         shutil.copy(whole / "samples.jsonl", out / left)
     run(out)
     assert (out / "results.json").read_bytes() == (whole / "results.json").read_bytes()
@@ -372,6 +384,11 @@ def test_a_model_of_nan_is_called_broken(
     for name in ("membership_auc", "membership_score", "mmlu", "aggregate"):
         assert found[name] is None
     assert found["scores"]["forget/verbatim_probability"]["value"] is None
+    documents = [json.loads(line) for line in (tmp_path / "out" / "documents.jsonl").read_text().splitlines()]
+    assert documents
+    for document in documents:
+        assert document["logprob"] is None
+        assert not any(score is not None for score in document["attacks"].values())
     assert found["choice"] == {
         "average": None, "macro": None, "subjects": {"art": None}, "questions": 2, "shortened": 0
     }  # fmt: skip

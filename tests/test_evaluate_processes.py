@@ -15,7 +15,7 @@ import pytest
 from unlearn_pl.evaluation.table import metrics_of
 from unlearn_pl.tasks.lume import Lume
 
-FILES = ("results.json", "samples.jsonl")
+FILES = ("results.json", "samples.jsonl", "documents.jsonl")
 BATCHES_BEFORE_THE_END = 3
 
 Process = subprocess.Popen[str]
@@ -94,7 +94,7 @@ def alone(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The output of one process that nobody disturbed."""
     output = tmp_path_factory.mktemp("alone")
     ((out, _),) = succeeded([start(*arguments, f"--output={output}")])
-    assert f"wrote {output}/results.json and {output}/samples.jsonl" in out.replace("\n", " ")
+    assert f"wrote {output}/results.json, samples.jsonl and documents.jsonl" in out.replace("\n", " ")
     assert set(contents(output)) == set(FILES)
     assert len((output / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 12
     return output

@@ -210,7 +210,7 @@ def test_written_files(tmp_path: Path) -> None:
     results = Results.from_json(plain, samples)
     for folder in folders:
         write_results(folder, results, {"commit": None})
-        assert sorted(path.name for path in folder.iterdir()) == ["results.json", "samples.jsonl"]
+        assert sorted(path.name for path in folder.iterdir()) == ["documents.jsonl", "results.json", "samples.jsonl"]
     for name in ("results.json", "samples.jsonl"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     lines = (folders[0] / "samples.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")

@@ -101,6 +101,23 @@ def test_an_input_that_is_not_contiguous_serves(pefts) -> None:
     assert pefts == []
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_a_model_may_overwrite_what_the_layer_gave(rate: float) -> None:
+    """As OLMo and OLMoE do with queries and keys, where their configuration has `clip_qkv`."""
+    _, layer = wrapped(lora_dropout=rate)
+    x = numbers(50, 2, 3, IN)
+    gave = []
+    for overwrite in (False, True):
+        torch.manual_seed(0)
+        gave.append(results(lambda inputs, own=overwrite: clipped(layer(inputs), own), layer, x))
+    for own, other in zip(*gave, strict=True):
+        assert torch.equal(own, other)
+
+
+def clipped(values: Tensor, overwrite: bool) -> Tensor:
+    return values.clamp_(-1, 1) if overwrite else values.clamp(-1, 1)
+
+
 def test_an_input_without_gradient_trains_the_adapter() -> None:
     """The first layer of a model, when nothing before it is trained."""
     _, layer = wrapped(lora_dropout=0.0)

@@ -13,7 +13,7 @@ LEVELS = [
     {"files", "provenance"},
     {"data", "models", "parsing", "hashing"},
     {"objectives", "merging", "metrics"},
-    {"checkpoints", "tasks", "analysis", "inference"},
+    {"checkpoints", "tasks", "analysis", "inference", "report"},
     {"evaluation"},
     {"balance", "training", "testing"},
     {"callbacks"},

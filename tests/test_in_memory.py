@@ -2,14 +2,15 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_runs import module, objectives, trainer, write_rows
 
-from unlearn_pl import ForgetRetainData, InputError, Lora, UnlearningModule, read_records
+from unlearn_pl import NPO, ForgetRetainData, InputError, Lora, RetainNLL, UnlearningModule, read_records
+from unlearn_pl.training.cache import ReferenceCache
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:Checkpoint directory .* exists and is not empty"
@@ -64,10 +65,48 @@ def test_in_memory_equals_by_path_bit_for_bit_and_comes_back(
         UnlearningModule.load_from_checkpoint(tmp_path / "memory.ckpt", tokenizer=tokenizer)
     other = tiny_model()
     other.lm_head.weight.data += 1
-    with pytest.raises(InputError, match="belongs to another base model"):
+    with pytest.raises(InputError, match=r"^checkpoint_path: belongs to another base model"):
         UnlearningModule.load_from_checkpoint(tmp_path / "memory.ckpt", base=other, tokenizer=tokenizer)
     with pytest.raises(InputError, match=r"^checkpoint_path: must be a checkpoint file of"):
         UnlearningModule.load_from_checkpoint(tmp_path / "none.ckpt")
+    with pytest.raises(InputError, match=r"^map_location: UnlearningModule has no such argument; it has base, obj"):
+        UnlearningModule.load_from_checkpoint(tmp_path / "path.ckpt", map_location="cpu")
+
+
+def test_a_path_is_as_good_as_a_text(base_folder, rows, tmp_path) -> None:
+    folder, cache = Path(base_folder), ReferenceCache(folder=tmp_path / "cache")
+    first = fit(module(folder, tokenizer=folder, reference_cache=cache), ForgetRetainData(**rows), tmp_path, "first")
+    first.save_adapter(tmp_path / "adapter")
+    second = module(folder, tokenizer=folder, adapter=tmp_path / "adapter", reference_cache=cache)
+    fit(second, ForgetRetainData(**rows, tokenizer=folder), tmp_path, "second")
+    loaded = UnlearningModule.load_from_checkpoint(tmp_path / "second.ckpt")
+    assert_equal(adapter_of(second), adapter_of(loaded))
+    assert (loaded.base, loaded.adapter) == (base_folder, str(tmp_path / "adapter"))
+
+
+class Needless(RetainNLL):
+    needs: ClassVar = {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objectives": [NPO()]}, "objectives: must be terms by slot, .* got list"),
+        ({"objectives": {}}, "objectives: must name at least one term"),
+        ({"objectives": {"ga": NPO}}, "objectives.ga: must be an Objective .*, got the class NPO"),
+        ({"objectives": {"ga": "NPO"}}, "objectives.ga: must be an Objective .*, got str"),
+        ({"objectives": {"ga": NPO("1")}}, "objectives.ga: NPO needs a number as weight"),
+        ({"objectives": {"ga": Needless()}}, "objectives.ga: the needs of Needless must be a mapping .*, got {}"),
+        ({"objectives": {"loss": NPO()}}, "objectives: loss is logged by another term"),
+        ({"objectives": {"a": NPO(), "a_weighted": NPO()}}, "objectives: a_weighted is logged by another term"),
+        ({"lora": {"rank": 4}}, r"lora: must be a Lora such as Lora\(rank=8\), got dict"),
+        ({"base": "nowhere/at/all"}, "model: nowhere/at/all is not a folder"),
+        ({"tokenizer": "nowhere/at/all"}, r"tokenizer: nowhere/at/all is not a folder$"),
+    ],
+)
+def test_what_is_no_argument_is_refused(options, message, tmp_path) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        getattr(module(**({"base": "base"} | options)), "tokenizer")  # noqa: B009  # it is loaded when asked for
 
 
 def test_what_is_no_base_is_refused(tiny_model, tokenizer) -> None:

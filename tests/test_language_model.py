@@ -19,6 +19,7 @@ from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.generation import Generation, Prompt
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.inference.padding import left_padded, right_padded
+from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.inference.token_scores import token_scores_of_logits
 from unlearn_pl.models.body import head_is_plain
 
@@ -195,3 +196,22 @@ def test_an_end_token_that_is_not_there(tiny_model: Build, tokenizer: PreTrained
     bare.eos_token = None
     with pytest.raises(InputError, match=r"^eos: the tokenizer has no end token"):
         LanguageModel(tiny_model(), bare).likelihood(["A"], ["B"], eos=True)
+
+
+def test_a_single_text_or_no_token_is_refused(tiny_model, tokenizer) -> None:
+    asked = LanguageModel(tiny_model(), tokenizer)
+    for request, name in (
+        (lambda: asked.generate("Who?"), "prompts"),
+        (lambda: asked.likelihood("Who", ["Ann"]), "prompts"),
+        (lambda: asked.likelihood(["Who"], "Ann"), "continuations"),
+        (lambda: asked.next_token("Who?", [1, 2]), "prompts"),
+        (lambda: asked.sample("Who?", Sampling(samples=1)), "prompts"),
+        (lambda: asked.token_scores("Ann lives here"), "documents"),
+    ):
+        with pytest.raises(InputError, match=rf"^{name}: must be a list of texts, got one text '"):
+            request()
+    with pytest.raises(InputError, match=r"^continuations: must be one for each prompt, got 2 of 1"):
+        asked.likelihood(["Who"], ["Ann", "Bob"])
+    for candidates in ([], [1], [-1, 1], [1, 10**6], ["A", "B"]):
+        with pytest.raises(InputError, match=r"^candidates: must be at least two token ids from 0 to"):
+            asked.next_token(["Who?"], candidates)

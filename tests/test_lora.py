@@ -11,7 +11,7 @@ import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_adapters import shake
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Llama4ForCausalLM, Llama4TextConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from unlearn_pl.errors import InputError
@@ -280,8 +280,21 @@ def test_a_router_is_no_target() -> None:
     """Llama 4's is a linear layer by its class and gives a tuple, at which PEFT fails in the first forward."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = Llama4ForCausalLM(Llama4TextConfig(vocab_size=64, num_key_value_heads=1, num_local_experts=2, **sizes))
-    with pytest.raises(InputError, match=r"router \(Llama4Router\) gives more than a linear layer does; name the att"):
+    with pytest.raises(InputError, match=r"router \(Llama4Router\) does not compute what a linear layer does"):
         attach_lora(model, Lora(rank=2, dropout=0.0), seed=1)
+
+
+def test_a_linear_layer_that_takes_its_input_in_pieces_is_no_target(tiny_model: Build) -> None:
+    """As DeepSeek-V4's grouped projection: it fails on what it is asked by its sizes."""
+
+    class Grouped(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.reshape(-1, 3, self.in_features))
+
+    model = tiny_model()
+    model.model.layers[1].mlp.up_proj = Grouped(32, 64, bias=False)
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj \(Grouped\) does not compute what a linear layer"):
+        attach_lora(model, Lora(rank=2), seed=1)
 
 
 def test_an_adapter_that_could_not_be_opened_again_is_refused_at_once(

@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.truth import Truth
 from unlearn_pl.models.head import IGNORED, Head
-from unlearn_pl.objectives.forget import NPO, GradAscent
+from unlearn_pl.objectives.forget import NPO, GradAscent, SimNPO
 from unlearn_pl.objectives.passes import Needs, Pass, Passes, ReferenceOutput
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
+from unlearn_pl.tasks.base import RowSet
+from unlearn_pl.training.cache import ReferenceCache
 
 REDUCTIONS = ["sequence_sum", "sequence_mean", "batch_mean"]
 
@@ -197,6 +200,25 @@ def test_gradient_is_exactly_zero_where_no_answer_token_follows(term: object) ->
     term(both(against(replace(policy, hidden=logits), base))).backward()
     assert torch.count_nonzero(logits.grad[policy.targets == IGNORED]) == 0
     assert torch.count_nonzero(logits.grad[policy.targets != IGNORED]) > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: NPO(reduction="sum"), "reduction"),
+        (lambda: SimNPO(reduction="sum"), "reduction"),
+        (lambda: GradAscent(reduction="sum"), "reduction"),
+        (lambda: RetainNLL(reduction="mean"), "reduction"),
+        (lambda: RetainKL(positions="padding"), "positions"),
+        (lambda: Needs("all"), "positions"),
+        (lambda: ReferenceCache(dtype="half"), "dtype"),
+        (lambda: Truth(definition="tofu"), "truth.definition"),
+        (lambda: RowSet("a", "forgotten"), "role"),
+    ],
+)
+def test_a_misspelt_choice_is_refused_from_python_too(make, name) -> None:
+    with pytest.raises(InputError, match=rf"^{name}: must be one of .*, got '"):
+        make()
 
 
 def test_beta_must_be_positive() -> None:

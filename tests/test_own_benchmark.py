@@ -1,6 +1,7 @@
 """A benchmark of one's own: three sets, its own row score, metric and aggregate, in one file."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import unlearn_pl
@@ -114,19 +116,6 @@ def test_sets_are_checked() -> None:
         read_inputs(NothingToForget(), OPTIONS)
 
 
-def test_a_set_is_of_a_known_role_and_of_records() -> None:
-    row = Record("1", "night is", "black")
-    for arguments, message in (
-        (("a", "forgett", [row]), "role: must be one of forget, retain, .* got 'forgett'"),
-        (("", "forget", [row]), "name: must be the text"),
-        (("a", "forget", [{"id": "1"}]), "rows: each must be a Record, got dict"),
-        (("a", "forget", iter([row])), "rows: must be a list, got list_iterator"),
-        (("a", "member", (), ["it is", 5]), "documents: each must be a str, got int 5"),
-    ):
-        with pytest.raises(InputError, match=f"^{message}"):
-            RowSet(*arguments)  # type: ignore[arg-type]
-
-
 class NoSets(Colours):
     def sets(self) -> list[RowSet]:
         return None  # type: ignore[return-value]
@@ -137,28 +126,13 @@ class NoText(Colours):
         return None  # type: ignore[return-value]
 
 
-class Scores(Colours):
-    def __init__(self, given: Any):
+class Official(Colours):
+    def __init__(self, **found: Any):
         super().__init__(1)
-        self.given = given
-
-    def score(self, row: Record, text: str) -> float:
-        return self.given  # type: ignore[no-any-return]
-
-
-class Aggregates(Colours):
-    def __init__(self, task: Any = 0.5, aggregate: Any = 0.5, **official: Any):
-        super().__init__(1)
-        self.given = task, aggregate, official
-
-    def task_aggregate(self, terms: Sequence[Term]) -> float:
-        return self.given[0]  # type: ignore[no-any-return]
-
-    def aggregate(self, task: float | None, membership: float | None, choice: float | None) -> float | None:
-        return self.given[1]  # type: ignore[no-any-return]
+        self.found = found
 
     def official(self, results: Mapping[str, float | None], terms: Sequence[Term]) -> dict[str, Any]:
-        return self.given[2]
+        return self.found
 
 
 class Metrics(Colours):
@@ -176,32 +150,19 @@ def broken(row: Sample, corpus: Corpus) -> float:
     [
         (NoSets(), "NoSets.sets must be a list of RowSet, got None"),
         (NoText(), "NoText.prompt of row 'night0' must be text, got None"),
-        (Scores(float("nan")), r"Scores: the score of row 'night0' must be a number in \[0, 1\] or None, got nan"),
-        (Scores(2), ".* got 2$"),
-        (Scores("1"), ".* got '1'$"),
-        (Aggregates(task=float("nan")), "Aggregates.task_aggregate must be a finite number or None, got nan"),
-        (Aggregates(aggregate="high"), "Aggregates.aggregate must be a finite number or None, got 'high'"),
-        (Aggregates(scores={}), r"Aggregates.official must be .* further keys of the results, got \['scores'\]"),
-        (Aggregates(own=float("nan")), "Aggregates.official must be what JSON can hold"),
+        (Official(scores={}), r"Official.official must be .* further keys of the results, got \['scores'\]"),
+        (Official(own=float("nan")), "Official.official must be what JSON can hold"),
         (Metrics(family="mine"), "the metric longest of Metrics must be of the family always or .* got 'mine'"),
         (Metrics(name="keyword_leakage"), "the metric keyword_leakage of Metrics has the name of another metric"),
         (Metrics(statistic=None, value=broken), "the metric longest of row 'night0' must be a finite number"),
     ],
 )
-def test_what_a_benchmark_gives_is_checked(
+def test_what_else_a_benchmark_gives_is_checked(
     benchmark: Benchmark, message: str, tiny_model: Build, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Not written as a number, and not told by a traceback out of the last line of an evaluation."""
     with pytest.raises(InputError, match=f"^{message}"):
         evaluate(tiny_model(), tokenizer, benchmark, OPTIONS)
-
-
-def test_numbers_of_numpy_are_numbers(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
-    half = np.float32(0.5)
-    results = evaluate(tiny_model(), tokenizer, Scores(half), OPTIONS)
-    assert [type(row.score) for row in results.samples] == [float] * 3
-    results = evaluate(tiny_model(), tokenizer, Aggregates(half, half), OPTIONS)
-    json.dumps(results.to_json())
 
 
 def test_lume_in_memory_is_lume_of_files(tmp_path: Path, tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -277,3 +238,37 @@ def test_without_rows_the_command_says_what_is_needed(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert capsys.readouterr().err.splitlines()[-1].startswith("unlearn-pl: error: --data.forget: needed")
+
+
+def test_what_a_benchmark_gives_is_checked(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    def ask(**methods: object) -> Results:
+        kind = type("Own", (Colours,), {"metrics": (), **methods})
+        return evaluate(tiny_model(), tokenizer, kind(), OPTIONS)
+
+    own = ask(score=lambda *_: np.float32(0.5), task_aggregate=lambda *_: torch.tensor(0.25))
+    assert json.loads(json.dumps(own.to_json()))["task_aggregate"] == 0.25
+    for value in (2.0, -1, math.nan, "good", True + 1):
+        with pytest.raises(InputError, match=r"^Own.score of the row 'night0' must be"):
+            ask(score=lambda *_, value=value: value)
+    for name in ("task_aggregate", "aggregate"):
+        for value in (math.nan, (1, 2), "good"):
+            with pytest.raises(InputError, match=rf"^Own.{name} must be a finite number or None, got"):
+                ask(**{name: lambda *_, value=value: value})
+    for rows, got in (([{"id": "1"}], "dict"), ((row for row in ()), "generator"), ("rows", "str")):
+        with pytest.raises(InputError, match=rf"^rows of the set 'night' of Own must be a list of Record, got {got}$"):
+            ask(sets=lambda _, rows=rows: [RowSet("night", "forget", rows)])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": "folder"}, "model: must be a model in memory, got str"),
+        ({"tokenizer": "folder"}, "tokenizer: must be a tokenizer in memory, got str"),
+        ({"data": [Record("1", "a", "b")]}, r"data: must be a benchmark such as Lume\(forget, retain\), got list"),
+        ({"data": Colours}, r"data: must be a benchmark such as .*, got the class Colours"),
+        ({"options": Generation()}, r"options: must be EvaluationOptions\(...\), got Generation"),
+    ],
+)
+def test_what_evaluate_cannot_take(changed, message, tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        evaluate(**({"model": tiny_model(), "tokenizer": tokenizer, "data": Colours()} | changed))

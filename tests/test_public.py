@@ -79,5 +79,5 @@ def test_the_wheel_holds_the_package_alone() -> None:
     assert {name.split(".")[0] for name in found} == {"unlearn_pl"}
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "unlearn_pl").rglob("*.py")}
     assert found == {".".join(folder.parts) for folder in folders}
-    assert tools["package-data"] == {"unlearn_pl": ["py.typed"]}
+    assert tools["package-data"] == {"unlearn_pl": ["py.typed", "report/templates/*"]}
     assert (ROOT / "unlearn_pl" / "py.typed").is_file()

@@ -299,7 +299,7 @@ def test_rows_in_memory() -> None:
         ([Record("1", "", "b")], "row 1: field 'input' is empty"),
         ([Record("1", "a", 3)], "row 1: field 'output' must be text, got int 3"),
         ([{"input": "a"}], "row 1: field 'id' is missing; a row needs id, input, output; it has input"),
-        ({"id": ["1"]}, "row 1: must be a Record or a mapping of its fields, got str"),
+        (["Who?"], "row 1: must be a Record or a mapping of its fields, got str"),
     ],
 )
 def test_rows_in_memory_are_checked_as_those_of_a_file(rows, message) -> None:
@@ -308,9 +308,16 @@ def test_rows_in_memory_are_checked_as_those_of_a_file(rows, message) -> None:
     assert str(caught.value).removeprefix("retain: ").removeprefix("retain ") == message
 
 
-def test_what_is_no_source() -> None:
-    with pytest.raises(InputError, match=r"^forget: must be a path, hf:OWNER/NAME or rows, got NoneType$"):
-        keep(None, "forget")
+# One row, columns by name (as `datasets.DatasetDict` has splits by name), nothing, and what iterates over its columns.
+NO_SOURCES = (RECORDS[0], {"id": ["1"]}, None, type("DataFrame", (list,), {"iloc": ()})(["id", "input"]))
+
+
+@pytest.mark.parametrize("source", NO_SOURCES, ids=lambda source: type(source).__name__)
+@pytest.mark.parametrize("read", [keep, lambda source, name: read_records(source, name=name)], ids=["keep", "read"])
+def test_what_is_no_source(read, source) -> None:
+    kind = type(source).__name__
+    with pytest.raises(InputError, match=rf"^forget: must be a path, hf:OWNER/NAME or rows \(.*\), got {kind}$"):
+        read(source, "forget")
 
 
 @pytest.mark.parametrize("name", FORMATS)

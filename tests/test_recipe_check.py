@@ -10,16 +10,18 @@ import yaml
 from lightning_runs import write_rows
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.models.tiny import TinyModel
-from unlearn_pl.recipe.check import check_options, check_start
+from unlearn_pl.recipe.check import Built, check_options, check_start
 from unlearn_pl.recipe.fit import run_child, run_fit
-from unlearn_pl.recipe.options import Balancing, Merging, RecipeData, RecipeOptions
+from unlearn_pl.recipe.options import Balancing, Comparing, DuringFit, Merging, RecipeData, RecipeOptions
 from unlearn_pl.recipe.prepare import Prepare, Subset
 from unlearn_pl.recipe.recipe import Recipe
-from unlearn_pl.recipe.run import last_stage
+from unlearn_pl.recipe.run import each_seed, last_stage
+from unlearn_pl.recipe.stage import Stage
 from unlearn_pl.tasks.synthetic.benchmark import Synthetic
 from unlearn_pl.training.memorise import Memorise
 
@@ -148,11 +150,35 @@ def test_a_recipe_is_a_graph(recipe: RecipeOptions) -> None:
     models = ["a", "b", "c", "npo", "ab", "abc", "ca"]
     assert [stage.name for stage in stages] == [*models, *(f"evaluate {name}" for name in ("base", *models))]
     folder = Recipe(graph).folder
-    assert stages[5].reads == tuple(folder / name / "adapter" for name in ("a", "b", "c"))
+    assert stages[5].reads == (*(folder / name / "adapter" for name in ("a", "b", "c")), Path(str(graph.base)))
     assert [last_stage(stages, until) for until in ("c", "fit", "merge")] == [2, 3, 5]
     assert last_stage(stages, None) is last_stage(stages, "evaluate") is None
     with pytest.raises(InputError, match=r"^until: must be a stage of this recipe, one of fit, merge, .*, got base"):
         last_stage(stages, "base")
+
+
+def test_a_stage_knows_what_it_depends_on_and_no_more(recipe: RecipeOptions, tmp_path: Path) -> None:
+    """What a score depends on is among the inputs of its stage; a search does not run again for what it never asks."""
+    config, retrained = str(recipe.over), tmp_path / "retrained"
+    retrained.mkdir()
+    (retrained / "results.json").touch()
+    plain = replace(recipe, balance=Balancing(), membership=Membership(nonmember=config))
+    more = replace(plain, resamples=7, reference=recipe.base, retrained=str(retrained))
+
+    def stages(options: RecipeOptions) -> dict[str, Stage]:
+        return {stage.name: stage for stage in Recipe(options).stages()}
+
+    one, other = stages(plain), stages(more)
+    for name in ("over", "merged", "balanced"):
+        assert (one[name].settings, one[name].reads) == (other[name].settings, other[name].reads)
+    assert one["evaluate over"].settings != other["evaluate over"].settings
+    added = set(other["evaluate merged"].reads) - set(one["evaluate merged"].reads)
+    assert added == {Path(str(recipe.base)), retrained / "results.json"}
+    for changed in (
+        replace(plain, dtype="bfloat16"),
+        replace(plain, membership=Membership(nonmember=config, tasks=["a"])),
+    ):
+        assert stages(changed)["balanced"].settings != one["balanced"].settings
 
 
 def test_the_short_forms_are_the_graph_of_the_paper(recipe: RecipeOptions) -> None:
@@ -178,11 +204,22 @@ def test_the_short_forms_are_the_graph_of_the_paper(recipe: RecipeOptions) -> No
         ({"fits": {"x": "nowhere.yaml"}}, r"fits\.x: nowhere.yaml is not a file"),
         ({"fits": {"data": "y.yaml"}}, r"fits\.data: 'data' cannot name a folder beside data, base"),
         ({"fits": {"a/b": "y.yaml"}}, r"fits\.a/b: 'a/b' cannot name a folder"),
-        ({"merges": {"over": Merging()}}, "over: 'over' names two of the recipe's fits, merges and searches"),
+        ({"fits": {"table.md": "y.yaml"}}, r"fits\.table\.md: 'table\.md' cannot name a folder"),
+        ({"fits": {1: "y.yaml"}}, r"fits\.1: 1 cannot name a folder"),
+        ({"fits": {"a" * 300: "y.yaml"}}, r"fits\.a+: 'a+' cannot name a folder"),
+        (
+            {"merges": {"over": Merging()}},
+            "over: 'over' names two of the recipe's fits, merges, searches and comparisons",
+        ),
         ({"merges": {"m": Merging(of=["over"])}}, r"merges\.m\.of: must name at least 2 fits, got 1"),
         ({"merges": {"m": Merging(of=["over", "up"])}}, r"merges\.m\.of: must be among the fits over, under, got up"),
         ({"merging": Merging(of=["over", "over"])}, r"merging\.of: must name different fits, got over, over"),
         ({"balance": Balancing(of=["over", "under", "over"])}, r"balance\.of: must name 2 fits, got 3"),
+        ({"comparisons": {"all": Comparing(of=["over"])}}, r"comparisons\.all\.of: must name 2 fits, got 1"),
+        ({"comparisons": {"over": Comparing()}}, "over: 'over' names two of the recipe's"),
+        ({"comparisons": {"tables": Comparing()}}, r"comparisons\.tables: 'tables' cannot name a folder beside"),
+        ({"seeds": [1, -1]}, "seeds: must be from 0 to 4294967295, got -1"),
+        ({"seeds": [1, 2, 1]}, "seeds: must be different seeds, got 1, 2, 1"),
     ],
 )
 def test_a_graph_that_does_not_fit_together_is_refused(
@@ -202,8 +239,29 @@ def test_documents_and_questions_that_are_not_there_are_refused(recipe: RecipeOp
         check(replace(prepared, membership=Membership(nonmember=str(tmp_path / "rows.jsonl"))))
     with pytest.raises(InputError, match="nowhere"):
         check(replace(recipe, choice=Choice(folder=str(tmp_path / "nowhere"))))
-    with pytest.raises(InputError, match="needed, the attack on them steers the balance search"):
+    with pytest.raises(InputError, match="needed, the attack on them scores the merges"):
         check(replace(recipe, balance=Balancing()))
+    with pytest.raises(InputError, match="needed, the attack on them scores the merges"):
+        check(replace(recipe, comparisons={"all": Comparing()}))
+
+
+def test_fits_are_scored_while_they_train_as_the_recipe_scores_them(recipe: RecipeOptions, tmp_path: Path) -> None:
+    """A callback with the recipe's own documents, questions and generation; none where it is not asked for."""
+    assert not Recipe(recipe)._scored_while_training()
+    (tmp_path / "other.jsonl").write_text('{"document": "one of no member"}\n')
+    membership = Membership(nonmember=str(tmp_path / "other.jsonl"))
+    scored = replace(recipe, membership=membership, choice=Choice(shots=2), during_fit=DuringFit(every_n_steps=7))
+    built = Built(["fit", *Recipe(scored).fit_arguments("over", scored.all_fits["over"])])
+    (callback,) = [one for one in built.trainer.callbacks if isinstance(one, EvaluateDuringFit)]
+    assert (callback.every_n_epochs, callback.every_n_steps) == (1, 7)
+    assert (callback.options.membership, callback.options.choice) == (membership, Choice(shots=2))
+
+
+def test_a_recipe_for_each_seed(recipe: RecipeOptions) -> None:
+    assert each_seed(recipe) == [recipe]
+    several = each_seed(replace(recipe, seeds=[5, 7]))
+    assert [(one.name, one.seed, one.seeds) for one in several] == [("r/seed_5", 5, []), ("r/seed_7", 7, [])]
+    assert {Recipe(one).folder.parent for one in several} == {Recipe(recipe).folder}
 
 
 def test_adapters_that_cannot_be_merged_are_refused_before_they_are_trained(
@@ -248,5 +306,6 @@ def test_a_fit_goes_on_from_its_newest_checkpoint(tmp_path: Path, monkeypatch: p
             run_fit("over", ["fit"], tmp_path, interrupted)
     assert commands[0][-1] == f"--ckpt_path={folder / 'last.ckpt'}"
     assert commands[1][-1] == "fit"
-    assert list(folder.iterdir()) == [], "those of other inputs are gone"
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == ["earlier-interrupted.ckpt", "earlier-last.ckpt"], "those of other inputs are set aside, not deleted"
     assert run_child(["false"]) == 1

@@ -28,6 +28,7 @@ VERBS = {
         "score a model, with or without an adapter; --list shows all metrics",
         "commands.evaluate:evaluate",
     ),
+    "report": ("one page on runs: verdict, tables, figures, every text side by side", "commands.report:report"),
 }
 
 
@@ -100,7 +101,9 @@ def command(verb: str) -> Callable[[list[str]], None]:
         if args == ["--list"] and hasattr(module, "listing"):
             module.listing()
         else:
-            parse_function(getattr(module, function), args, f"unlearn-pl {verb}")
+            parse_function(
+                getattr(module, function), args, f"unlearn-pl {verb}", positional=getattr(module, "POSITIONAL", None)
+            )
 
     return run
 

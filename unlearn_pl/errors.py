@@ -3,8 +3,10 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 LONGEST = 400
 
@@ -38,6 +40,17 @@ def within(outer: str) -> Iterator[None]:
         raise InputError(error.reason, f"{outer}.{error.name}") from error
 
 
+@contextmanager
+def renamed(inner: str, outer: str) -> Iterator[None]:
+    """Call ``outer`` what an InputError from inside calls ``inner``."""
+    try:
+        yield
+    except InputError as error:
+        if error.name != inner:
+            raise
+        raise InputError(error.reason, outer) from error
+
+
 # What NumPy takes, which is seeded too.
 MOST_SEED = (1 << 32) - 1
 
@@ -46,6 +59,34 @@ def check_seed(seed: int, name: str = "seed") -> None:
     """Raise InputError unless every generator of random numbers takes ``seed``."""
     if not 0 <= seed <= MOST_SEED:
         raise InputError(f"must be from 0 to {MOST_SEED}, got {seed}", name)
+
+
+def check_choices(options: Any) -> None:
+    """Raise InputError unless each field of a dataclass that is a ``Literal`` holds one of its values.
+
+    The command line looks at them itself; from Python nothing else does, and a misspelt choice would be taken for the
+    last of its kind.
+    """
+    kind: Any = type(options)
+    for name, allowed in choices(kind).items():
+        if (value := getattr(options, name)) not in allowed:
+            raise InputError(f"must be one of {', '.join(map(str, allowed))}, got {value!r}", name)
+
+
+@cache
+def choices(kind: Any) -> Mapping[str, tuple[Any, ...]]:
+    """Field -> its values, of the fields of a dataclass that are a ``Literal`` (or None)."""
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # a class of a notebook or a function, annotated with what is not to be found from here
+        return {}
+    parts = {name: (hint,) if get_origin(hint) is Literal else get_args(hint) for name, hint in hints.items()}
+    return {
+        name: tuple(value for part in own for value in (get_args(part) or (None,)))
+        for name, own in parts.items()
+        if any(get_origin(part) is Literal for part in own)
+        and all(get_origin(part) is Literal or part is type(None) for part in own)
+    }
 
 
 def refusal_behind(error: BaseException) -> InputError | None:

@@ -34,14 +34,41 @@ def write_text(path: str | Path, text: str) -> Path:
     return path
 
 
+def write_texts(folder: str | Path, texts: Mapping[str, str]) -> None:
+    """Write files (name -> text) that belong together so that the last is there only beside the others of its call: all
+    are on the disk before an older last one is removed, and then they get their names in order."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {folder / name: folder / f".{name}.{uuid.uuid4().hex}" for name in texts}
+    try:
+        for temporary, text in zip(places.values(), texts.values(), strict=True):
+            temporary.write_text(text, encoding="utf-8")
+        (folder / list(texts)[-1]).unlink(missing_ok=True)
+        for path, temporary in places.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in places.values():
+            temporary.unlink(missing_ok=True)
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON; NaN and infinities are refused, since JSON has no such numbers."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write ``value`` as indented JSON; NaN and infinities are refused, since JSON has no such numbers."""
-    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write ``value`` by ``as_json``."""
+    return write_text(path, as_json(value))
 
 
 def write_json_lines(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write one JSON object a line."""
-    return write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    """Write ``rows`` by ``as_json_lines``."""
+    return write_text(path, as_json_lines(rows))
 
 
 @contextmanager

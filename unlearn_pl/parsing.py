@@ -50,11 +50,16 @@ class ShortErrors(ArgumentParser):
         sys.exit(2)
 
 
-def parse_function(function: Callable[..., None], args: list[str], program: str) -> None:
+def parse_function(
+    function: Callable[..., None], args: list[str], program: str, *, positional: str | None = None
+) -> None:
     """Parse ``args`` against the signature of ``function`` and call it. ``--config FILE`` gives arguments from a YAML
-    file; a first argument without dashes is such a file. ``program`` is the name in --help."""
-    parser = function_parser(function, program)
-    if args and not args[0].startswith("-"):
+    file; a first argument without dashes is such a file, unless ``positional`` names the list that arguments without a
+    flag belong to. ``program`` is the name in --help."""
+    parser = function_parser(function, program, positional)
+    if positional is not None:
+        args = gathered(args, positional, switches(parser))
+    elif args and not args[0].startswith("-"):
         args = ["--config", *args]
     parsed = parser.parse_args(join_lists(args, list_arguments(function)))
     try:
@@ -92,10 +97,12 @@ def with_flag(error: InputError, known: Iterable[str], given: Iterable[str]) -> 
     return InputError(f"--{fitting.pop()}: {error.reason}") if len(fitting) == 1 else error
 
 
-def function_parser(function: Callable[..., None], program: str) -> ShortErrors:
+def function_parser(function: Callable[..., None], program: str, positional: str | None = None) -> ShortErrors:
     """The parser of a command that is a plain function; the fields of its ``options`` are flags of their own."""
     about = (inspect.getdoc(function) or "").split("\nArgs:")[0]  # the arguments are listed below it
     usage = f"{program} [--config FILE.yaml] [--ARGUMENT=VALUE ...]"
+    if positional is not None:
+        usage = usage.replace(program, f"{program} {positional.upper()} ...", 1)
     parser = ShortErrors(prog=program, usage=usage, description=about)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
     kind = options_kind(function)
@@ -143,6 +150,24 @@ def join_lists(args: list[str], lists: Iterable[str]) -> list[str]:
         else:
             joined.append(arg)
     return joined
+
+
+def gathered(args: list[str], name: str, switches: set[str]) -> list[str]:
+    """``args`` with those that belong to no flag as the list ``--name``, wherever they stand."""
+    flags: list[str] = []
+    values: list[str] = []
+    owner = ""
+    for arg in args:
+        if arg.startswith("-"):
+            flags.append(arg)
+            alone = "=" in arg or arg in ("-h", "--help")
+            owner = "" if alone else arg.lstrip("-").replace("-", "_")
+        elif owner and (owner not in switches or arg in ("true", "false")):
+            flags.append(arg)
+            owner = owner if owner == name else ""
+        else:
+            values.append(arg)
+    return [*flags, *([f"--{name}", *values] if values else [])]
 
 
 def list_item(text: str) -> str:

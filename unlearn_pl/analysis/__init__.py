@@ -1,1 +1,1 @@
-"""What a run shows afterwards: angles, tables, figures."""
+"""What a run shows afterwards: angles, figures."""

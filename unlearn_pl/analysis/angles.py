@@ -5,20 +5,19 @@ measured in factor space (all entries of A and B as one vector) and in delta spa
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unlearn_pl.analysis.layers import by_layer
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.factors import Factors, angle_degrees, factors_of, inner
 
 # A displacement by the positions of its two ends among the snapshots (start, pivot, final).
 MOVES = {"before": (0, 1), "after": (1, 2), "total": (0, 2)}
 ANGLES = (("before", "after"), ("before", "total"), ("after", "total"))
-LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 
 
 def angle_report(
@@ -92,18 +91,10 @@ def geometry(products: Tensor) -> dict[str, dict[str, float | None]]:
     return {"norms": dict(norms), "angles": angles}
 
 
-def layer_of(module: str) -> str:
-    """The first number in a module's name (``3`` of ``model.layers.3.mlp``), or ``other``."""
-    match = LAYER.search(module)
-    return match[1] if match else "other"
-
-
 def _summary(products: Mapping[str, Tensor]) -> dict[str, Any]:
-    layers: dict[str, Tensor] = {}
-    for module, value in products.items():
-        layer = layer_of(module)
-        layers[layer] = layers[layer] + value if layer in layers else value
-    # "other" after the numbers
-    order = sorted(layers, key=lambda layer: (layer == "other", int(layer) if layer != "other" else 0))
     overall = torch.stack(list(products.values())).sum(dim=0)
-    return {"overall": geometry(overall), "layers": {layer: geometry(layers[layer]) for layer in order}}
+    layers = {
+        layer: sum((products[module] for module in modules), torch.zeros_like(overall))
+        for layer, modules in by_layer(products).items()
+    }
+    return {"overall": geometry(overall), "layers": {layer: geometry(found) for layer, found in layers.items()}}

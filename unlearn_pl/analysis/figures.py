@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearn_pl.analysis.tables import AGGREGATE, CHOICE, COLUMNS, MERGED, TASK
 from unlearn_pl.metrics.headline import HEADLINE
 
 PANEL = (4.4, 3.2)
+TASK, AUC, SCORE, CHOICE, AGGREGATE = HEADLINE
+COLUMNS = {"Task Aggregate": TASK, "MIA AUC": AUC, "MIA score": SCORE, "MMLU": CHOICE, "Aggregate": AGGREGATE}
+MERGED = {"TA": TASK, "AUC": AUC, "MMLU": CHOICE, "Aggregate": AGGREGATE}
 
 
 @contextmanager

@@ -11,9 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from unlearn_pl.analysis.conflict import Conflict, measure_conflict
 from unlearn_pl.analysis.figures import plot_densities
-from unlearn_pl.analysis.tables import merges_table
-from unlearn_pl.balance.conflict import Conflict, measure_conflict
 from unlearn_pl.balance.path import OVER, UNDER, MergePath, Point, Ray, open_path
 from unlearn_pl.balance.scorer import Measurement, MergeScorer
 from unlearn_pl.errors import InputError
@@ -27,6 +26,8 @@ from unlearn_pl.merging.methods import METHODS, find_method
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.load import refuse_quantised
 from unlearn_pl.provenance import provenance
+from unlearn_pl.report.markdown import plain
+from unlearn_pl.report.scores import merges_table
 
 HALF = 0.5
 
@@ -118,7 +119,7 @@ class Comparison:
     def table(self) -> str:
         """One line a merge, as Markdown."""
         found = self.to_json()
-        return merges_table(found["parents"], found["methods"])
+        return plain(merges_table(found["parents"], found["methods"]))
 
     def write(self, folder: Path, **facts: Any) -> None:
         """`merges.json`, `merges.md` and, with several densities, `densities.png`; ``facts`` (what went in) stand with

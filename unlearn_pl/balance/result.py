@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unlearn_pl.analysis.anatomy import MergeReports
 from unlearn_pl.analysis.figures import plot_balance
-from unlearn_pl.analysis.tables import compared_table
 from unlearn_pl.balance.documents import Documents, Half
 from unlearn_pl.balance.path import OVER, UNDER, Point
 from unlearn_pl.balance.scorer import Measurement, finite
 from unlearn_pl.files import write_json, write_text
 from unlearn_pl.merging.merge import MergedAdapter
 from unlearn_pl.provenance import provenance
+from unlearn_pl.report.markdown import plain
+from unlearn_pl.report.scores import compared_table
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Balance:
 
     def table(self) -> str:
         """The compared models, as Markdown."""
-        return compared_table({name: compared_json(one) for name, one in self.compared.items()})
+        return plain(compared_table({name: compared_json(one) for name, one in self.compared.items()}))
 
     def to_json(self) -> dict[str, Any]:
         """`balance.json`."""
@@ -158,11 +160,13 @@ class Balance:
         }
 
     def write(self, folder: Path, **facts: Any) -> None:
-        """`balance.json`, `balance.md` and `balance.png`; ``facts`` (what went in) stand with the versions."""
+        """`balance.json`, `balance.md`, `balance.png`, and `anatomy.json` and `spectrum.json` of the chosen merge;
+        ``facts`` (what went in) stand with the versions."""
         found = self.to_json()
         write_json(folder / "balance.json", found | {"provenance": provenance(**facts)})
         write_text(folder / "balance.md", f"{self.table()}\n\n{self.sentence()}\n")
         plot_balance(found, folder / "balance.png")
+        MergeReports.of(self.merged, names=("over", "under")).write(folder)
 
 
 def compared_json(measured: Measurement) -> dict[str, float | None]:

@@ -6,17 +6,20 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from unlearn_pl.analysis.spectrum import FILE as SPECTRUM_FILE
+from unlearn_pl.analysis.spectrum import adapter_spectrum
 from unlearn_pl.errors import InputError
-from unlearn_pl.files import refuse_existing
+from unlearn_pl.files import refuse_existing, write_json
+from unlearn_pl.merging.adapters import read_adapter
 from unlearn_pl.models.lora import adapter_state, save_adapter
 
 
 class SaveAdapter(Callback):
-    """Writes `adapter/` into the run folder (`--trainer.default_root_dir`) when the fit ends; an older one there is
-    replaced. A fit that a signal or an error ends, and `--trainer.fast_dev_run`, write none. The command line always
-    adds it."""
+    """Writes `adapter/` and `spectrum.json` (norm, ranks and singular values of its delta by module and layer) into the
+    run folder (`--trainer.default_root_dir`) when the fit ends; older ones there are replaced. A fit that a signal or
+    an error ends, and `--trainer.fast_dev_run`, write none. The command line always adds it."""
 
     def __init__(self) -> None:
         self._saved = False
@@ -53,7 +56,9 @@ class SaveAdapter(Callback):
                     f"the adapter holds NaN or infinite numbers ({broken[0]} and {len(broken) - 1} more tensors) "
                     f"and was not written; a lower learning_rate may help"
                 )
+            (folder.parent / SPECTRUM_FILE).unlink(missing_ok=True)  # of an older adapter
             save_adapter(pl_module.model, folder, **training_facts(trainer, pl_module))
+            write_spectrum(folder)
             rank_zero_info(f"adapter: {folder} (optimizer step {trainer.global_step}{why_ended(trainer)})")
         trainer.strategy.barrier("save_adapter")
 
@@ -66,6 +71,14 @@ def is_dry(trainer: Trainer) -> bool:
 def adapter_folder(trainer: Trainer) -> Path:
     """Where the adapter of a run is."""
     return Path(trainer.default_root_dir) / "adapter"
+
+
+def write_spectrum(folder: Path) -> None:
+    """`spectrum.json` beside the adapter in ``folder``; a warning instead if it is more than a product B A."""
+    try:
+        write_json(folder.parent / SPECTRUM_FILE, adapter_spectrum(read_adapter(folder)))
+    except InputError as error:
+        rank_zero_warn(f"{SPECTRUM_FILE}: none, {error.reason}")
 
 
 def training_facts(trainer: Trainer, pl_module: LightningModule) -> dict[str, object]:

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from unlearn_pl.analysis.anatomy import MergeReports
 from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.balance.search import find_balance
 from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
@@ -28,7 +29,8 @@ from unlearn_pl.models.lora import save_adapter
 
 class MergeAfterFit(Callback):
     """When the fit ends, merges its adapter with another one on rank 0, and writes `merged/adapter/` (a PEFT adapter)
-    and `merged/model/` (the base with it merged in) into the run folder; older ones there are replaced.
+    and `merged/model/` (the base with it merged in) into the run folder, and `merged/anatomy.json` (signs in conflict,
+    trimmed mass and sizes of the deltas by layer) and `merged/spectrum.json`; older ones there are replaced.
 
     With ``balance`` the merge is searched whose membership AUC is one half, on all ranks, with the rows of the fit;
     `merged/balance.json`, `.md` and `.png` show the search.
@@ -130,6 +132,8 @@ class MergeAfterFit(Callback):
                 merged.save(
                     folder / "adapter", save_model=model, base=base, tokenizer=pl_module.tokenizer, overwrite=True
                 )
+                if self.balance is None:  # the search writes them with its own files
+                    MergeReports.of(merged).write(folder)
                 rank_zero_info(f"merged: {folder / 'adapter'}" + (f" and {model}" if model else ""))
         trainer.strategy.barrier("merge_after_fit")
 

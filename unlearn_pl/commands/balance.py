@@ -29,7 +29,8 @@ def balance(
     The share of the two adapters, the size of the delta and the merge method are searched; the model is loaded once and
     takes each merge into its weights. Half of the member and non-member documents (one of each two of like length, by
     hash) steer the search, the other half says how well it went. Writes `balance.json` (every point visited, the chosen
-    one, AUC on both halves), `balance.png`, `balance.md` and the chosen merge as a PEFT adapter in `adapter/`.
+    one, AUC on both halves), `balance.png`, `balance.md`, the chosen merge as a PEFT adapter in `adapter/`, and of it
+    `anatomy.json` (signs in conflict, trimmed mass and sizes of the deltas by layer) and `spectrum.json`.
 
     Args:
         base: Base model: a folder or a hub name.

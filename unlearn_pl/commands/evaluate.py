@@ -1,13 +1,15 @@
-"""``unlearn-pl evaluate``: the scores of one model, on the terminal and in two files."""
+"""``unlearn-pl evaluate``: the scores of one model, on the terminal and in files."""
 
 from dataclasses import dataclass, field, fields
 
 from unlearn_pl.commands.score_tables import print_metrics, print_results
 from unlearn_pl.console import log
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.folder import ResultsFolder
 from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
 from unlearn_pl.evaluation.lm_eval import Harness
 from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.results import Results
 from unlearn_pl.evaluation.stored import StoredModel, check_stored, evaluate_stored
 from unlearn_pl.evaluation.table import metrics_of
 from unlearn_pl.models.device import find_device
@@ -56,8 +58,9 @@ def evaluate(
     what it kept, whether it gives members away, and whether it still writes sentences. `unlearn-pl evaluate --list`
     shows all metrics.
 
-    Writes `results.json` (all scores with intervals, their official key names, versions and hashes) and `samples.jsonl`
-    (each row with prompt, expected and generated text and its scores). The same model and data give the same bytes, on
+    Writes `results.json` (all scores with intervals, their official key names, versions and hashes), `samples.jsonl`
+    (each row with prompt, expected and generated text and its scores) and `documents.jsonl` (what each membership
+    attack gives to each document, without its text). The same model and data give the same bytes, on
     one process or on several of torchrun. What is finished is kept in `parts/` under a hash of model, data and
     settings: the same command goes on where it was stopped. The files hold the texts that were to be forgotten: keep
     them as safe as the data.
@@ -68,6 +71,15 @@ def evaluate(
         output: Folder for the files.
         adapter: Folder of a PEFT adapter to put on the model.
     """
+    results = measure(model, data, output, adapter, options)
+    if results is not None:
+        print_results(results, output, options.verbose)
+
+
+def measure(
+    model: str, data: EvaluationData, output: str, adapter: str | None, options: EvaluateOptions
+) -> Results | None:
+    """`evaluate` without its table; None in all processes of a launch but the first."""
     if options.benchmark is not None and data != EvaluationData():
         raise InputError("not with data: a benchmark brings its own rows", "benchmark")
     stored = StoredModel(
@@ -79,11 +91,10 @@ def evaluate(
         trust_remote_code=options.trust_remote_code,
     )
     measured = EvaluationOptions(**{field.name: getattr(options, field.name) for field in fields(EvaluationOptions)})
-    check_stored(stored, measured, output, options.overwrite)
+    folder = ResultsFolder(output, options.overwrite)
+    check_stored(stored, measured, folder)
     place = find_device(options.device)
     inputs = read_inputs(options.benchmark or data, measured)
-    results = evaluate_stored(
-        stored, inputs, measured, output, place, retrained=options.retrained, harness=options.harness, log=log
+    return evaluate_stored(
+        stored, inputs, measured, folder, place, retrained=options.retrained, harness=options.harness, log=log
     )
-    if results is not None:
-        print_results(results, output, options.verbose)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from unlearn_pl.analysis.anatomy import MergeReports
 from unlearn_pl.checkpoints.merge import CheckpointOptions, merge_checkpoints
 from unlearn_pl.commands.merge_table import print_methods
 from unlearn_pl.errors import InputError
@@ -32,7 +33,8 @@ def merge(
     must have started from the same A (the same seed); cat, task_arithmetic, average, slerp and the names ending in _svd
     or _dense merge the weight deltas B A. Checkpoints are merged by their differences to the base's weights, tensor by
     tensor from the disk, in folders that `from_pretrained` would read alike. The ties kinds take means, others sums:
-    weights of 1 1 then give about the scale of both together.
+    weights of 1 1 then give about the scale of both together. Beside an output of adapters that is called `adapter` are
+    written `anatomy.json` (signs in conflict, trimmed mass and sizes of the deltas by layer) and `spectrum.json`.
 
     Args:
         base: Base model: a folder or a hub name.
@@ -94,6 +96,8 @@ def merge_folders(
         output, save_model=save_model, base=model, tokenizer=cutter,
         beside_adapter=tokenizer is not None, overwrite=overwrite,
     )  # fmt: skip
+    if output is not None and Path(output).name == "adapter":  # and not among files that may be anybody's
+        MergeReports.of(merged).write(Path(output).parent)
     written = [f"the adapter {output}"] * (output is not None) + [f"the model {save_model}"] * (save_model is not None)
     return f"{summary(merged)}\nwrote {' and '.join(written)}"
 

@@ -37,7 +37,12 @@ def print_results(results: Results, output: str, verbose: bool = False) -> None:
     print_notes(results, verbose)
     for task, figures in (results.harness or {}).items():
         print(f"lm-eval {task}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-    print(f"wrote {Path(output) / 'results.json'} and {Path(output) / 'samples.jsonl'}")
+    print(f"wrote {Path(output) / 'results.json'}, samples.jsonl and documents.jsonl")
+
+
+def headline(results: Results) -> str:
+    """The five scores in one line, a dash for what was not measured."""
+    return ", ".join(f"{HEADLINE[name]} {_shown(value)}" for name, value in results.headline.items())
 
 
 def leaks(results: Results) -> list[tuple[str, str]]:

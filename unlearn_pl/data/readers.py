@@ -64,11 +64,15 @@ def blaming(name: str) -> Iterator[None]:
 
 def keep(source: Source, name: str) -> str | Path | list[Record | Mapping[str, Any]]:
     """A source that can be read more than once: rows in memory become a list. Raises InputError on what is none."""
-    if isinstance(source, (str, Path)):
-        return source
-    if not isinstance(source, Iterable):
-        raise InputError(f"must be a path, hf:OWNER/NAME or rows, got {type(source).__name__}", name)
-    return list(source)
+    return source if isinstance(source, (str, Path)) else list(checked_rows(source, name))
+
+
+def checked_rows(source: Any, name: str | None = None) -> Iterable[Any]:
+    """``source`` if it gives rows: a single row, columns or splits by name, and a pandas frame (columns) do not."""
+    if isinstance(source, (Record, Mapping)) or not isinstance(source, Iterable) or hasattr(source, "iloc"):
+        allowed = "a path, hf:OWNER/NAME or rows (of a frame: frame.to_dict('records'))"
+        raise InputError(f"must be {allowed}, got {type(source).__name__}", name)
+    return source
 
 
 def read_documents(source: str | Path, name: str = "source") -> list[str]:
@@ -129,7 +133,7 @@ def rows_of(source: Source) -> Rows:
 
 def memory_rows(rows: Iterable[Record | Mapping[str, Any]]) -> Rows:
     """Records and mappings."""
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(checked_rows(rows), start=1):
         if isinstance(row, Record):
             row = {field: value for field, value in vars(row).items() if field in NEEDED or value}
         if not isinstance(row, Mapping):

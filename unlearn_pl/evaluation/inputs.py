@@ -1,7 +1,6 @@
 """What an evaluation reads, checked before a model is loaded."""
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.truth import TruthRow, read_truth_rows
 from unlearn_pl.hashing import source_hash
 from unlearn_pl.tasks.base import Benchmark, RowSet, documents_of
+from unlearn_pl.tasks.checked import checked_sets
 from unlearn_pl.tasks.lume import Lume
 from unlearn_pl.tasks.mmlu import Subject, read_subjects
 
@@ -64,6 +64,9 @@ def read_inputs(data: Benchmark | EvaluationData, options: EvaluationOptions) ->
     """Read and check all that the options name. Raises InputError, with file and row, on what cannot be used."""
     with within("data") if isinstance(data, EvaluationData) else nullcontext():
         benchmark = data.benchmark() if isinstance(data, EvaluationData) else data
+        if not isinstance(benchmark, Benchmark):
+            got = f"the class {data.__name__}" if isinstance(data, type) else type(data).__name__
+            raise InputError(f"must be a benchmark such as Lume(forget, retain), got {got}", "data")
         sets = checked_sets(benchmark)
     inputs = EvaluationInputs(benchmark=benchmark, sets=sets)
     for note in benchmark.notes(inputs.rows):
@@ -79,20 +82,6 @@ def read_inputs(data: Benchmark | EvaluationData, options: EvaluationOptions) ->
         subjects=subjects,
         truth=read_truth_rows(options.truth),
     )
-
-
-def checked_sets(benchmark: Benchmark) -> Sequence[RowSet]:
-    """The sets of a benchmark. Raises InputError unless one is to be forgotten, and names and rows are told apart."""
-    sets = benchmark.sets()
-    if not isinstance(sets, Sequence) or not all(isinstance(one, RowSet) for one in sets):
-        raise InputError(f"{type(benchmark).__name__}.sets must be a list of RowSet, got {sets!r:.60}")
-    if not any(one.role == "forget" and one.rows for one in sets):
-        raise InputError(f"{type(benchmark).__name__} has no row to be forgotten: one set needs the role forget")
-    for what, names in (("sets", [one.name for one in sets]), ("rows", [row.id for one in sets for row in one.rows])):
-        name, count = Counter(names).most_common(1)[0]
-        if count > 1:
-            raise InputError(f"{type(benchmark).__name__} has {count} {what} called {name!r:.80}; they must differ")
-    return sets
 
 
 def read_sides(benchmark: Benchmark, sets: Sequence[RowSet], wanted: Membership) -> tuple[Sequence[str], Sequence[str]]:

@@ -7,21 +7,11 @@ from unlearn_pl.metrics.choice import CHOICE, choice_micro
 from unlearn_pl.metrics.intervals import membership_interval
 from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.metric import ALWAYS, OPPOSITE, UNDEFINED, Better, Estimate, Metric, mean_score
-from unlearn_pl.metrics.number import checked_number
 from unlearn_pl.metrics.roc import membership_score
-from unlearn_pl.tasks.base import Benchmark, Term
+from unlearn_pl.tasks.base import Benchmark
+from unlearn_pl.tasks.checked import aggregate_value, task_value
 
 Statistic = Mapping[str, Estimate]
-
-
-def task_value(benchmark: Benchmark, terms: Sequence[Term]) -> float | None:
-    """What the benchmark makes of its terms. Raises InputError on what is no number."""
-    return checked_number(benchmark.task_aggregate(terms), f"{type(benchmark).__name__}.task_aggregate")
-
-
-def aggregate_value(benchmark: Benchmark, parts: Sequence[float | None]) -> float | None:
-    """What it makes of the task aggregate, the membership score and the accuracy. Raises InputError likewise."""
-    return checked_number(benchmark.aggregate(*parts), f"{type(benchmark).__name__}.aggregate")
 
 
 def term_scores(benchmark: Benchmark, measured: Measured) -> Statistic:
@@ -67,7 +57,7 @@ def aggregate_score(benchmark: Benchmark, measured: Measured) -> Statistic:
     """The aggregate, with the interval that follows from those of its parts."""
     task = task_score(benchmark, measured)["task_aggregate"]
     parts = [task, membership_of(measured), accuracy_of(measured)]
-    value = aggregate_value(benchmark, [part.value for part in parts])
+    value = aggregate_value(benchmark, *(part.value for part in parts))
     return {} if value is None else {"aggregate": Estimate(value, task.n, benchmark.aggregate_interval(parts))}
 
 

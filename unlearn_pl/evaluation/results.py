@@ -1,4 +1,4 @@
-"""What an evaluation found, as Python has it and as `results.json` and `samples.jsonl` hold it."""
+"""What an evaluation found, as Python has it and as `results.json`, `samples.jsonl` and `documents.jsonl` hold it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,14 @@ from typing import Any
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.retrained import logprobs_as_json, logprobs_from
-from unlearn_pl.files import write_json, write_json_lines
+from unlearn_pl.files import as_json, as_json_lines, write_texts
+from unlearn_pl.metrics.document import Document
 from unlearn_pl.metrics.headline import HEADLINE
 from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs
+
+# what has a file of its own
+ROWS = ("samples", "documents")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class Results:
     """Task of lm-eval -> its scores."""
     samples: Sequence[Sample] = ()
     """Each row with its text and its own scores, in the order of the sets; they are not part of the JSON."""
+    documents: Sequence[Document] = ()
+    """Each document that was attacked with what every attack gives it; not part of the JSON either."""
 
     @property
     def headline(self) -> dict[str, float | None]:
@@ -59,7 +65,7 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """The content of `results.json`, but for where it came from."""
         found: dict[str, Any] = {}
-        for name in (one.name for one in fields(self) if one.name != "samples"):
+        for name in (one.name for one in fields(self) if one.name not in ROWS):
             value = getattr(self, name)
             if name == "official":
                 found |= value
@@ -70,7 +76,7 @@ class Results:
     @classmethod
     def from_json(cls, found: Mapping[str, Any], samples: Sequence[Sample] = ()) -> "Results":
         """The inverse of ``to_json``; keys that it does not know are the benchmark's own."""
-        names = {one.name for one in fields(cls)} - {"official", "samples"}
+        names = {one.name for one in fields(cls)} - {"official", *ROWS}
         given = {key: value for key, value in found.items() if key in names}
         official = {key: value for key, value in found.items() if key not in names and key != "provenance"}
         return cls(**given | {"truth": logprobs_from(found["truth"])}, official=official, samples=samples)
@@ -86,9 +92,15 @@ def read_results(folder: str | Path) -> Results:
 
 
 def write_results(folder: str | Path, results: Results, provenance: Mapping[str, Any]) -> None:
-    """Write ``results.json`` (the scores, and ``provenance`` under that key) and ``samples.jsonl`` (one row a line).
+    """Write ``results.json`` (the scores, and ``provenance`` under that key), ``samples.jsonl`` (one row a line) and
+    ``documents.jsonl`` (one attacked document a line, without its text).
 
-    The same input gives the same bytes. ``results.json`` comes last, so where it is, the evaluation is complete.
+    The same input gives the same bytes. ``results.json`` comes last, and an older one goes first, so where it is, the
+    evaluation is complete and the samples are its own.
     """
-    write_json_lines(Path(folder) / "samples.jsonl", (sample.to_json() for sample in results.samples))
-    write_json(Path(folder) / "results.json", results.to_json() | {"provenance": dict(provenance)})
+    texts = {
+        "samples.jsonl": as_json_lines(sample.to_json() for sample in results.samples),
+        "documents.jsonl": as_json_lines(document.to_json() for document in results.documents),
+        "results.json": as_json(results.to_json() | {"provenance": dict(provenance)}),
+    }
+    write_texts(folder, texts)

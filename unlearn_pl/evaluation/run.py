@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import answer_choices
 from unlearn_pl.evaluation.fitting import Fitting, row_notes, row_obstacles
 from unlearn_pl.evaluation.inputs import EvaluationData, EvaluationInputs, read_inputs
@@ -59,8 +60,10 @@ def evaluate(
     Under several processes all must call this; each does a part and all return the same.
     """
     options = options or EvaluationOptions()
-    inputs = data if isinstance(data, EvaluationInputs) else read_inputs(data, options)
+    if not isinstance(options, EvaluationOptions):
+        raise InputError(f"must be EvaluationOptions(...), got {type(options).__name__}", "options")
     language_model = LanguageModel(model, tokenizer, work=work)
+    inputs = data if isinstance(data, EvaluationInputs) else read_inputs(data, options)
     base = None if reference is None else lending(reference, tokenizer, work)
     inputs, left_out = fitting_inputs(language_model, inputs, base)
     obstacles = row_obstacles(language_model, inputs)

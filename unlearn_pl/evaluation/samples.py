@@ -14,6 +14,7 @@ from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.inference.sampling import Sampling
 from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.tasks.base import Benchmark, RowSet
+from unlearn_pl.tasks.checked import row_score
 
 UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
 """What says nothing of a row whose probability is NaN."""
@@ -59,7 +60,7 @@ def _sample(benchmark: Benchmark, of: RowSet, record: Record, answer: Answer | N
     return replace(
         row,
         generated=answer.text,
-        score=benchmark.row_score(record, answer.text),
+        score=row_score(benchmark, record, answer.text),
         tokens=answer.tokens,
         ended=answer.ended,
         cut=answer.cut,
@@ -83,7 +84,7 @@ def with_sampled(
     drawn = iter(language_model.sample([sample.prompt for sample in spoken], options))
 
     def with_texts(sample: Sample, record: Record, texts: Sequence[str]) -> Sample:
-        scores = tuple(inputs.benchmark.row_score(record, text) for text in texts)
+        scores = tuple(row_score(inputs.benchmark, record, text) for text in texts)
         return replace(sample, sampled=tuple(texts), sampled_scores=scores)
 
     return [

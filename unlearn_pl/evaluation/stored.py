@@ -1,6 +1,6 @@
 """An evaluation from folder to folder: models are loaded, results and what is finished are kept."""
 
-import re
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.folder import ResultsFolder
 from unlearn_pl.evaluation.inputs import EvaluationInputs, source_hashes
 from unlearn_pl.evaluation.lm_eval import Harness, run_harness, task_manager
 from unlearn_pl.evaluation.options import EvaluationOptions
-from unlearn_pl.evaluation.results import Results, write_results
+from unlearn_pl.evaluation.results import Results
 from unlearn_pl.evaluation.retrained import read_retrained, refuse_others
 from unlearn_pl.evaluation.run import evaluate
 from unlearn_pl.evaluation.table import METRICS
-from unlearn_pl.files import check_writable, refuse_existing, sha256_of
+from unlearn_pl.files import sha256_of
 from unlearn_pl.hashing import code_hash
 from unlearn_pl.inference.batches import Progress, Work, launched, rank_and_count
 from unlearn_pl.inference.resume import ResumeFolder, content_hash
@@ -29,11 +30,6 @@ from unlearn_pl.models.lora import open_adapter, without_adapter
 from unlearn_pl.models.tokenizer import difference, find_tokenizer, guard_ids, same_tokens
 from unlearn_pl.provenance import provenance
 from unlearn_pl.stopping import advising
-
-# Folder of finished parts inside of the output folder.
-PARTS = "parts"
-# Names of what an interrupted evaluation leaves in the output folder: all but `results.json`, which comes last.
-LEFT = rf"{PARTS}|samples\.jsonl|\.(samples\.jsonl|results\.json)\.[0-9a-f]{{32}}"
 
 
 @dataclass(frozen=True)
@@ -107,14 +103,12 @@ def refuse_other_tokens(own: PreTrainedTokenizerBase, other: PreTrainedTokenizer
         )
 
 
-def check_stored(stored: StoredModel, options: EvaluationOptions, output: str, overwrite: bool) -> None:
+def check_stored(stored: StoredModel, options: EvaluationOptions, output: ResultsFolder) -> None:
     """All that can be told to be wrong before anything is read. Raises InputError."""
     for family in options.metrics or ():
         if "base" in shared_needs(METRICS, family) and stored.adapter is None and stored.reference is None:
             raise InputError(f"{family} needs adapter or reference, got neither", "metrics")
-    if Path(output).is_file() or not all(re.fullmatch(LEFT, path.name) for path in Path(output).glob("*")):
-        refuse_existing(output, overwrite)
-    check_writable(output, "output")
+    output.check()
     stored.check()
 
 
@@ -122,14 +116,14 @@ def evaluate_stored(
     stored: StoredModel,
     inputs: EvaluationInputs,
     options: EvaluationOptions,
-    output: str,
+    output: ResultsFolder,
     place: torch.device,
     *,
     retrained: str | None = None,
     harness: Harness | None = None,
     log: Progress | None = None,
 ) -> Results | None:
-    """Measure a model as ``evaluate`` does, and write `results.json` and `samples.jsonl` into ``output``.
+    """Measure a model as ``evaluate`` does, and write its files (see ``write_results``) into ``output``.
 
     What is finished is kept in its `parts/`, so that the same call goes on where it was stopped. ``retrained`` is the
     output of another evaluation, ``harness`` names tasks of lm-eval, which run last. None in all processes of a launch
@@ -142,25 +136,29 @@ def evaluate_stored(
     other = None if retrained is None else read_retrained(retrained)
     if other is not None:
         refuse_others(other, sources, settings)
-    with launched(place):
-        loaded = stored.load(place)
-        hashes = hashes_of(stored, loaded, sources)
-        parts = parts_of(output, hashes, stored, place)
-        work = Work(log if rank_and_count()[0] == 0 else None, parts)
-        model, tokenizer, reference = loaded.model, loaded.tokenizer, loaded.reference
-        with advising(parts.advice):
-            results = evaluate(model, tokenizer, inputs, options, reference=reference, retrained=other, work=work)
-        if rank_and_count()[0] > 0:
-            return None
-    config: dict[str, Any] = {name: getattr(stored, name) for name in ("model", "adapter", "tokenizer", "reference")}
-    config |= {"retrained": retrained, **settings, "harness": asdict(harness), "dtype": stored.dtype}
-    made_from = provenance(config=config, hashes=hashes)
-    write_results(output, results, made_from)
-    parts.drop_others()
-    if harness.tasks is not None:
-        results = replace(results, harness=_harness(model, tokenizer, harness, manager, output))
-        write_results(output, results, made_from)
-    return results
+    with ExitStack() as until_written:
+        with launched(place):
+            loaded = stored.load(place)
+            hashes = hashes_of(stored, loaded, sources)
+            until_written.enter_context(output.alone())
+            parts = parts_of(output, hashes, stored, place)
+            work = Work(log if rank_and_count()[0] == 0 else None, parts)
+            model, tokenizer, reference = loaded.model, loaded.tokenizer, loaded.reference
+            with advising(parts.advice):
+                results = evaluate(model, tokenizer, inputs, options, reference=reference, retrained=other, work=work)
+            if rank_and_count()[0] > 0:
+                return None
+        config: dict[str, Any] = {
+            name: getattr(stored, name) for name in ("model", "adapter", "tokenizer", "reference")
+        }
+        config |= {"retrained": retrained, **settings, "harness": asdict(harness), "dtype": stored.dtype}
+        made_from = provenance(config=config, hashes=hashes)
+        output.write(results, made_from)
+        parts.drop_others()
+        if harness.tasks is not None:
+            results = replace(results, harness=_harness(model, tokenizer, harness, manager, output.path))
+            output.write(results, made_from)
+        return results
 
 
 def hashes_of(stored: StoredModel, loaded: Loaded, sources: dict[str, str | None]) -> dict[str, str | None]:
@@ -177,10 +175,12 @@ def hashes_of(stored: StoredModel, loaded: Loaded, sources: dict[str, str | None
     return hashes
 
 
-def parts_of(output: str, hashes: dict[str, str | None], stored: StoredModel, place: torch.device) -> ResumeFolder:
+def parts_of(
+    output: ResultsFolder, hashes: dict[str, str | None], stored: StoredModel, place: torch.device
+) -> ResumeFolder:
     """What is finished of an evaluation of just this model, made in just this way."""
     made_with = [provenance()["versions"], code_hash(), hashes["tokenizer"], place.type, stored.dtype]
-    return ResumeFolder(Path(output) / PARTS, content_hash(hashes["weights"], hashes.get("reference"), made_with))
+    return output.parts(content_hash(hashes["weights"], hashes.get("reference"), made_with))
 
 
 def _harness(

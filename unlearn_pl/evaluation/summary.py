@@ -6,15 +6,16 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from unlearn_pl.errors import InputError, one_line
-from unlearn_pl.evaluation.official import aggregate_value, task_value
 from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.results import Results
+from unlearn_pl.metrics.document import documents_of
 from unlearn_pl.metrics.measured import Measured
 from unlearn_pl.metrics.membership import verdicts
 from unlearn_pl.metrics.metric import Metric, scores_of
 from unlearn_pl.metrics.roc import membership_score
 from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.tasks.base import Benchmark, Term
+from unlearn_pl.tasks.checked import aggregate_value, task_value
 
 COMPARED = ("forget_quality", "privacy_to_retrained")
 """What a retrained model is measured for."""
@@ -71,7 +72,7 @@ def results_of(
         membership_auc=auc,
         membership_score=membership,
         mmlu=mmlu,
-        aggregate=aggregate_value(benchmark, [task, membership, mmlu]),
+        aggregate=aggregate_value(benchmark, task, membership, mmlu),
         eligible=None if mmlu is None or least is None else mmlu > least,
         terms={term.name: term.value for term in terms},
         counts=counts(measured, terms),
@@ -81,6 +82,7 @@ def results_of(
         truth=measured.truth,
         notes=found.notes,
         samples=measured.samples,
+        documents=documents_of(measured),
     )
     return replace(results, official=official_keys(benchmark, results, terms))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from unlearn_pl.data.readers import blaming, rows_of
 from unlearn_pl.data.records import text_field
-from unlearn_pl.errors import InputError, within
+from unlearn_pl.errors import InputError, check_choices, within
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.truth_ratio import AnswerLogprobs, Definition
 
@@ -27,6 +27,8 @@ class Truth:
     """Answers read together; at least 1."""
 
     def __post_init__(self) -> None:
+        with within("truth"):
+            check_choices(self)
         if self.batch_size < 1:
             raise InputError(f"must be at least 1, got {self.batch_size}", "truth.batch_size")
 

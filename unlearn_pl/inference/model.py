@@ -22,7 +22,7 @@ from unlearn_pl.inference.own_generate import eos_ids, warn_of_ignored
 from unlearn_pl.inference.sampling import Sampling, draw_texts
 from unlearn_pl.inference.token_scores import TokenScores
 from unlearn_pl.models.rope import position_limit
-from unlearn_pl.models.tokenizer import check_ids
+from unlearn_pl.models.tokenizer import check_ids, embedding_rows
 
 
 class LanguageModel:
@@ -44,6 +44,10 @@ class LanguageModel:
     ):
         """``joiner`` stands between a prompt and its answer (see ``Encoding.joiner``); ``work`` is told how far a
         request is, and keeps its finished batches."""
+        if not isinstance(model, nn.Module):
+            raise InputError(f"must be a model in memory, got {type(model).__name__}", "model")
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise InputError(f"must be a tokenizer in memory, got {type(tokenizer).__name__}", "tokenizer")
         self.model, self.tokenizer = model, tokenizer
         self.joiner, self.work = joiner, work
 
@@ -100,6 +104,7 @@ class LanguageModel:
 
         Raises InputError if one of the prompts has an ``obstacle``.
         """
+        refuse_one_text(prompts, "prompts")
         given = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         for number, prompt in enumerate(given, start=1):
             if (obstacle := self.obstacle(prompt)) is not None:
@@ -151,6 +156,12 @@ class LanguageModel:
 
         Raises InputError if one of either has no token, or both together exceed the model's positions.
         """
+        refuse_one_text(prompts, "prompts")
+        refuse_one_text(continuations, "continuations")
+        if len(prompts) != len(continuations):
+            raise InputError(
+                f"must be one for each prompt, got {len(continuations)} of {len(prompts)}", "continuations"
+            )
         pairs = [self.encode(*pair, eos=eos) for pair in zip(prompts, continuations, strict=True)]
         for number, (prompt, answer) in enumerate(pairs, start=1):
             tokens = len(prompt) + len(answer)
@@ -199,7 +210,10 @@ class LanguageModel:
     ) -> list[int | None]:
         """For each prompt the place, in ``candidates`` (token ids), of the likeliest next token; None where a broken
         model has no finite logit. Raises InputError if a prompt has no token or exceeds the model's positions."""
-        rows = self.encode_texts(prompts, "prompts")
+        rows, known = self.encode_texts(prompts, "prompts"), embedding_rows(self.model)
+        if len(candidates) < 2 or not all(isinstance(one, int) and 0 <= one < known for one in candidates):
+            given = f"{candidates!r:.60}"
+            raise InputError(f"must be at least two token ids from 0 to {known - 1}, got {given}", "candidates")
         with self._asked() as engine:
             return choose_next(engine, rows, candidates, batch_size=batch_size, what=what)
 
@@ -225,6 +239,7 @@ class LanguageModel:
 
     def encode_texts(self, texts: Sequence[str], name: str, room: int = 0) -> list[list[int]]:
         """Token ids of texts that stand at the beginning, with ``room`` for further tokens; ``name`` is theirs."""
+        refuse_one_text(texts, name)
         rows = [start_ids(text, self.tokenizer) for text in texts]
         check_ids(self.model, rows, name)
         for number, row in enumerate(rows, start=1):
@@ -243,3 +258,9 @@ class LanguageModel:
             told = f"{short} of {len(rows)} rows have room for fewer than {wanted} new tokens"
             warnings.warn(f"{what}: {told} within the model's {limit} positions", stacklevel=3)
         return found
+
+
+def refuse_one_text(texts: Sequence[object], name: str) -> None:
+    """Raise InputError on a text in the place of many, which would be asked letter by letter."""
+    if isinstance(texts, str):
+        raise InputError(f"must be a list of texts, got one text {texts!r:.60}", name)

@@ -10,7 +10,7 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.metrics.intervals import Interval, mean_interval
 from unlearn_pl.metrics.leakage import Corpus
 from unlearn_pl.metrics.measured import Measured
-from unlearn_pl.metrics.number import checked_number
+from unlearn_pl.metrics.number import number
 from unlearn_pl.metrics.sample import Sample
 
 Better = Literal["lower", "higher", "lower on forget, higher on retain", "one half"]
@@ -140,7 +140,7 @@ def row_scores(sample: Sample, metrics: Sequence[Metric], corpus: Corpus) -> dic
     Raises InputError if one gives no finite number, which a metric of one's own may do.
     """
     return {
-        one.name: checked_number(one.value(sample, corpus), f"the metric {one.name} of row {sample.id!r:.60}")
+        one.name: number(one.value(sample, corpus), f"the metric {one.name} of row {sample.id!r:.60}")
         for one in metrics
         if one.value is not None and one.applies(sample)
     }

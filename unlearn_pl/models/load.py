@@ -41,13 +41,14 @@ def blamed_on(name: str) -> Iterator[None]:
         raise InputError(error.reason.removeprefix("model: "), error.name or name) from error
 
 
-def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base model. Its pad token is set to EOS where it has none; masks come from lengths, so the
-    two may be the same.
+def load_tokenizer(name: str, trust_remote_code: bool = False, what: str = "model") -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model, or one by itself; ``what`` of both opens the messages. Its pad token is set to EOS
+    where it has none; masks come from lengths, so the two may be the same.
 
     Raises InputError if ``name`` is not a model or its tokenizer has no EOS token.
     """
-    return with_end(load_from(AutoTokenizer, name, trust_remote_code=trust_remote_code), f"model {name}: the tokenizer")
+    found = load_from(AutoTokenizer, name, what, trust_remote_code=trust_remote_code)
+    return with_end(found, f"{what} {name}: the tokenizer")
 
 
 def with_end(tokenizer: PreTrainedTokenizerBase, what: str = "tokenizer: it") -> PreTrainedTokenizerBase:
@@ -151,7 +152,7 @@ def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel
 
 def load_from(factory: type, name: str, what: str = "model", **options: object):  # type: ignore[no-untyped-def]
     """``factory.from_pretrained`` of a name as in `resolve`; InputError in one line, beginning with ``what``."""
-    source, gguf = resolve(name)
+    source, gguf = resolve(name, what)
     if is_adapter_folder(source) and factory is not AutoTokenizer:
         raise InputError(f"{what}: {ADAPTER.format(name=name)}")
     transformers.utils.logging.disable_progress_bar()
@@ -169,7 +170,7 @@ def load_from(factory: type, name: str, what: str = "model", **options: object):
             ) from error
 
 
-def resolve(name: str) -> tuple[str, str | None]:
+def resolve(name: str, what: str = "model") -> tuple[str, str | None]:
     """``name`` as (folder or hub name, GGUF file name or None).
 
     Raises InputError if a packaged model is not installed, or a path (one with ``/`` at its start, ``.`` or more than
@@ -180,12 +181,12 @@ def resolve(name: str) -> tuple[str, str | None]:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise InputError(
-                f"model: {name} comes in the package {package.replace('_', '-')}, which is missing; run `{install}`"
+                f"{what}: {name} comes in the package {package.replace('_', '-')}, which is missing; run `{install}`"
             )
         folder = Path(spec.origin).parent
         return str(folder), next(folder.glob("*.gguf")).name
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_path and not Path(name).expanduser().is_dir():
-        hint = "a recipe makes its base model with `unlearn-pl run RECIPE.yaml --until base`"
-        raise InputError(f"model: {name} is not a folder ({hint})")
+        hint = " (a recipe makes its base model with `unlearn-pl run RECIPE.yaml --until base`)"
+        raise InputError(f"{what}: {name} is not a folder{hint if what == 'model' else ''}")
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name, None

@@ -133,19 +133,30 @@ def refuse_unreadable(model: PeftModel) -> None:
 
 @torch.no_grad()
 def refuse_routers(model: PeftModel) -> None:
-    """Raise InputError if an adapter is on a layer that is a linear one by its class alone: routers give a tuple."""
+    """Raise InputError if an adapter is on a layer that is a linear one by its class alone: routers give a tuple, and
+    grouped layers (DeepSeek-V4) take their input in pieces."""
     if quantisation(model) is not None:
         return
     for name, layer in model.named_modules():
         base = layer.get_base_layer() if isinstance(layer, LoraLayer) else None
-        if not isinstance(base, nn.Linear) or type(base).forward is nn.Linear.forward:
-            continue
-        if not isinstance(base(torch.zeros(1, base.in_features).to(base.weight)), Tensor):
+        if isinstance(base, nn.Linear) and not computes_linearly(base):
             raise InputError(
-                f"{name} ({type(base).__name__}) gives more than a linear layer does; name the attention layers, such "
-                "as [q_proj, k_proj, v_proj, o_proj]",
+                f"{name} ({type(base).__name__}) does not compute what a linear layer does; name the attention layers, "
+                "such as [q_proj, k_proj, v_proj, o_proj]",
                 TARGETS,
             )
+
+
+def computes_linearly(layer: nn.Linear) -> bool:
+    """Whether a layer of a class below ``nn.Linear``, with a forward of its own, gives what is added to: one tensor of
+    its size."""
+    if type(layer).forward is nn.Linear.forward:
+        return True
+    try:
+        found = layer(torch.zeros(1, layer.in_features).to(layer.weight))
+    except Exception:  # it takes other inputs; each fails in its own way
+        return False
+    return isinstance(found, Tensor) and found.shape == (1, layer.out_features)
 
 
 def use_layers(config: PeftConfig, model: nn.Module, fast: bool = True) -> None:

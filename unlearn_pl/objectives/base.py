@@ -6,11 +6,13 @@ it by its name here, and by its import path elsewhere.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from numbers import Real
 from typing import Literal
 
 from torch import Tensor
 
 from unlearn_pl.data.records import Split
+from unlearn_pl.errors import InputError, check_choices
 from unlearn_pl.objectives.passes import Needs, Passes
 
 Reduction = Literal["sequence_sum", "sequence_mean", "batch_mean"]
@@ -24,6 +26,10 @@ class Objective(ABC):
 
     weight: float
 
+    def __post_init__(self) -> None:
+        """Dataclasses call it. One that has its own calls this one too."""
+        check_choices(self)
+
     @property
     @abstractmethod
     def needs(self) -> Mapping[Split, Needs]:
@@ -32,6 +38,34 @@ class Objective(ABC):
     @abstractmethod
     def __call__(self, passes: Passes) -> Tensor:
         """The unweighted term of a micro-batch: a scalar in nats."""
+
+
+def check_terms(objectives: Mapping[str, Objective]) -> None:
+    """Raise InputError unless every slot holds a term with a weight that reads some split, and no two things would be
+    logged under one name."""
+    if not isinstance(objectives, Mapping):
+        raise InputError(f"must be terms by slot, {{'ga': NPO()}}, got {type(objectives).__name__}", "objectives")
+    if not objectives:
+        raise InputError("must name at least one term, got none", "objectives")
+    logged = ["loss"]
+    for slot, term in objectives.items():
+        if not isinstance(term, Objective):
+            got = f"the class {term.__name__}" if isinstance(term, type) else type(term).__name__
+            raise InputError(f"must be an Objective such as NPO(weight=1.0), got {got}", f"objectives.{slot}")
+        if not isinstance(getattr(term, "weight", None), Real):
+            raise InputError(f"{type(term).__name__} needs a number as weight", f"objectives.{slot}")
+        if not isinstance(term.needs, Mapping) or not term.needs:
+            raise InputError(
+                f"the needs of {type(term).__name__} must be a mapping with a split, such as {{'forget': Needs()}}, "
+                f"got {term.needs!r:.60}",
+                f"objectives.{slot}",
+            )
+        for name in (slot, f"{slot}_weighted"):
+            if name in logged:
+                raise InputError(
+                    f"{name} is logged by another term or as the sum; name the slot otherwise", "objectives"
+                )
+            logged.append(name)
 
 
 def reduce_nll(nll: Tensor, tokens: Tensor, reduction: Reduction) -> Tensor:

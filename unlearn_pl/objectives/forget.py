@@ -31,6 +31,7 @@ class NPO(Objective):
     saturates on long answers."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta <= 0:
             raise InputError(f"must be above 0, got {self.beta}", "beta")
 
@@ -65,6 +66,7 @@ class SimNPO(Objective):
     micro-batch."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta <= 0:
             raise InputError(f"must be above 0, got {self.beta}", "beta")
 

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from unlearn_pl.data.records import Split
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, check_choices
 from unlearn_pl.models.head import IGNORED, Head, PositionFunction
 
 # Positions at which a pass is scored: those that predict an answer token, or every token that is not padding.
@@ -38,6 +38,9 @@ class Needs:
     """Whether the term makes sense only where the data give weights to tokens."""
     padding: bool = False
     """Whether the KL is needed at a position of padding as well."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def __or__(self, other: "Needs") -> "Needs":
         """What serves both."""

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.cli import UnlearnCLI
 from unlearn_pl.data.readers import read_documents
-from unlearn_pl.errors import InputError, one_line, refusal_behind, within
+from unlearn_pl.errors import InputError, check_seed, one_line, refusal_behind, within
 from unlearn_pl.evaluation.inputs import read_inputs
 from unlearn_pl.merging.adapters import check_config
 from unlearn_pl.models import tiny
@@ -30,6 +30,7 @@ def check_options(options: RecipeOptions) -> None:
     if not options.name or Path(options.name).is_absolute() or not {".", ".."}.isdisjoint(options.name.split("/")):
         raise InputError(f"must be the name of a folder below logs, got {options.name!r}", "name")
     check_names(options)
+    check_seeds(options.seeds)
     for name, config in options.all_fits.items():
         if not Path(config).is_file():
             reason = f"{config} is not a file; it must be a configuration of `unlearn-pl fit`"
@@ -41,10 +42,22 @@ def check_options(options: RecipeOptions) -> None:
     for name, balancing in options.all_searches.items():
         with within(place(options, name)):
             check_fits_of(options, balancing.of, exactly=2)
-    if options.all_searches and options.prepare is None and options.membership.nonmember is None:
-        raise InputError("needed, the attack on them steers the balance search", "membership.nonmember")
+    for name, comparing in options.comparisons.items():
+        with within(place(options, name)):
+            check_fits_of(options, comparing.of, exactly=2)
+    scores_merges = options.all_searches or options.comparisons
+    if scores_merges and options.prepare is None and options.membership.nonmember is None:
+        raise InputError("needed, the attack on them scores the merges", "membership.nonmember")
     check_base(options)
     check_rows(options)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Different ones, each of which can seed."""
+    for seed in seeds:
+        check_seed(seed, "seeds")
+    if len({*seeds}) < len(seeds):
+        raise InputError(f"must be different seeds, got {', '.join(map(str, seeds))}", "seeds")
 
 
 def place(options: RecipeOptions, name: str) -> str:
@@ -52,26 +65,31 @@ def place(options: RecipeOptions, name: str) -> str:
     short = {"over": options.over, "under": options.under, "merged": options.merging, "balanced": options.balance}
     if short.get(name) is not None:
         return {"merged": "merging", "balanced": "balance"}.get(name, name)
-    kinds: dict[str, Collection[str]] = {"fits": options.fits, "merges": options.merges, "searches": options.searches}
+    kinds: dict[str, Collection[str]] = {
+        kind: getattr(options, kind) for kind in ("fits", "merges", "searches", "comparisons")
+    }
     return next((f"{kind}.{name}" for kind, entries in kinds.items() if name in entries), "merging")
 
 
 def check_names(options: RecipeOptions) -> None:
-    """Every fit, merge and search has a folder of its own."""
-    kinds = (options.all_fits, options.all_merges, options.all_searches)
+    """Every fit, merge, search and comparison has a folder of its own."""
+    kinds = (options.all_fits, options.all_merges, options.all_searches, options.comparisons)
     names = [name for entries in kinds for name in entries]
     if not options.all_fits:
         raise InputError("needed: a recipe trains at least one adapter, as `fits: {NAME: CONFIG.yaml}`", "fits")
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in TAKEN:
+        # YAML reads 1 and yes as other things than text
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{,99}", name) or name in TAKEN:
             reason = f"{name!r} cannot name a folder beside {', '.join(TAKEN)}; take letters, digits, _ and -"
             raise InputError(reason, place(options, name))
         if names.count(name) > 1:
-            raise InputError(f"{name!r} names two of the recipe's fits, merges and searches", place(options, name))
+            raise InputError(
+                f"{name!r} names two of the recipe's fits, merges, searches and comparisons", place(options, name)
+            )
 
 
 def check_fits_of(options: RecipeOptions, of: list[str], exactly: int | None = None) -> None:
-    """The adapters of a merge or search are those of fits of this recipe."""
+    """The adapters of a merge, search or comparison are those of fits of this recipe."""
     if len(of) < 2 or exactly not in (None, len(of)):
         raise InputError(f"must name {exactly or 'at least 2'} fits, got {len(of)}", "of")
     for name in of:

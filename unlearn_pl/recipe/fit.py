@@ -1,11 +1,13 @@
 """The fits of a recipe: each a process of its own, which signals are handed on to."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from unlearn_pl.callbacks.stale import PREFIX
 from unlearn_pl.callbacks.stop import interrupted_checkpoint
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.adapters import read_adapter
@@ -20,8 +22,8 @@ def run_fit(stage: str, arguments: Sequence[str], run_folder: Path, interrupted:
     if interrupted and files:
         arguments = [*arguments, f"--ckpt_path={max(files, key=lambda path: path.stat().st_mtime)}"]
     else:
-        for path in files:
-            path.unlink()  # of an earlier run with other inputs
+        for path in files:  # of an earlier run with other inputs; this one may be refused
+            os.replace(path, path.with_name(PREFIX + path.name))
     print("unlearn-pl " + " ".join(arguments), flush=True)
     code = run_child([sys.executable, "-m", "unlearn_pl", *arguments])
     if code > 128 or code < 0:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from unlearn_pl.balance.compare import ComparisonOptions
 from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.evaluation.lm_eval import Harness
 from unlearn_pl.evaluation.options import EvaluationOptions
@@ -10,8 +11,11 @@ from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.recipe.prepare import Prepare
 
 FITS = ("over", "under")
-TAKEN = ("data", "base", "evaluation", "stages")
-"""Folders of a recipe that no fit, merge or search may be named after."""
+TAKEN = (
+    "data", "base", "evaluation", "stages", "figures", "tables",
+    "summary.json", "table.md", "scores.png", "losses.png",
+)  # fmt: skip
+"""Folders and files of a recipe that no fit, merge, search or comparison may be named after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,24 @@ class Balancing(BalanceOptions):
     def search(self) -> BalanceOptions:
         """Where is searched, without the adapters' names."""
         return BalanceOptions(**{key: value for key, value in vars(self).items() if key != "of"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing(ComparisonOptions):
+    """Merge methods beside one another on the adapters of two fits, as `unlearn-pl compare-merges` does."""
+
+    of: list[str] = field(default_factory=lambda: [*FITS])
+    """Name of the over- and of the under-forgetting fit, in this order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuringFit:
+    """How often every fit's model is scored while it trains, by the documents and questions of the recipe."""
+
+    every_n_epochs: int | None = 1
+    """After every so many epochs; null for not by epochs."""
+    every_n_steps: int | None = None
+    """After every so many optimizer steps; null for not by steps."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,10 @@ class RecipeOptions(EvaluationOptions):
     """Name of a merge -> how it is made of the fits' adapters."""
     searches: dict[str, Balancing] = field(default_factory=dict)
     """Name of a balanced merge -> of which two fits, and where it is searched."""
+    comparisons: dict[str, Comparing] = field(default_factory=dict)
+    """Name of a comparison -> of which two fits, by which methods and densities."""
+    during_fit: DuringFit | None = None
+    """How often the fits' models are scored while they train; without it they are not."""
     over: str | None = None
     """Short for the fit of that name."""
     under: str | None = None
@@ -78,11 +104,13 @@ class RecipeOptions(EvaluationOptions):
     """How to make the data and a model that knows it; without it both are given."""
     seed: int = 42
     """Seed of everything: data, model, all fits."""
+    seeds: list[int] = field(default_factory=list)
+    """Run the recipe once with each of these seeds, in LOGS/NAME/seed_N; the report then shows mean and spread."""
     logs: str = "logs"
     """Folder of the recipe's folder."""
     until: str | None = None
     """Stop after this stage (a name as the recipe prints it), or after the last of a kind: data, base, fit, merge,
-    balance or evaluate."""
+    balance, compare or evaluate."""
     fit_args: list[str] = field(default_factory=list)
     """Further arguments of all fits, such as --trainer.devices=2."""
     reference: str | None = None

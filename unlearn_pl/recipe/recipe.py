@@ -1,5 +1,6 @@
 """Recipe: one experiment as stages, each reading what the ones before it wrote."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -8,13 +9,15 @@ from typing import Any
 
 from unlearn_pl.checkpoints.merge import CheckpointOptions
 from unlearn_pl.commands.balance import balance
-from unlearn_pl.commands.evaluate import EvaluateOptions, evaluate
+from unlearn_pl.commands.compare_merges import compare_merges
+from unlearn_pl.commands.evaluate import EvaluateOptions, measure
 from unlearn_pl.commands.merge import merge
+from unlearn_pl.commands.score_tables import headline
 from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.recipe.fit import run_fit
-from unlearn_pl.recipe.options import Balancing, Merging, RecipeOptions
+from unlearn_pl.recipe.options import Balancing, Comparing, Merging, RecipeOptions
 from unlearn_pl.recipe.prepare import Prepare, prepare_base, prepare_data
 from unlearn_pl.recipe.stage import Stage
 
@@ -83,6 +86,8 @@ class Recipe:
             yield self._merge_stage(name, merging)
         for name, balancing in options.all_searches.items():
             yield self._balance_stage(name, balancing)
+        for name, comparing in options.comparisons.items():
+            yield self._compare_stage(name, comparing)
         for name in self.models:
             yield self._evaluate_stage(name)
 
@@ -112,11 +117,12 @@ class Recipe:
 
     def _fit_stage(self, name: str, config: str) -> Stage:
         folder, arguments = self.folder / name, self.fit_arguments(name, config)
+        scoring = self._searching_files() if self.options.during_fit else ()
         return Stage(
             name,
             kind="fit",
             settings={"arguments": arguments},
-            reads=(Path(config), *local(self.base, self.inputs.forget, self.inputs.retain)),
+            reads=(Path(config), *local(self.base, self.inputs.forget, self.inputs.retain, *scoring)),
             outputs=(folder / "adapter",),
             work=lambda interrupted: run_fit(name, ["fit", *arguments], folder, interrupted),
         )
@@ -135,7 +141,18 @@ class Recipe:
         extra = [f"--data.columns={data.columns}"] if data.columns else []
         extra += ["--model.trust_remote_code=true"] if self.options.trust_remote_code else []
         given = [f"--{key}={value}" for key, value in arguments.items()]
-        return ["--config", config, *given, *extra, *self.options.fit_args]
+        return ["--config", config, *given, *extra, *self._scored_while_training(), *self.options.fit_args]
+
+    def _scored_while_training(self) -> list[str]:
+        """The callback that scores a fit's model as the recipe scores the finished ones."""
+        if self.options.during_fit is None:
+            return []
+        scored, name = self.evaluation, "trainer.callbacks"
+        parts = {key: asdict(getattr(scored, key)) for key in ("membership", "choice", "generation")}
+        given = [
+            f"--{name}.{key}={json.dumps(value)}" for key, value in (asdict(self.options.during_fit) | parts).items()
+        ]
+        return [f"--{name}+=EvaluateDuringFit", *given]
 
     def adapter(self, name: str) -> Path:
         """Where a fit, merge or search leaves its adapter."""
@@ -147,8 +164,8 @@ class Recipe:
             name,
             kind="merge",
             settings=asdict(merging),
-            reads=tuple(adapters),
-            outputs=(folder / "adapter", folder / "model"),
+            reads=(*adapters, *local(self.base)),  # the merged model has the base's tokenizer
+            outputs=tuple(folder / part for part in ("adapter", "model", "anatomy.json", "spectrum.json")),
             work=lambda _: merge(
                 self.base, [str(path) for path in adapters], str(folder / "adapter"),
                 save_model=str(folder / "model"), overwrite=True,
@@ -161,38 +178,69 @@ class Recipe:
         return Stage(
             name,
             kind="balance",
-            settings={"model": self.base, **self._scored_by(), "search": asdict(balancing.search)},
-            reads=local(self.base, *adapters, *self._scoring_files()),
+            settings={"model": self.base, **self._searched_by(), "search": asdict(balancing.search)},
+            reads=local(self.base, *adapters, *self._searching_files()),
             outputs=(folder,),
             work=lambda _: balance(
-                self.base, adapters, self.inputs, str(folder), balancing.search,
-                options=ScoringOptions(
-                    membership=self.evaluation.membership, choice=self.evaluation.choice,
-                    generation=self.evaluation.generation, overwrite=True, dtype=self.options.dtype,
-                    device=self.options.device,
-                    trust_remote_code=self.options.trust_remote_code,
-                ),
+                self.base, adapters, self.inputs, str(folder), balancing.search, options=self._merge_scoring()
+            ),
+        )
+
+    def _compare_stage(self, name: str, comparing: Comparing) -> Stage:
+        adapters, folder = [str(self.adapter(fit)) for fit in comparing.of], self.folder / name
+        return Stage(
+            name,
+            kind="compare",
+            settings={"model": self.base, **self._searched_by(), "compared": asdict(comparing)},
+            reads=local(self.base, *adapters, *self._searching_files()),
+            outputs=(folder,),
+            work=lambda _: compare_merges(
+                self.base, adapters, self.inputs, str(folder), comparing.methods,
+                densities=comparing.densities, options=self._merge_scoring(),
             ),
         )  # fmt: skip
+
+    def _merge_scoring(self) -> ScoringOptions:
+        """How merges are scored that are searched or compared."""
+        scored, options = self.evaluation, self.options
+        return ScoringOptions(
+            membership=scored.membership,
+            choice=scored.choice,
+            generation=scored.generation,
+            overwrite=True,
+            dtype=options.dtype,
+            device=options.device,
+            trust_remote_code=options.trust_remote_code,
+        )
 
     def _evaluate_stage(self, name: str) -> Stage:
         merged, folder = name in self.options.all_merges, self.folder / "evaluation" / name
         model = str(self.folder / name / "model") if merged else self.base
         adapter = None if merged or name == "base" else str(self.adapter(name))
+
+        def work(_: bool) -> None:
+            options = EvaluateOptions(**vars(self.evaluation), **self._loading(), overwrite=True)
+            results = measure(model, self.inputs, str(folder), adapter, options)
+            assert results is not None  # a recipe is one process
+            print(f"{name}: {headline(results)}", flush=True)
+
         return Stage(
             f"evaluate {name}",
             kind="evaluate",
             settings={"model": model, **self._scored_by()},
             reads=local(model, adapter, *self._scoring_files()),
             outputs=(folder,),
-            work=lambda _: evaluate(
-                model, self.inputs, str(folder), adapter,
-                options=EvaluateOptions(**vars(self.evaluation), **self._loading(), overwrite=True),
-            ),
-        )  # fmt: skip
+            work=work,
+        )
+
+    def _searched_by(self) -> dict[str, Any]:
+        """The settings of a search or comparison: of all that is measured, what it measures."""
+        own = {name: asdict(getattr(self.evaluation, name)) for name in ("membership", "choice", "generation")}
+        loading = {name: getattr(self.options, name) for name in ("dtype", "device")}
+        return {"data": asdict(self.inputs), **own, **loading}
 
     def _scored_by(self) -> dict[str, Any]:
-        """The settings of a stage that scores models."""
+        """The settings of a stage that scores a model."""
         loading = {name: getattr(self.options, name) for name in LOADING}
         measured = {"data": asdict(self.inputs), "harness": asdict(self.options.harness)}
         return {**measured, **asdict(self.evaluation), **loading}
@@ -201,11 +249,14 @@ class Recipe:
         """What `unlearn-pl evaluate` takes beside what is measured, as this recipe gives it."""
         return {name: getattr(self.options, name) for name in (*LOADING, "harness", "trust_remote_code")}
 
-    def _scoring_files(self) -> tuple[str | None, ...]:
-        options, data = self.evaluation, self.inputs
-        membership, truth = options.membership, options.truth
-        documents = (membership.member, membership.nonmember)
-        return (data.forget, data.retain, *documents, options.choice.folder, truth.forget, truth.retain)
+    def _searching_files(self) -> tuple[str | None, ...]:
+        membership, data = self.evaluation.membership, self.inputs
+        return (data.forget, data.retain, membership.member, membership.nonmember, self.evaluation.choice.folder)
+
+    def _scoring_files(self) -> tuple[str | Path | None, ...]:
+        truth, options = self.evaluation.truth, self.options
+        retrained = None if options.retrained is None else Path(options.retrained).expanduser() / "results.json"
+        return (*self._searching_files(), truth.forget, truth.retain, options.reference, retrained)
 
 
 def local(*sources: str | Path | None) -> tuple[Path, ...]:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_pl.analysis.figures import plot_losses, plot_scores
-from unlearn_pl.analysis.tables import scores_table, terms_table
 from unlearn_pl.evaluation.results import read_results
 from unlearn_pl.files import write_json, write_text
 from unlearn_pl.metrics.headline import HEADLINE
 from unlearn_pl.provenance import provenance
 from unlearn_pl.recipe.recipe import Recipe
+from unlearn_pl.report.markdown import plain
+from unlearn_pl.report.scores import scores_table, terms_table
 
 SCORES = (*HEADLINE, "terms")
 
@@ -24,8 +25,8 @@ def report(recipe: Recipe, records: list[dict[str, Any]]) -> None:
         recipe.folder / "summary.json",
         {"models": results, "seconds": seconds, "seed": recipe.options.seed, "peak_memory_gib": peak, **provenance()},
     )
-    table = scores_table(results)
-    write_text(recipe.folder / "table.md", f"{table}\n\n{terms_table(results)}\n")
+    table = plain(scores_table(results))
+    write_text(recipe.folder / "table.md", f"{table}\n\n{plain(terms_table(results))}\n")
     plot_scores(results, recipe.folder / "scores.png")
     runs = {name: read_losses(recipe.folder / name / "metrics.csv") for name in recipe.options.all_fits}
     if all(runs.values()):

@@ -1,6 +1,7 @@
 """`unlearn-pl run`: one file describes the whole experiment, one command does what of it is not done yet."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import sole_writer
@@ -20,6 +21,19 @@ def run(options: RecipeOptions) -> None:
     `table.md`, the pictures as PNG files.
     """
     check_options(options)
+    for one in each_seed(options):
+        run_once(one)
+
+
+def each_seed(options: RecipeOptions) -> list[RecipeOptions]:
+    """The recipe, or one for each of its seeds in a folder of its own."""
+    return [replace(options, name=f"{options.name}/seed_{seed}", seed=seed, seeds=[]) for seed in options.seeds] or [
+        options
+    ]
+
+
+def run_once(options: RecipeOptions) -> None:
+    """All stages of a recipe with one seed."""
     recipe = Recipe(options)
     last = last_stage(list(recipe.stages()), options.until)
     records = []

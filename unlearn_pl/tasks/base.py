@@ -7,22 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 from unlearn_pl.data.records import Record
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, check_choices
 from unlearn_pl.metrics.intervals import Interval
 from unlearn_pl.metrics.metric import Estimate, Metric
-from unlearn_pl.metrics.number import checked_number
 from unlearn_pl.metrics.sample import Role, Sample
 
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows of one role. ``name`` opens the names of all their scores (``forget/verbatim_probability``).
-
-    Raises InputError for a role that there is not, and for rows and documents that are none.
-    """
+    """Rows of one role. ``name`` opens the names of all their scores (``forget/verbatim_probability``)."""
 
     name: str
     role: Role
@@ -32,17 +28,7 @@ class RowSet:
     """Whole texts, of a set of members or non-members: a membership attack reads them, nobody asks them anything."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise InputError(
-                f"must be the text that opens the names of the set's scores, got {self.name!r:.60}", "name"
-            )
-        if self.role not in get_args(Role):
-            raise InputError(f"must be one of {', '.join(get_args(Role))}, got {self.role!r:.60}", "role")
-        for name, values, kind in (("rows", self.rows, Record), ("documents", self.documents, str)):
-            if not isinstance(values, Sequence) or isinstance(values, str):
-                raise InputError(f"must be a list, got {type(values).__name__}", name)
-            if odd := [value for value in values if not isinstance(value, kind)]:
-                raise InputError(f"each must be a {kind.__name__}, got {type(odd[0]).__name__} {odd[0]!r:.60}", name)
+        check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -169,11 +155,6 @@ class Benchmark(ABC):
     def aggregate_interval(self, parts: Sequence[Estimate]) -> Interval:
         """95 % interval of the aggregate from the estimates of its three parts, where there is one."""
         return parts[0].interval
-
-    def row_score(self, row: Record, text: str) -> float | None:
-        """What ``score`` gives, checked. Raises InputError on what is no number in [0, 1]."""
-        what = f"{type(self).__name__}: the score of row {row.id!r:.60}"
-        return checked_number(self.score(row, text), what, unit_range=True)
 
     def official(self, results: Mapping[str, float | None], terms: Sequence[Term]) -> dict[str, Any]:
         """Further keys of `results.json`: the scores under the names that the benchmark's own script gives them.

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from unlearn_pl.errors import InputError
@@ -32,6 +33,8 @@ def plain(value: Any) -> Any:
     """A tree of texts, numbers, lists and dictionaries; options as class and fields. Raises TypeError on all else."""
     if value is None or type(value) in (str, int, float, bool):
         return value
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(name): plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,8 @@
 """The base model of a fit: one that is loaded by its name, or one that is in memory already."""
 
 import copy
+from pathlib import Path
+from typing import TypeVar
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -9,6 +11,13 @@ from transformers import PreTrainedModel
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.load import DTYPES, BaseModel, blamed_on
+
+Given = TypeVar("Given")
+
+
+def as_name(given: Given | Path) -> Given | str:
+    """A path as the text by which models and tokenizers are called; anything else as it is."""
+    return str(given) if isinstance(given, Path) else given
 
 
 class Base:

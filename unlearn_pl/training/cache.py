@@ -16,7 +16,7 @@ from peft import PeftModel
 
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, check_choices
 from unlearn_pl.models.body import causal_model
 from unlearn_pl.models.identity import add_base
 from unlearn_pl.objectives.passes import Needs
@@ -39,6 +39,7 @@ class ReferenceCache:
     """A cache that would be larger is not written, and the base model's output is computed in every step; above 0."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.max_gigabytes <= 0:
             raise InputError(f"must be above 0, got {self.max_gigabytes}", "max_gigabytes")
 

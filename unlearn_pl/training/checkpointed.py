@@ -1,5 +1,6 @@
 """What of a module goes into a checkpoint, and how it comes back."""
 
+import inspect
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from peft import PeftModel
 from torch import Tensor
 
+from unlearn_pl.errors import InputError, renamed
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.training import resume
 from unlearn_pl.training.arguments import from_plain
@@ -71,10 +73,15 @@ class CheckpointedModule(LightningModule):
         a tokenizer or an objective that were objects in memory. Raises InputError if the file is no checkpoint of a
         fit, or is of another base model.
         """
+        parameters = inspect.signature(cls).parameters
+        taken = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        for name in () if taken else arguments.keys() - parameters:  # Lightning's map_location, say
+            raise InputError(f"{cls.__name__} has no such argument; it has {', '.join(parameters)}", name)
         checkpoint = read_checkpoint(checkpoint_path, weights_only, "checkpoint_path")
         module = cls(**from_plain(resume.facts_of(checkpoint)["arguments"], arguments))
         module.configure_model()
-        module.on_load_checkpoint(checkpoint)
+        with renamed("ckpt_path", "checkpoint_path"):
+            module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"], strict=False)
         return module
 

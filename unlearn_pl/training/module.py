@@ -26,9 +26,9 @@ from unlearn_pl.models.load import blamed_on, with_end
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
 from unlearn_pl.models.padding import check_padding
 from unlearn_pl.models.tokenizer import check_ids, find_tokenizer
-from unlearn_pl.objectives.base import Objective
+from unlearn_pl.objectives.base import Objective, check_terms
 from unlearn_pl.training.arguments import to_plain
-from unlearn_pl.training.base import Base
+from unlearn_pl.training.base import Base, as_name
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.checkpointed import CheckpointedModule
 from unlearn_pl.training.divergence import refuse_divergence
@@ -47,10 +47,11 @@ from unlearn_pl.training.schedule import (
 from unlearn_pl.training.supported import refuse_unsupported
 
 if TYPE_CHECKING:
-    BaseSource: TypeAlias = str | PreTrainedModel
-    TokenizerSource: TypeAlias = str | PreTrainedTokenizerBase
+    Folder: TypeAlias = str | Path
+    BaseSource: TypeAlias = Folder | PreTrainedModel
+    TokenizerSource: TypeAlias = Folder | PreTrainedTokenizerBase
 else:  # what a command line can say, which the parser reads off the annotations
-    BaseSource = TokenizerSource = str
+    Folder = BaseSource = TokenizerSource = str
 
 NEW_TOKENS = Generation.max_new_tokens
 
@@ -98,7 +99,7 @@ class UnlearningModule(CheckpointedModule):
         base: BaseSource,
         objectives: dict[str, Objective],
         lora: Lora | None = None,
-        adapter: str | None = None,
+        adapter: Folder | None = None,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.01,
         warmup: Warmup = "epoch",
@@ -112,10 +113,13 @@ class UnlearningModule(CheckpointedModule):
         tokenizer: TokenizerSource | None = None,
         fast: bool = True,
     ):
+        base, tokenizer = as_name(base), as_name(tokenizer)
+        adapter = None if adapter is None else str(adapter)
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        if not objectives:
-            raise InputError("must name at least one term, got none", "objectives")
+        check_terms(objectives)
+        if lora is not None and not isinstance(lora, Lora):
+            raise InputError(f"must be a Lora such as Lora(rank=8), got {type(lora).__name__}", "lora")
         if learning_rate <= 0:
             raise InputError(f"must be above 0, got {learning_rate}", "learning_rate")
         if weight_decay < 0:

@@ -47,12 +47,17 @@ class LoraLinear(PeftLinear):
         mask = DropoutMask(rate) if rate else None
         base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
         factor = self.scaling[name] / (mask.keep if mask else 1.0)
-        return AddDelta.apply(x, base.weight, base.bias, a, b, mask, factor)
+        out = AddDelta.apply(x, base.weight, base.bias, a, b, mask, factor)
+        return out.view(*x.shape[:-1], -1)
 
 
 class AddDelta(torch.autograd.Function):
     """``x W' + bias + factor * (x * mask) A' B'``: x [..., K], W [M, K] and bias [M] or None, both frozen, A [R, K],
-    B [M, R], and a mask for N x K entries or None, N the product of x's other dimensions; gives [..., M]."""
+    B [M, R], and a mask for N x K entries or None, N the product of x's other dimensions; gives [N, M].
+
+    That is no view: models that overwrite what a linear layer gave (OLMo clips queries and keys) could not be
+    differentiated.
+    """
 
     @staticmethod
     def forward(
@@ -69,14 +74,14 @@ class AddDelta(torch.autograd.Function):
             out = (out + low @ b.t()).to(out.dtype)
         ctx.save_for_backward(x, weight, a, b, low)
         ctx.mask, ctx.factor = mask, factor
-        return out.view(*x.shape[:-1], -1)
+        return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, low = ctx.saved_tensors
         mask = ctx.mask
-        grad = grads[0].reshape(-1, grads[0].shape[-1])  # [N, M]
+        grad = grads[0]  # [N, M]
         fine = grad.to(b.dtype)
         grad_low = fine @ b  # [N, R], of x A' before the factor
         grad_low *= ctx.factor

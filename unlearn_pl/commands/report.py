@@ -1,0 +1,78 @@
+"""`unlearn-pl report`: what happened in runs, as one page to open in a browser, and as files for a paper."""
+
+from pathlib import Path
+
+from unlearn_pl.errors import InputError
+from unlearn_pl.files import check_writable, write_text
+from unlearn_pl.report.content import Content, content_of
+from unlearn_pl.report.page import page
+from unlearn_pl.report.reading import read_runs
+from unlearn_pl.report.table_files import write_tables
+
+POSITIONAL = "runs"
+"""The argument that stands without its flag."""
+FORMATS = ("svg", "pdf", "png")
+
+
+def report(
+    runs: list[str],
+    output: str = "report.html",
+    mask_pii: bool = False,
+    figures: str | None = None,
+    tables: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write one page on one or several runs: verdict, tables, figures, the texts of every model side by side, settings
+    and hashes, and what is missing. It is a single file that loads nothing from elsewhere. No model is loaded.
+
+    Args:
+        runs: Folders of runs: of a recipe, a fit, an evaluation, a merge or a search; or of several of them (a sweep).
+        output: The HTML file.
+        mask_pii: Replace e-mail addresses, dates, long numbers and street addresses in all texts.
+        figures: Folder for every figure as SVG, PDF and PNG.
+        tables: Folder for every table as Markdown, LaTeX and CSV.
+        overwrite: Replace the output file if it exists; those of figures and tables are replaced without it.
+    """
+    check(runs, output, figures, tables, overwrite)
+    content = content_of(read_runs(runs), mask_pii)
+    write_text(output, page(content))
+    if tables is not None:
+        write_tables(content.tables, Path(tables))
+    if figures is not None:
+        write_figures(content, Path(figures))
+    print(summary(content))
+    for folder in (figures, tables, output):
+        if folder is not None:
+            print(f"wrote {folder}")
+
+
+def check(runs: list[str], output: str, figures: str | None, tables: str | None, overwrite: bool) -> None:
+    """Raise InputError if something cannot be written, before anything is read."""
+    path = Path(output)
+    if path.is_dir():
+        raise InputError(f"{output} is a folder; give a file", "output")
+    if path.exists() and not overwrite:
+        raise InputError(f"{output} exists already; give another file, or overwrite to replace it", "output")
+    check_writable(path.parent, "output")
+    for name, folder in (("figures", figures), ("tables", tables)):
+        if folder is not None:
+            check_writable(folder, name)
+
+
+def write_figures(content: Content, folder: Path) -> None:
+    """Every figure in each of the ``FORMATS``."""
+    from unlearn_pl.report.draw import draw  # matplotlib takes a second to load
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure in content.figures:
+        draw(figure, *(folder / f"{figure.key}.{ending}" for ending in FORMATS))
+
+
+def summary(content: Content) -> str:
+    """What the terminal shows of it: the answers on each run, and how much is missing."""
+    lines = [f"{one.run}: {one.model}: {one.headline}" for one in content.verdicts]
+    gone = sum(len(run.missing) for run in content.runs) + len(content.left_out)
+    counted = f"{len(content.figures)} figures and {len(content.tables)} tables"
+    return "\n".join(
+        [*lines, f"{counted}; {gone} parts are missing, with the reasons on the page" if gone else counted]
+    )

@@ -1,0 +1,118 @@
+"""A figure as a file, for a paper or a mail: SVG, PDF or PNG; the same figure gives the same bytes."""
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unlearn_pl.report.axes import draw_panel, handles
+from unlearn_pl.report.figure import Figure
+from unlearn_pl.report.style import looks_of, shown
+
+PANEL = (4.2, 3.0)
+LINE = 0.21
+"""Height of a line of a legend, in inches as the panel's."""
+DOTS = 130
+SETTINGS = {
+    # SVG names its parts by their content, so that the same figure has the same names
+    "svg.hashsalt": "unlearn_pl",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    # a dollar sign in a name is no formula
+    "text.parse_math": False,
+    "hatch.linewidth": 0.5,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def draw(figure: Figure, *paths: str | Path) -> None:
+    """Write the figure to each path, in the format that its ending names: ``.svg``, ``.pdf`` or ``.png``."""
+    with _drawn(figure) as canvas:
+        for path in map(Path, paths):
+            content = _saved(canvas, figure, path.suffix.removeprefix("."))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}")
+            temporary.write_bytes(content)
+            temporary.replace(path)
+
+
+def image(figure: Figure, kind: str = "png") -> bytes:
+    """The content of such a file."""
+    with _drawn(figure) as canvas:
+        return _saved(canvas, figure, kind)
+
+
+@contextmanager
+def _drawn(figure: Figure) -> Iterator[Any]:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        # a name in a script that the font does not have shows as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        canvas = _canvas(figure)
+        FigureCanvasAgg(canvas)
+        # laid out once, so that a format looks the same after another one or alone
+        canvas.draw_without_rendering()
+        canvas.set_layout_engine("none")
+        yield canvas
+
+
+def _canvas(figure: Figure) -> Any:
+    """All panels, and one legend below them."""
+    from matplotlib.figure import Figure as Canvas
+
+    columns = max(min(figure.columns, len(figure.panels)), 1)
+    rows = max(-(-len(figure.panels) // columns), 1)
+    looks = looks_of(figure)
+    entries: dict[str, Any] = {}
+    for panel in figure.panels:
+        entries |= {name: one for name, one in handles(panel, looks).items() if name not in entries}
+    side = _side(entries, columns)
+    lines = -(-len(entries) // side) if len(entries) > 1 else 0
+    canvas = Canvas(figsize=(PANEL[0] * columns, PANEL[1] * rows + LINE * lines), layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False).flatten()
+    for unused in axes[len(figure.panels) :]:
+        unused.set_visible(False)
+    for axis, panel in zip(axes, figure.panels, strict=False):
+        draw_panel(axis, panel, looks)
+    if lines:
+        style = {"ncols": side, "frameon": False, "handlelength": 2.6}
+        canvas.legend(list(entries.values()), list(entries), loc="outside lower center", **style)
+    return canvas
+
+
+def _side(entries: Mapping[str, Any], panels: int) -> int:
+    """Entries of a legend side by side below so many panels, about the same in each line."""
+    widest = max(map(len, entries), default=1)
+    most = max(min(int(72 * panels // (widest + 7)), len(entries)), 1)
+    return -(-len(entries) // -(-len(entries) // most)) if entries else 1
+
+
+def _saved(canvas: Any, figure: Figure, kind: str) -> bytes:
+    stream = io.BytesIO()
+    canvas.savefig(stream, format=kind, dpi=DOTS, metadata=_metadata(figure, kind))
+    return stream.getvalue()
+
+
+def _metadata(figure: Figure, kind: str) -> dict[str, Any]:
+    """What the file says of itself: title, caption and the run; neither time nor the drawing software."""
+    identity = "; ".join(f"{shown(name)}: {shown(value, 200)}" for name, value in figure.identity.items())
+    title, caption = shown(figure.title, 200), shown(figure.caption, 1000)
+    if kind == "svg":
+        found = {"Title": title, "Description": caption, "Source": identity, "Date": None, "Creator": None}
+        return {**found, "Format": None, "Type": None}
+    if kind == "pdf":
+        return {"Title": title, "Subject": caption, "Keywords": identity, "CreationDate": None, "Producer": None}
+    return {"Title": title, "Description": _latin(caption), "Source": _latin(identity), "Software": None}
+
+
+def _latin(text: str) -> str:
+    """What the text of a PNG file can hold."""
+    return text.encode("latin-1", "replace").decode("latin-1")
