@@ -1,1 +1,1 @@
-"""What a run shows afterwards: angles, figures."""
+"""What a run shows afterwards of the weights that it trained or merged."""

@@ -12,7 +12,6 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.analysis.conflict import Conflict, measure_conflict
-from unlearn_pl.analysis.figures import plot_densities
 from unlearn_pl.balance.path import OVER, UNDER, MergePath, Point, Ray, open_path
 from unlearn_pl.balance.scorer import Measurement, MergeScorer
 from unlearn_pl.errors import InputError
@@ -26,6 +25,9 @@ from unlearn_pl.merging.methods import METHODS, find_method
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.load import refuse_quantised
 from unlearn_pl.provenance import provenance
+from unlearn_pl.report.draw import draw
+from unlearn_pl.report.figures.densities import densities, has_several
+from unlearn_pl.report.figures.scales import identity
 from unlearn_pl.report.markdown import plain
 from unlearn_pl.report.scores import merges_table
 
@@ -125,11 +127,12 @@ class Comparison:
         """`merges.json`, `merges.md` and, with several densities, `densities.png`; ``facts`` (what went in) stand with
         the versions."""
         found = self.to_json()
-        write_json(folder / "merges.json", found | {"provenance": provenance(**facts)})
+        made = provenance(**facts)
+        write_json(folder / "merges.json", found | {"provenance": made})
         write_text(folder / "merges.md", self.table() + "\n")
-        pruned = [(one.method, one.density) for one in self.methods if one.density is not None]
-        if len(pruned) > len({method for method, _ in pruned}):
-            plot_densities(found["methods"], folder / "densities.png")
+        if has_several(found["methods"]):
+            figure = densities(found["methods"], identity=identity(folder.name, made))
+            draw(figure, folder / "densities.png")
 
 
 def compare_methods(

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_pl.analysis.anatomy import MergeReports
-from unlearn_pl.analysis.figures import plot_balance
 from unlearn_pl.balance.documents import Documents, Half
 from unlearn_pl.balance.path import OVER, UNDER, Point
 from unlearn_pl.balance.scorer import Measurement, finite
 from unlearn_pl.files import write_json, write_text
 from unlearn_pl.merging.merge import MergedAdapter
 from unlearn_pl.provenance import provenance
+from unlearn_pl.report.draw import draw
+from unlearn_pl.report.figures.scales import identity
+from unlearn_pl.report.figures.search import search
 from unlearn_pl.report.markdown import plain
 from unlearn_pl.report.scores import compared_table
 
@@ -163,9 +165,10 @@ class Balance:
         """`balance.json`, `balance.md`, `balance.png`, and `anatomy.json` and `spectrum.json` of the chosen merge;
         ``facts`` (what went in) stand with the versions."""
         found = self.to_json()
-        write_json(folder / "balance.json", found | {"provenance": provenance(**facts)})
+        made = provenance(**facts)
+        write_json(folder / "balance.json", found | {"provenance": made})
         write_text(folder / "balance.md", f"{self.table()}\n\n{self.sentence()}\n")
-        plot_balance(found, folder / "balance.png")
+        draw(search(found, identity=identity(folder.name, made)), folder / "balance.png")
         MergeReports.of(self.merged, names=("over", "under")).write(folder)
 
 

@@ -8,12 +8,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors.torch import load_file
 
 from unlearn_pl.analysis.angles import angle_report
-from unlearn_pl.analysis.figures import plot_angles
 from unlearn_pl.callbacks.adapter import adapter_folder, is_dry
 from unlearn_pl.callbacks.snapshot import WeightSnapshot, snapshot_folder
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import write_json
 from unlearn_pl.models.adapter_folder import WEIGHTS_FILE
+from unlearn_pl.report.draw import draw
+from unlearn_pl.report.figures.angles import angles
 
 
 class AngleAnalysis(Callback):
@@ -53,7 +54,7 @@ class AngleAnalysis(Callback):
         report = angle_report([load_file(folder / WEIGHTS_FILE) for folder in folders], steps, lora.lora_alpha / lora.r)
         target = Path(trainer.default_root_dir) / "angles.json"
         write_json(target, report)
-        plot_angles(report, target.with_suffix(".png"))
+        draw(angles([report], identity={"run": target.parent.name}), target.with_suffix(".png"))
         overall = report["delta"]["overall"]["angles"]
         rank_zero_info(
             f"angles: {target}, 0->{self.pivot} to {self.pivot}->{steps[-1]} {overall['before_after']:.1f} degrees"

@@ -16,6 +16,10 @@ CELLS = 120
 """Cells of a heat map that show their numbers too."""
 CROWDED = 24
 """Characters of all categories together that fit beside each other."""
+SHORT = 5
+"""Characters of a category's name, like the number of a layer or `other`, that is not turned."""
+TICKS = 16
+"""Short names along an axis; of more, every second or third is shown."""
 
 
 def draw_panel(axes: Any, panel: Panel, looks: Mapping[str, Look]) -> None:
@@ -37,7 +41,7 @@ def handles(panel: Panel, looks: Mapping[str, Look]) -> dict[str, Any]:
             found[name] = Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white")
             continue
         dash = "none" if isinstance(series, Points) else "--" if series.dashed else "-"
-        found[name] = Line2D([], [], color=look.colour, marker=look.marker, markersize=4.5, linestyle=dash)
+        found[name] = Line2D([], [], color=look.colour, marker=look.marker or None, markersize=4.5, linestyle=dash)
         if isinstance(series, Points) and series.ringed:
             found[name].set(**_ring(look))
     for guide in panel.guides:
@@ -106,7 +110,7 @@ class Drawing:
         x, y = places(self.panel.x, series.x), places(self.panel.y, series.y)
         shade = finite(series.shade)
         colour = look.colour if not is_shaded(series) else GUIDE if shade is None else self.colours.to_rgba(shade)
-        marker = None if is_shaded(series) else look.marker
+        marker = None if is_shaded(series) else look.marker or None
         every = 1 if series.markers else max(-(-len(x) // MARKS), 1)
         style = {"color": colour, "linestyle": "--" if series.dashed else "-", "linewidth": 1.3}
         # lines of one place have their markers at different points
@@ -138,7 +142,7 @@ class Drawing:
         self._interval(x, known, series, "#333333")
         for position, height in zip(x, heights, strict=True):
             if height is None:
-                self.axes.annotate("–", (position, 0), ha="center", va="bottom", color=look.colour, fontsize=8)
+                self.axes.annotate("–", (position, 0), ha="center", va="bottom", color=look.colour, weight="bold")
 
     def stairs(self, series: Histogram, shares: Sequence[float], edges: Sequence[float]) -> None:
         look = self.looks[key_of(series)]
@@ -193,11 +197,15 @@ class Drawing:
         setter = {"x": self.axes.set_xticks, "y": self.axes.set_yticks}[name]
         if axis.logarithmic:
             {"x": self.axes.set_xscale, "y": self.axes.set_yscale}[name]("log")
+            ticks = {"x": self.axes.xaxis, "y": self.axes.yaxis}[name]
+            ticks.set_major_formatter(lambda value, _: f"{value:g}")
+            ticks.set_minor_formatter(lambda value, _: "")
         if axis.categories is not None:
             names = [shown(one, 28) for one in axis.categories]
-            crowded = name == "x" and sum(map(len, names)) > CROWDED
+            crowded = name == "x" and sum(map(len, names)) > CROWDED and max(map(len, names)) > SHORT
+            every = 1 if crowded else -(-len(names) // TICKS)
             turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-            setter(range(len(names)), names, **turned)
+            setter(range(0, len(names), every), names[::every], **turned)
             if not any(isinstance(series, Heat) for series in self.panel.series):
                 limits = {"x": self.axes.set_xlim, "y": self.axes.set_ylim}[name]
                 limits(-0.6, len(names) - 0.4)

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unlearn_pl.report.axes import draw_panel, handles
-from unlearn_pl.report.figure import Figure
+from unlearn_pl.report.axes import SHORT, draw_panel, handles
+from unlearn_pl.report.figure import Bars, Figure, Panel
 from unlearn_pl.report.style import looks_of, shown
 
 PANEL = (4.2, 3.0)
+MOST = 9.0
+"""Width of the widest panel."""
 LINE = 0.21
 """Height of a line of a legend, in inches as the panel's."""
 DOTS = 130
@@ -76,7 +78,8 @@ def _canvas(figure: Figure) -> Any:
         entries |= {name: one for name, one in handles(panel, looks).items() if name not in entries}
     side = _side(entries, columns)
     lines = -(-len(entries) // side) if len(entries) > 1 else 0
-    canvas = Canvas(figsize=(PANEL[0] * columns, PANEL[1] * rows + LINE * lines), layout="constrained")
+    width = max(map(_width, figure.panels), default=PANEL[0])
+    canvas = Canvas(figsize=(width * columns, PANEL[1] * rows + LINE * lines), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False).flatten()
     for unused in axes[len(figure.panels) :]:
         unused.set_visible(False)
@@ -86,6 +89,13 @@ def _canvas(figure: Figure) -> Any:
         style = {"ncols": side, "frameon": False, "handlelength": 2.6}
         canvas.legend(list(entries.values()), list(entries), loc="outside lower center", **style)
     return canvas
+
+
+def _width(panel: Panel) -> float:
+    """A panel with many categories or bars is wider."""
+    names = len([name for name in panel.x.categories or () if len(name) > SHORT])
+    bars = sum(len(series.categories) for series in panel.series if isinstance(series, Bars))
+    return min(max(PANEL[0], 0.42 * names + 1, 0.17 * bars + 1), MOST)
 
 
 def _side(entries: Mapping[str, Any], panels: int) -> int:

@@ -14,6 +14,21 @@ class Each:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """A text that is one of a few."""
+
+    allowed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Several:
+    """A list of so many values of one shape."""
+
+    shape: Any
+    count: int
+
+
+@dataclass(frozen=True)
 class Maybe:
     """A key that may be missing, or null."""
 
@@ -42,11 +57,18 @@ SAMPLE = {
     "score": OPTIONAL,
     "scores": Maybe(Each(OPTIONAL)),
 }
-DOCUMENT = {"side": str, "number": int, "half": Maybe(str), "logprob": OPTIONAL, "attacks": Each(OPTIONAL)}
+DOCUMENT = {
+    "side": OneOf(("member", "nonmember")),
+    "number": int,
+    "half": Maybe(str),
+    "logprob": OPTIONAL,
+    "attacks": Each(OPTIONAL),
+}
 EVALUATIONS = Each({"step": int, **HEADLINE, "terms": Each(OPTIONAL)}, list)
-_GEOMETRY = {"norms": Each(NUMBER), "angles": Each(OPTIONAL)}
+_ANGLES = dict.fromkeys(("before_after", "before_total", "after_total"), OPTIONAL)
+_GEOMETRY = {"norms": Each(NUMBER), "angles": _ANGLES}
 _SPACE = {"overall": _GEOMETRY, "layers": Each(_GEOMETRY)}
-ANGLES = {"steps": Each(int, list), "factors": _SPACE, "delta": _SPACE}
+ANGLES = {"steps": Several(int, 3), "factors": _SPACE, "delta": _SPACE}
 _SIZE = {"norm": NUMBER, "stable_rank": OPTIONAL}
 _VALUES = {"singular_values": Each(NUMBER, list)}
 SPECTRUM = {
@@ -60,8 +82,25 @@ _ANATOMY = {
     "norm": NUMBER,
 }
 ANATOMY = {"adapters": Each(str, list), "layers": Each(_ANATOMY), "overall": _ANATOMY}
-_POINT = {"mix": NUMBER, "scale": NUMBER, "method": str, "auc": OPTIONAL, **dict.fromkeys(("mmlu",), OPTIONAL)}
-BALANCE = {"crosses": bool, "message": str, "chosen": _POINT, "path": Each(_POINT, list), "compared": Each(dict)}
+_MEASURED = ("auc", "calibration_auc", "holdout_auc", "task_aggregate", "mmlu", "aggregate_calibration")
+_POINT = {
+    "mix": NUMBER,
+    "scale": NUMBER,
+    "method": str,
+    "density": OPTIONAL,
+    "shifts": list,
+    **dict.fromkeys(_MEASURED, OPTIONAL),
+}
+BALANCE = {
+    "crosses": bool,
+    "message": str,
+    "chosen": _POINT,
+    "path": Each(_POINT, list),
+    "compared": Each(dict),
+    "holdout_auc": OPTIONAL,
+    "holdout_interval": Several(OPTIONAL, 2),
+    "documents": {"calibration": Several(int, 2), "holdout": Several(int, 2)},
+}
 _SIZED = {"norm": NUMBER, **HEADLINE}
 MERGES = {
     "parents": Each(_SIZED),
@@ -78,6 +117,12 @@ def misfit(value: Any, shape: Any, where: str = "") -> str | None:
             return f"{place} is no {'object' if shape.kind is dict else 'list'}"
         entries: Iterable[tuple[Any, Any]] = value.items() if shape.kind is dict else enumerate(value)
         return next((found for key, one in entries if (found := misfit(one, shape.shape, f"{where}[{key}]"))), None)
+    if isinstance(shape, OneOf):
+        return None if value in shape.allowed else f"{place} is not {' or '.join(shape.allowed)}"
+    if isinstance(shape, Several):
+        if not isinstance(value, list) or len(value) != shape.count:
+            return f"{place} is no list of {shape.count}"
+        return misfit(value, Each(shape.shape, list), where)
     if isinstance(shape, Mapping):
         return _misfit_of_keys(value, shape, where)
     allowed = shape if isinstance(shape, tuple) else (shape,)

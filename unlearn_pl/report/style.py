@@ -18,7 +18,7 @@ class Look:
 
     colour: str
     marker: str
-    """matplotlib's name."""
+    """matplotlib's name; none: without markers."""
     symbol: str
     """Plotly's name of the marker."""
     hatch: str
@@ -47,6 +47,7 @@ KNOWN = {
     "members": VERMILLION,
     "non-members": BLUE,
     "chosen": VERMILLION,
+    "chance": Look("#9A9A9A", "", "circle", "", ""),
 }
 """What looks the same in every figure."""
 
@@ -129,10 +130,10 @@ class Binned:
 
 
 def binned(panel: Panel) -> Binned:
-    """The histograms of a panel; what is not finite is left out."""
+    """The histograms of a panel, between the ends of its axis if they are given; what is not finite is left out."""
     kept = [[v for v in one.values if math.isfinite(v)] for one in panel.series if isinstance(one, Histogram)]
     known = [value for values in kept for value in values]
-    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    low, high = panel.x.limits or ((min(known), max(known)) if known else (0.0, 1.0))
     if high <= low:
         low, high = low - 0.5, high + 0.5
     edges = [low + (high - low) * step / BINS for step in range(BINS + 1)]
@@ -140,7 +141,7 @@ def binned(panel: Panel) -> Binned:
     for values in kept:
         counts = [0] * BINS
         for value in values:
-            counts[min(int((value - low) / (high - low) * BINS), BINS - 1)] += 1
+            counts[min(max(int((value - low) / (high - low) * BINS), 0), BINS - 1)] += 1
         shares.append([count / max(len(values), 1) for count in counts])
     return Binned(edges, shares)
 

@@ -65,7 +65,7 @@ class Tracer:
         look = self.looks[key_of(series)]
         colour = look.colour if not is_shaded(series) else shade(series.shade, scale)
         x, y = axis_values(panel.x, series.x), axis_values(panel.y, series.y)
-        marked = not is_shaded(series) and (series.markers or len(x) <= MARKED)
+        marked = bool(look.marker) and not is_shaded(series) and (series.markers or len(x) <= MARKED)
         trace = {
             "type": "scatter",
             "mode": "lines+markers" if marked else "lines",

@@ -83,7 +83,9 @@
       const spec = specs[plot.dataset.figure];
       plot.dataset.side = plot.clientWidth < WIDE ? "narrow" : "wide";
       drawn.set(plot, spec);
-      return window.Plotly.react(plot, spec.data, layoutOf(plot, spec), spec.config);
+      const layout = layoutOf(plot, spec);
+      plot.style.height = `${layout.height}px`; // which Plotly takes for its own when the window changes
+      return window.Plotly.react(plot, spec.data, layout, spec.config);
     };
     const seen = new IntersectionObserver((entries) => {
       for (const entry of entries) {
@@ -187,7 +189,8 @@
       };
       const answers = shown.map((place) => {
         const [text, score] = [row[6][place], row[7][place]];
-        const written = text === null ? make("div", { className: "nothing", textContent: "nothing was written for this row" }) : marked(text.trimStart(), row[5]);
+        const nothing = (words) => make("div", { className: "nothing", textContent: words });
+        const written = text === null ? nothing("not asked") : text.trim() ? marked(text.trimStart(), row[5]) : nothing("empty");
         const number = score === null ? "not scored" : `score ${Number(score.toFixed(3))}`;
         return cell(models[place], written, make("small", { textContent: number }));
       });
