@@ -13,7 +13,7 @@ from unlearn_pl.recipe.prepare import Prepare
 FITS = ("over", "under")
 TAKEN = (
     "data", "base", "evaluation", "stages", "figures", "tables",
-    "summary.json", "table.md", "scores.png", "losses.png",
+    "summary.json", "table.md", "report.html",
 )  # fmt: skip
 """Folders and files of a recipe that no fit, merge, search or comparison may be named after."""
 
