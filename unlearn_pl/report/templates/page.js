@@ -233,7 +233,7 @@
 
   // The longest sequence of words that both texts have in the same order, marked in the first.
   const LONGEST = 700;
-  const words = (text) => text.split(/(\s+)/).filter((word) => word);
+  const words = (text) => text.split(/(\s+|\[(?:e-mail|date|address|number|part) \d+\])/).filter((word) => word); // masks are words
   const bare = (word) => word.toLowerCase().replace(/^[^\p{L}\p{N}[]+|[^\p{L}\p{N}\]]+$/gu, "") || word;
   const marked = (text, expected) => {
     const [own, other] = [words(text), words(expected).filter((word) => word.trim()).map(bare).slice(0, LONGEST)];
