@@ -14,12 +14,15 @@ from unlearn_pl.balance.scorer import MergeScorer, Scores
 from unlearn_pl.balance.search import find_balance
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.inputs import read_inputs
 from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.merging.folding import FoldedWeights
 from unlearn_pl.metrics.roc import area_under_curve
+from unlearn_pl.tasks.base import RowSet, documents_of
+from unlearn_pl.tasks.lume import Lume
 
 OPTIONS = EvaluationOptions(membership=Membership(nonmember="named"), generation=Generation(max_new_tokens=4))
 
@@ -111,3 +114,30 @@ def test_an_attack_is_needed(model, tokenizer, pair):
     inputs = SimpleNamespace(members=[], nonmembers=[])
     with pytest.raises(InputError, match=r"^membership.nonmember: needed"):
         find_balance(model, tokenizer, pair, inputs)
+
+
+class Attacked(Lume):
+    """A benchmark with the documents of an attack among its sets."""
+
+    def sets(self):
+        documents = {"member": [f"Anna {n} was born" for n in range(8)], "nonmember": [f"Bo {n} was" for n in range(8)]}
+        return [*super().sets(), *(RowSet(role, role, documents=texts) for role, texts in documents.items())]
+
+    def members(self, sets, tasks=None):
+        return documents_of(sets, "member")
+
+
+def test_a_benchmark_is_as_good_as_what_was_read_of_it(model, tokenizer, pair):
+    benchmark = Attacked([Record("fqa0", "Who?", "Anna", "Task1")], [Record("rqa0", "Where?", "Riga", "Task1")])
+    few = BalanceOptions(methods=["cat"], scales=[1.0], grid=2, evaluations=1, splits=1)
+    short = EvaluationOptions(generation=Generation(max_new_tokens=4))
+    found = find_balance(model, tokenizer, pair, benchmark, few, evaluation=short)
+    again = find_balance(model, tokenizer, pair, read_inputs(benchmark, short), few, evaluation=short)
+    assert (found.chosen, found.documents) == (again.chosen, again.documents)
+    with pytest.raises(InputError, match=r"^membership.nonmember: needed"):
+        find_balance(
+            model,
+            tokenizer,
+            pair,
+            Lume([Record("fqa0", "Who?", "Anna", "Task1")], [Record("rqa0", "Where?", "Riga", "Task1")]),
+        )

@@ -198,6 +198,34 @@ def test_an_end_token_that_is_not_there(tiny_model: Build, tokenizer: PreTrained
         LanguageModel(tiny_model(), bare).likelihood(["A"], ["B"], eos=True)
 
 
+def test_no_text_would_end(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    """An end that the model alone knows serves."""
+    bare = copy.deepcopy(tokenizer)
+    bare.eos_token = None
+    model = tiny_model()
+    with pytest.warns(UserWarning, match="the tokenizer's, None, is none"):
+        assert LanguageModel(model, bare).generate(["A"], Generation(2))[0].tokens == 2
+    model.generation_config.eos_token_id = None
+    with pytest.raises(InputError, match=r"^tokenizer: it has no EOS token, nor has the model's generation config"):
+        LanguageModel(model, bare).generate(["A"], Generation(2))
+
+
+def test_a_token_without_an_embedding_is_named(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Wherever it is met; the model is afterwards as it was."""
+    marked = copy.deepcopy(tokenizer)
+    marked.add_tokens(["<|q|>"])
+    asked = LanguageModel(tiny_model(), marked)
+    for request in (
+        lambda: asked.generate(["Anna<|q|>"]),
+        lambda: asked.generate([Prompt("Anna", "<|q|>")]),
+        lambda: asked.likelihood(["Anna"], ["<|q|>"]),
+        lambda: asked.likelihood_of_generated(["Anna"], ["<|q|>"]),
+    ):
+        with pytest.raises(InputError, match=r"^token '<\|q\|>': token id 384 is beyond the 384 rows"):
+            request()
+    assert not asked.model.get_input_embeddings()._forward_pre_hooks
+
+
 def test_a_single_text_or_no_token_is_refused(tiny_model, tokenizer) -> None:
     asked = LanguageModel(tiny_model(), tokenizer)
     for request, name in (

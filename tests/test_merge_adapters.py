@@ -300,7 +300,7 @@ def test_dare_is_a_function_of_its_seed_and_leaves_the_random_state_alone(tiny_m
 def test_unload_gives_the_base_back_for_another_merge(tiny_model, pair):
     base = tiny_model()
     first = merged_deltas(base, pair, method="ties")
-    with pytest.raises(AssertionError, match="has an adapter already"):
+    with pytest.raises(InputError, match=r"^base: has an adapter already"):
         applied(base, pair)
     again = applied(applied(tiny_model(), pair).unload(), pair)
     close({n.removeprefix("base_model.model."): v for n, v in deltas(again).items()}, first, rtol=0, atol=0)
@@ -589,3 +589,13 @@ def test_sign_conflict_counts_entries_that_are_not_zero():
     assert sign_conflict(one, other) == pytest.approx(2 / 3)
     zero = factors_of({"m.lora_A.weight": torch.zeros(1, 3), "m.lora_B.weight": torch.zeros(1, 1)})
     assert sign_conflict(one, zero) == 0
+
+
+def test_what_is_no_base_and_no_list_of_adapters_is_refused(tiny_model, pair):
+    with pytest.raises(InputError, match=r"^base: has an adapter already"):
+        merge_adapters(applied(tiny_model(), pair), pair)
+    with pytest.raises(InputError, match=r"^base: must be a path, a hub name or a transformers model, got int"):
+        merge_adapters(3, pair)
+    for adapters in (pair[0], [tiny_model()] * 2):
+        with pytest.raises(InputError, match=r"^adapters: must be a list of adapter folders, got"):
+            merge_adapters(tiny_model(), adapters)

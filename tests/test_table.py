@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from unlearn_pl.report.latex import escape as latex_escape
 from unlearn_pl.report.latex import latex
 from unlearn_pl.report.markdown import escape, markdown, plain
-from unlearn_pl.report.scores import compared_table, merges_table, scores_table, terms_table
+from unlearn_pl.report.scores import compared_table, every_score_table, merges_table, scores_table, terms_table
 from unlearn_pl.report.table import Cell, Column, Row, Table
 from unlearn_pl.report.table_files import comma_separated, write_tables
 
@@ -89,6 +89,41 @@ def test_golden_markdown() -> None:
 
 def test_golden_latex() -> None:
     assert latex(TABLE) == LATEX
+
+
+def test_wide_and_long_tables_fit_the_page_in_latex() -> None:
+    """Scaled to the text's width, or over several pages; braces stay in pairs."""
+    wide = Table(key="w", title="t", caption="c", stub="s", columns=[Column(name="x" * 30) for _ in range(4)],
+                 rows=[Row(name="r", cells=[Cell(value=1.0) for _ in range(4)])])  # fmt: skip
+    long = Table(
+        key="l", title="t", caption="c", stub="s", columns=[], rows=[Row(name=str(i), cells=[]) for i in range(46)]
+    )
+    assert "\\resizebox{\\textwidth}{!}{%\n\\begin{tabular}{lrrrr}" in latex(wide)
+    assert "\\end{tabular}}\n\\end{table}" in latex(wide)
+    assert (
+        "\\begin{longtable}{l}\n\\caption{\\textbf{t.} c}\n\\label{tab:l} \\\\\n\\toprule\ns \\\\\n\\midrule\n\\endhead"
+        in latex(long)
+    )
+    for text in (latex(wide), latex(long), latex(TABLE)):
+        plain_text = text.replace("\\{", "").replace("\\}", "")
+        assert plain_text.count("{") == plain_text.count("}")
+
+
+@pytest.mark.parametrize("value", ["0.5", True, float("nan"), float("inf"), [1], {}])
+def test_what_is_no_finite_number_is_a_dash(value: object) -> None:
+    """A file that was written by something else, or by a broken model."""
+    entry = {"value": value, "low": value, "high": value, "n": 3, "better": "lower"}
+    models = {"m": {"aggregate": value, "terms": {"t": value}, "scores": {"t": entry}}}
+    for table in (scores_table(models), terms_table(models), every_score_table(models), compared_table(models)):
+        assert not [cell for row in table.rows for cell in row.cells if cell.value is not None or not cell.why]
+        markdown(table)
+
+
+def test_documents_behind_the_auc_of_a_search() -> None:
+    scores = {"over": {"membership_auc": 0.4, "holdout_auc": 0.3}}
+    found = compared_table(scores, "b", {"member": 24, "nonmember": 72, "holdout": [12, 36]}).heads()
+    assert (found[2], found[4]) == ("AUC → 0.5 (n 96)", "AUC, held out → 0.5 (n 48)")
+    assert compared_table(scores, "b", {"member": "x", "holdout": 3}).heads()[2] == "AUC → 0.5"
 
 
 def test_csv_has_every_digit_and_nothing_where_nothing_was_measured() -> None:

@@ -15,12 +15,13 @@ from unlearn_pl.balance.path import OVER, UNDER, MergePath, Point, Ray, open_pat
 from unlearn_pl.balance.result import Balance, Split
 from unlearn_pl.balance.scorer import Measurement, MergeScorer
 from unlearn_pl.errors import InputError
-from unlearn_pl.evaluation.inputs import EvaluationInputs
+from unlearn_pl.evaluation.inputs import EvaluationInputs, read_inputs
 from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.inference.batches import Progress
 from unlearn_pl.merging.folding import FoldedWeights
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.load import refuse_quantised
+from unlearn_pl.tasks.base import Benchmark
 
 LEVEL = 0.5
 FIRST_OFFSET = 0.2
@@ -30,7 +31,7 @@ def find_balance(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     adapters: Sequence[str | Path],
-    inputs: EvaluationInputs,
+    inputs: Benchmark | EvaluationInputs,
     options: BalanceOptions | None = None,
     *,
     evaluation: EvaluationOptions | None = None,
@@ -40,6 +41,7 @@ def find_balance(
     """The merge of the over- and the under-forgetting adapter (folders, in this order) whose membership AUC is one
     half, with the best Task Aggregate and multiple choice.
 
+    ``inputs`` are those of ``evaluate``: a benchmark, read with ``evaluation``, or what ``read_inputs`` read of one.
     The merges are scored in the weights of ``base``, which are as they were afterwards, also after an error. Of
     ``evaluation`` the documents, questions and generation count. ``seed`` is that of the random pruning of the dare and
     della kinds. Under several processes all must call this; each computes a part of the losses, and all find the same.
@@ -49,8 +51,10 @@ def find_balance(
     refuse_quantised(base, "scoring a merge in the base's weights")
     refuse_broken(base, "the score of a merge")
     path = open_path(base, adapters, seed)
+    evaluation = evaluation or EvaluationOptions()
+    read = read_inputs(inputs, evaluation) if isinstance(inputs, Benchmark) else inputs
     with FoldedWeights(base, path.order) as weights:
-        scorer = MergeScorer(base, tokenizer, weights, inputs, evaluation or EvaluationOptions(), log)
+        scorer = MergeScorer(base, tokenizer, weights, read, evaluation, log)
         return search(path, scorer, options or BalanceOptions(), log)
 
 

@@ -1,9 +1,11 @@
 """`unlearn-pl report`: what happened in runs, as one page to open in a browser, and as files for a paper."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import check_writable, write_text
+from unlearn_pl.report.card import model_card
 from unlearn_pl.report.content import Content, content_of
 from unlearn_pl.report.page import page
 from unlearn_pl.report.reading import read_runs
@@ -20,6 +22,7 @@ def report(
     mask_pii: bool = False,
     figures: str | None = None,
     tables: str | None = None,
+    card: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write one page on one or several runs: verdict, tables, figures, the texts of every model side by side, settings
@@ -31,30 +34,36 @@ def report(
         mask_pii: Replace e-mail addresses, dates, long numbers and street addresses in all texts.
         figures: Folder for every figure as SVG, PDF and PNG.
         tables: Folder for every table as Markdown, LaTeX and CSV.
+        card: Markdown file for the card of the model that the first run is about, as the Hugging Face hub shows it.
         overwrite: Replace the output file if it exists; those of figures and tables are replaced without it.
     """
-    check(runs, output, figures, tables, overwrite)
+    check(output, {"figures": figures, "tables": tables}, card, overwrite)
     content = content_of(read_runs(runs), mask_pii)
     write_text(output, page(content))
     if tables is not None:
         write_tables(content.tables, Path(tables))
     if figures is not None:
         write_figures(content, Path(figures))
+    if card is not None and (text := model_card(content.runs[0])):
+        write_text(card, text)
     print(summary(content))
-    for folder in (figures, tables, output):
+    for folder in (figures, tables, card, output):
         if folder is not None:
             print(f"wrote {folder}")
 
 
-def check(runs: list[str], output: str, figures: str | None, tables: str | None, overwrite: bool) -> None:
+def check(output: str, folders: Mapping[str, str | None], card: str | None, overwrite: bool) -> None:
     """Raise InputError if something cannot be written, before anything is read."""
-    path = Path(output)
-    if path.is_dir():
-        raise InputError(f"{output} is a folder; give a file", "output")
-    if path.exists() and not overwrite:
-        raise InputError(f"{output} exists already; give another file, or overwrite to replace it", "output")
-    check_writable(path.parent, "output")
-    for name, folder in (("figures", figures), ("tables", tables)):
+    for name, file in (("output", output), ("card", card)):
+        if file is None:
+            continue
+        path = Path(file)
+        if path.is_dir():
+            raise InputError(f"{file} is a folder; give a file", name)
+        if path.exists() and not overwrite:
+            raise InputError(f"{file} exists already; give another file, or overwrite to replace it", name)
+        check_writable(path.parent, name)
+    for name, folder in folders.items():
         if folder is not None:
             check_writable(folder, name)
 

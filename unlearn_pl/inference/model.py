@@ -22,7 +22,7 @@ from unlearn_pl.inference.own_generate import eos_ids, warn_of_ignored
 from unlearn_pl.inference.sampling import Sampling, draw_texts
 from unlearn_pl.inference.token_scores import TokenScores
 from unlearn_pl.models.rope import position_limit
-from unlearn_pl.models.tokenizer import check_ids, embedding_rows
+from unlearn_pl.models.tokenizer import check_ids, embedding_rows, guarded_ids
 
 
 class LanguageModel:
@@ -57,7 +57,7 @@ class LanguageModel:
 
     @contextmanager
     def _asked(self) -> Iterator[Engine]:
-        with evaluating(self.model):
+        with evaluating(self.model), guarded_ids(self.model, self.tokenizer):
             yield self._engine
 
     @property

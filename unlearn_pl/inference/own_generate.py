@@ -62,10 +62,13 @@ def warn_of_ignored(model: nn.Module) -> None:
 
 
 def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The token ids that end a row: the model's own if it names any, else the tokenizer's."""
+    """The token ids that end a row: the model's own if it names any, else the tokenizer's. Raises InputError if neither
+    names one: no text would have an end."""
     given = getattr(getattr(causal_model(model), "generation_config", None), "eos_token_id", None)
     if given is None:
         given = tokenizer.eos_token_id
+    if given is None:
+        raise InputError("it has no EOS token, nor has the model's generation config: no text would end", "tokenizer")
     ids = frozenset(given if isinstance(given, (list, tuple)) else [given])
     if tokenizer.eos_token_id not in ids:
         warnings.warn(

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
@@ -26,7 +26,7 @@ from unlearn_pl.merging.kernels import Kernel, KernelOptions
 from unlearn_pl.merging.low_rank import compress, stack, truncate
 from unlearn_pl.merging.options import MergeOptions, MergeSettings
 from unlearn_pl.models.adapter_folder import PREFIX, WEIGHTS_FILE
-from unlearn_pl.models.load import load_skeleton
+from unlearn_pl.models.load import blamed_on, load_skeleton
 from unlearn_pl.models.lora import FACTS_FILE
 from unlearn_pl.provenance import provenance
 
@@ -48,9 +48,14 @@ def merge_adapters(
     Raises InputError for options that the method cannot use, adapters that cannot be merged by it, and a base that they
     do not fit.
     """
+    if not isinstance(base, (str, Path)):
+        refuse_adapter(base)
+    if isinstance(adapters, (str, Path)) or not all(isinstance(one, (str, Path)) for one in adapters):
+        raise InputError(f"must be a list of adapter folders, got {adapters!r:.80}", "adapters")
     settings = replace(options or MergeOptions(), **more).settings(len(adapters))
     read = read_adapters(adapters, settings)
-    model = base if isinstance(base, PreTrainedModel) else load_skeleton(str(base), trust_remote_code)
+    with blamed_on("base"):
+        model = base if isinstance(base, PreTrainedModel) else load_skeleton(str(base), trust_remote_code)
     return MergedAdapter.of(model, read, settings)
 
 
@@ -119,9 +124,10 @@ class MergedAdapter:
         """``base`` with the merged adapter, active and frozen, in eval mode; ``base`` itself gets the adapter's layers,
         ``unload()`` of the result takes them off again.
 
-        Raises InputError for dense deltas, and if PEFT finds other modules in ``base`` than the adapter has.
+        Raises InputError if ``base`` has an adapter already, for dense deltas, and if PEFT finds other modules in
+        ``base`` than the adapter has.
         """
-        assert not any(isinstance(module, BaseTunerLayer) for module in base.modules()), "base has an adapter already"
+        refuse_adapter(base)
         state = self.state
         # PEFT draws numbers for an adapter that is overwritten just below
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -296,3 +302,11 @@ def merge_tensors(
         blocks = [tensor[start : start + BLOCK] for tensor in flat]
         blocks[0].copy_(kernel.combine(blocks, coefficients, options))
     return tensors[0]
+
+
+def refuse_adapter(base: object) -> None:
+    """Raise InputError unless ``base`` is a model of transformers without an adapter in its layers."""
+    if isinstance(base, nn.Module) and any(isinstance(module, BaseTunerLayer) for module in base.modules()):
+        raise InputError("has an adapter already: give model.unload(), or a copy.deepcopy taken before", "base")
+    if not isinstance(base, PreTrainedModel):
+        raise InputError(f"must be a path, a hub name or a transformers model, got {type(base).__name__}", "base")

@@ -1,9 +1,11 @@
 """Which tokenizer goes with a base model and its adapters, and whether all of its ids have an embedding there."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import InputError
@@ -25,7 +27,10 @@ def find_tokenizer(
     trained on its ids.
     """
     if given is not None:
-        return load_tokenizer(given, trust_remote_code, "tokenizer")
+        try:
+            return load_tokenizer(given, trust_remote_code, "tokenizer")
+        except InputError as error:
+            raise InputError(error.reason.removeprefix("tokenizer: "), "tokenizer") from error
     tokenizer = load_tokenizer(base, trust_remote_code)
     for folder in adapters:
         if any((Path(folder) / name).is_file() for name in FILES):
@@ -66,9 +71,9 @@ def check_ids(model: nn.Module, rows: Iterable[Sequence[int]], what: str) -> Non
         raise InputError(beyond(model, highest, what))
 
 
-def guard_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, where: str = "") -> None:
+def guard_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, where: str = "") -> RemovableHandle | None:
     """Let ``model`` raise InputError, beginning with ``where``, instead of an error of its embedding, where the
-    tokenizer has ids beyond that."""
+    tokenizer has ids beyond that; gives what takes the guard off again, None if none is needed."""
     rows = embedding_rows(model)
     names = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
 
@@ -77,8 +82,18 @@ def guard_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, where: str =
         if highest >= rows:
             raise InputError(beyond(model, highest, f"{where}token {names.get(highest)!r}"))
 
-    if names:
-        causal_model(model).get_input_embeddings().register_forward_pre_hook(check)
+    return causal_model(model).get_input_embeddings().register_forward_pre_hook(check) if names else None
+
+
+@contextmanager
+def guarded_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Inside the block ``model`` is guarded by ``guard_ids``."""
+    guard = guard_ids(model, tokenizer)
+    try:
+        yield
+    finally:
+        if guard is not None:
+            guard.remove()
 
 
 def embedding_rows(model: nn.Module) -> int:

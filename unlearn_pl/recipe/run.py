@@ -8,21 +8,23 @@ from unlearn_pl.files import sole_writer
 from unlearn_pl.recipe.check import check_options, check_start
 from unlearn_pl.recipe.options import RecipeOptions
 from unlearn_pl.recipe.recipe import Recipe
-from unlearn_pl.recipe.report import report
+from unlearn_pl.recipe.report import report, summarise
 from unlearn_pl.recipe.stage import Stage
 from unlearn_pl.stopping import Stopped
 
 
 def run(options: RecipeOptions) -> None:
-    """Run a recipe: prepare, fit adapters, merge and balance them, evaluate every model, print a table.
+    """Run a recipe: prepare, fit adapters, merge, balance and compare them, evaluate every model, report.
 
     Stages that finished with the same inputs are skipped, so an interrupted recipe goes on where it stopped; a fit
     goes on from its last checkpoint. Everything is written below LOGS/NAME: the scores as `summary.json` and
-    `table.md`, the pictures as PNG files.
+    `table.md`, all that there is to see as `report.html`, and the same as files in `figures/` and `tables/`.
     """
     check_options(options)
-    for one in each_seed(options):
-        run_once(one)
+    recipes = [Recipe(one) for one in each_seed(options)]
+    finished = [run_once(recipe) for recipe in recipes]
+    if options.seeds and all(finished):
+        report(Recipe(options).folder, [recipe.folder for recipe in recipes])
 
 
 def each_seed(options: RecipeOptions) -> list[RecipeOptions]:
@@ -32,10 +34,9 @@ def each_seed(options: RecipeOptions) -> list[RecipeOptions]:
     ]
 
 
-def run_once(options: RecipeOptions) -> None:
-    """All stages of a recipe with one seed."""
-    recipe = Recipe(options)
-    last = last_stage(list(recipe.stages()), options.until)
+def run_once(recipe: Recipe) -> bool:
+    """All stages with one seed, and the report on them; False if the recipe is to end before its last stage."""
+    last = last_stage(list(recipe.stages()), recipe.options.until)
     records = []
     with sole_writer(recipe.folder, "name"):
         check_start(recipe)
@@ -46,8 +47,10 @@ def run_once(options: RecipeOptions) -> None:
                 stop.where, stop.advice = "", f"run the same command again: it goes on from stage {stage.name}"
                 raise
             if number == last:
-                return
-        report(recipe, records)
+                return False
+        summarise(recipe, records)
+        report(recipe.folder, [recipe.folder])
+    return True
 
 
 def last_stage(stages: Sequence[Stage], until: str | None) -> int | None:

@@ -30,7 +30,9 @@ def tables_of_run(run: Run) -> list[Table]:
     """The tables of one run but for the paper's."""
     results = {name: model.results for name, model in run.models.items()}
     tables = [terms_table(results), every_score_table(results)] if results else []
-    tables += [compared_table(one.found["compared"], name) for name, one in run.searches.items()]
+    tables += [
+        compared_table(one.found["compared"], name, one.found.get("documents")) for name, one in run.searches.items()
+    ]
     return tables + [merges_table(c.found["parents"], c.found["methods"], name) for name, c in run.comparisons.items()]
 
 

@@ -10,8 +10,8 @@ import yaml
 from unlearn_pl.metrics.headline import HEADLINE
 from unlearn_pl.report.findings import Finding
 from unlearn_pl.report.markdown import aligned, escape, markdown
-from unlearn_pl.report.paper import dig, own_settings, written
-from unlearn_pl.report.run import Merge, Run
+from unlearn_pl.report.paper import own_settings, written
+from unlearn_pl.report.run import Merge, Run, dig
 from unlearn_pl.report.scores import scores_table
 from unlearn_pl.report.verdict import Verdict, subject, verdict
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from unlearn_pl.errors import one_line
 from unlearn_pl.report.all_tables import not_made, tables_of
 from unlearn_pl.report.figure import Figure
+from unlearn_pl.report.figures.gallery import figures_of
 from unlearn_pl.report.run import Run
+from unlearn_pl.report.study import Study, study_of
 from unlearn_pl.report.table import Table
 from unlearn_pl.report.verdict import Verdict, verdict
 
@@ -24,7 +26,7 @@ class Content:
     """One a run, of the model that it is about."""
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
-    study: Any = None
+    study: Study | None = None
     left_out: Sequence[tuple[str, str]] = ()
     """Part and reason of what could not be made of the runs."""
     masked: bool = False
@@ -51,13 +53,15 @@ class Maker:
 def content_of(runs: Sequence[Run], masked: bool = False) -> Content:
     """Verdict, tables and figures of runs."""
     maker = Maker()
-    none: list[Table] = []
+    no_tables: list[Table] = []
+    no_figures: list[Figure] = []
     verdicts = [maker.make(f"verdict on {run.name}", partial(verdict, run), None) for run in runs]
-    tables = maker.make("tables", partial(tables_of, runs), none)
     return Content(
         runs=runs,
         verdicts=[one for one in verdicts if one is not None],
-        tables=tables,
+        tables=maker.make("tables", partial(tables_of, runs), no_tables),
+        figures=maker.make("figures", partial(figures_of, runs), no_figures),
+        study=maker.make("study", partial(study_of, runs), None),
         left_out=[*maker.left_out, *(_halves(line) for line in not_made(runs))],
         masked=masked,
     )

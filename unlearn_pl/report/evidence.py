@@ -7,6 +7,7 @@ from typing import Any
 
 from unlearn_pl.metrics.intervals import interval_of_equal, mean_interval
 from unlearn_pl.report.run import Model
+from unlearn_pl.report.table import number
 
 Results = Mapping[str, Any]
 Sample = Mapping[str, Any]
@@ -47,9 +48,12 @@ class Evidence:
 def entry(results: Results, key: str, name: str) -> Evidence | None:
     """An entry of the ``scores`` of `results.json`, None where it was not measured."""
     found = results.get("scores", {}).get(key)
-    if not found or found.get("value") is None:
+    value = number((found or {}).get("value"))
+    if value is None:
         return None
-    return Evidence(name=name, of=key, **{part: found.get(part) for part in ("value", "low", "high", "n")})
+    return Evidence(
+        name=name, of=key, value=value, low=number(found.get("low")), high=number(found.get("high")), n=found.get("n")
+    )
 
 
 def known(found: Iterable[Evidence | None]) -> list[Evidence]:
@@ -120,16 +124,17 @@ Key = tuple[str, str, str, str, str, int]
 
 
 def scored(samples: Sequence[Sample], names: Sequence[str]) -> dict[Key, float]:
-    """The rows of these sets that have a score: what a row is (equal ones are counted) -> its score."""
+    """The rows of these sets that have a score in [0, 1]: what a row is (equal ones are counted) -> its score."""
     found: dict[Key, float] = {}
     times: dict[tuple[str, ...], int] = {}
     for sample in samples:
         if sample.get("split") in names:
             same = tuple(str(sample.get(name)) for name in ("split", "task", "document", "id", "kind"))
             times[same] = times.get(same, -1) + 1
-            if sample.get("score") is not None:
+            score = number(sample.get("score"))
+            if score is not None and 0 <= score <= 1:
                 split, task, document, name, kind = same
-                found[split, task, document, name, kind, times[same]] = float(sample["score"])
+                found[split, task, document, name, kind, times[same]] = score
     return found
 
 

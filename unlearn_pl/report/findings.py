@@ -21,7 +21,8 @@ from unlearn_pl.report.evidence import (
     terms,
 )
 from unlearn_pl.report.run import Model, Search
-from unlearn_pl.report.scores import REFERENCE
+from unlearn_pl.report.scores import REFERENCE, counted
+from unlearn_pl.report.table import number
 
 Tone = Literal["good", "bad", "unsure", "unknown"]
 """What an answer means for whoever must show that the documents are gone; ``unknown``: it was not measured."""
@@ -216,12 +217,13 @@ def half(case: Case) -> Evidence | None:
     if case.search is None:
         return entry(case.results, "membership/loss/auc", "AUC of the loss attack")
     found = case.search.found
-    if found.get("holdout_auc") is None:
+    value, ends = number(found.get("holdout_auc")), found.get("holdout_interval")
+    if value is None:
         return None
-    low, high = found.get("holdout_interval") or (None, None)
-    count = sum(found.get("documents", {}).get("holdout") or ()) or None
+    low, high = (number(end) for end in (ends if isinstance(ends, list) and len(ends) == 2 else (None, None)))
+    count = counted(found.get("documents")).get("holdout_auc")
     name = "AUC of the loss attack on documents held out of the search"
-    return Evidence(name=name, value=found["holdout_auc"], low=low, high=high, n=count)
+    return Evidence(name=name, value=value, low=low, high=high, n=count)
 
 
 def _balanced(auc: Evidence) -> Answer:

@@ -1,6 +1,6 @@
-"""LaTeX: a table as booktabs have it, which stands in a paper as it is."""
+"""LaTeX: a table in the style of booktabs, which stands in a paper as it is."""
 
-from unlearn_pl.report.table import DASH, Table
+from unlearn_pl.report.table import DASH, Shown, Table
 
 MARKS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -17,32 +17,57 @@ def escape(text: str) -> str:
     return "".join(MARKS.get(letter, letter) for letter in " ".join(text.split()))
 
 
+WIDEST = 90
+"""Characters of a line above which a table is scaled to the width of the text."""
+LONGEST = 45
+"""Rows above which it is set over several pages."""
+
+
 def latex(table: Table) -> str:
-    """The table as a floating ``table``, the best in bold; needs ``\\usepackage{booktabs}``."""
-    width = len(table.columns) + 1
-    body: list[str] = []
-    for number, group in enumerate(table.groups):
-        body += [r"\midrule"] if number else []
-        body += [rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape(group)}}}}} \\"] if len(table.groups) > 1 else []
-        body += [line(table, place) for place in table.rows_of(group)]
-    notes = " ".join(map(escape, (*table.notes, *(f"Not there: {one}." for one in table.reasons()))))
+    """The table with the best in bold. It needs the package booktabs; a wide one graphicx, a long one longtable."""
+    lines = body(table)
+    head = " & ".join(map(escape, (table.stub, *table.heads()))) + r" \\"
+    columns = f"{{l{'r' * len(table.columns)}}}"
+    if len(table.rows) > LONGEST:
+        begin = [r"{\scriptsize", rf"\begin{{longtable}}{columns}", f"{caption(table)} \\\\", r"\toprule"]
+        repeat = [head, r"\midrule", r"\endhead"]
+        return "\n".join([*begin, *repeat, *lines, r"\bottomrule", r"\end{longtable}", "}", ""])
+    scaled = width(table) > WIDEST
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"\centering",
-            rf"\caption{{\textbf{{{escape(table.title)}.}} {escape(table.caption)}{' ' if notes else ''}{notes}}}",
-            rf"\label{{tab:{label(table.key)}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+            caption(table),
+            *([r"\resizebox{\textwidth}{!}{%"] if scaled else []),
+            rf"\begin{{tabular}}{columns}",
             r"\toprule",
-            " & ".join(map(escape, (table.stub, *table.heads()))) + r" \\",
+            head,
             r"\midrule",
-            *body,
+            *lines,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}" + ("}" if scaled else ""),
             r"\end{table}",
             "",
         ]
     )
+
+
+def caption(table: Table) -> str:
+    """Title, caption and what stands beside the table, with the label to refer to it."""
+    notes = " ".join(map(escape, (*table.notes, *(f"Not there: {one}." for one in table.reasons()))))
+    text = f"{escape(table.caption)} {notes}".strip()
+    return rf"\caption{{\textbf{{{escape(table.title)}.}} {text}}}" + f"\n\\label{{tab:{label(table.key)}}}"
+
+
+def body(table: Table) -> list[str]:
+    """The rows, those of a group below its name."""
+    lines: list[str] = []
+    for number, group in enumerate(table.groups):
+        lines += [r"\midrule"] if number else []
+        if len(table.groups) > 1:
+            lines += [rf"\multicolumn{{{len(table.columns) + 1}}}{{l}}{{\textit{{{escape(group)}}}}} \\"]
+        lines += [line(table, place) for place in table.rows_of(group)]
+    return lines
 
 
 def line(table: Table, row: int) -> str:
@@ -59,3 +84,16 @@ def line(table: Table, row: int) -> str:
 def label(key: str) -> str:
     """The key with only what a label may hold."""
     return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in key)
+
+
+def width(table: Table) -> int:
+    """Characters of the widest line, each column as wide as its widest cell; what stands beside a number is smaller."""
+    columns = [max((cells(table.shown(row, c)) for row in range(len(table.rows))), default=0)
+               for c in range(len(table.columns))]  # fmt: skip
+    names = max(map(len, (table.stub, *(table.name_of(row) for row in range(len(table.rows))))))
+    return names + sum(max(one, len(head)) for one, head in zip(columns, table.heads(), strict=True))
+
+
+def cells(shown: Shown) -> int:
+    """Characters of a cell."""
+    return len(shown.text) + len(shown.aside + shown.n) * 7 // 10

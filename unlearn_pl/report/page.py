@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from unlearn_pl import __version__
+from unlearn_pl.metrics.headline import HEADLINE
 from unlearn_pl.report.content import Content
 from unlearn_pl.report.facts import facts_of
 from unlearn_pl.report.figure import Figure
@@ -49,7 +50,8 @@ def page(content: Content, most: int = MOST) -> str:
         "policy": policy(),
         "style": read("page.css"),
         "script": read("page.js"),
-        "parts": [(id, name) for id, name in PARTS.items() if id != "study" or content.study],
+        "parts": [(id, name) for id, name in PARTS.items() if id != "study" or (content.study and content.study.best)],
+        "judge": HEADLINE[content.study.judge] if content.study and content.study.judge else "",
         "limit": f"{most / 1e6:g}",
         "figures": [figure for figure, _ in figures],
         "made": [{"name": run.name, "facts": facts_of(run)} for run in content.runs],

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from unlearn_pl.report.run import Fit, Run
+from unlearn_pl.report.run import Fit, Run, dig
 from unlearn_pl.report.scores import AGGREGATE, AUC, CHOICE, DIRECTIONS, SCORE, TASK, measured, scores_table
 from unlearn_pl.report.seeds import averaged, family
 from unlearn_pl.report.table import Cell, Column, Row, Table, shared
@@ -136,7 +136,7 @@ def compared(run: Run, name: str, group: str) -> Table:
                 *(measured(method["defined"], key) for key in COLUMNS_2.values()),
                 measured(method["defined"], "norm"),
                 measured(method["normalised"], AGGREGATE),
-                Cell(text="none") if method["density"] is None else Cell(value=method["density"]),
+                Cell(text="none") if method["density"] is None else measured(method, "density"),
             ],
             group=f"{group}, {name}",
         )
@@ -230,13 +230,6 @@ def terms_of(fit: Fit) -> dict[str, Mapping[str, Any]]:
     """The slots of the loss of a fit."""
     found = dig(fit.config, "model.objectives")
     return {slot: one for slot, one in found.items() if isinstance(one, Mapping)} if isinstance(found, Mapping) else {}
-
-
-def dig(config: Any, key: str) -> Any:
-    """The value under a dotted key, None where there is none."""
-    for name in key.split("."):
-        config = config.get(name) if isinstance(config, Mapping) else None
-    return config
 
 
 def written(value: Any) -> str:

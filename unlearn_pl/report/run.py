@@ -98,3 +98,10 @@ class Run:
     searches: Mapping[str, Search] = field(default_factory=dict)
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     missing: Sequence[Missing] = ()
+
+
+def dig(value: Any, key: str) -> Any:
+    """The value under a dotted key, None where there is none."""
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

@@ -1,10 +1,11 @@
 """Tables of what was measured: the five scores of models, the terms behind them, a search's models, merge methods."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from unlearn_pl.metrics.headline import HEADLINE
-from unlearn_pl.report.table import Cell, Column, Direction, Row, Table, cell_of
+from unlearn_pl.report.table import Cell, Column, Direction, Row, Table, cell_of, number
 
 TASK, AUC, SCORE, CHOICE, AGGREGATE = HEADLINE
 Scores = Mapping[str, Any]
@@ -33,7 +34,7 @@ REFERENCE = "base"
 
 def headline_cell(results: Scores, key: str) -> Cell:
     """One of the five scores, with its interval where `results.json` has it."""
-    value = results.get(key)
+    value = number(results.get(key))
     if value is None:
         return Cell(why=NEEDS.get(key) or f"not measured, or a part of it: {NEEDS[CHOICE]}, or {NEEDS[AUC]}")
     entry = results.get("scores", {}).get(ENTRIES[key])
@@ -64,7 +65,7 @@ def scores_table(models: Mapping[str, Scores], group: str = "") -> Table:
 
 def term_cell(results: Scores, term: str) -> Cell:
     """A term of the task aggregate: 1 - the score where rows are to be forgotten, so higher is better for all."""
-    value = results.get("terms", {}).get(term)
+    value = number(results.get("terms", {}).get(term))
     if value is None:
         return Cell(why="no row of it could be scored")
     entry = results.get("scores", {}).get(term, {})
@@ -131,19 +132,38 @@ COMPARED = {
 }
 
 
-def compared_table(models: Mapping[str, Scores], name: str = "search") -> Table:
-    """One line a model of a balance search: scores with the AUC of all documents and of the held-out half."""
+def compared_table(models: Mapping[str, Scores], name: str = "search", documents: Any = None) -> Table:
+    """One line a model of a balance search: scores with the AUC of all documents and of the held-out half.
+
+    ``documents`` of `balance.json` says how many there are.
+    """
     held: dict[str, Direction] = {"holdout_auc": "one half", "aggregate_holdout": "higher"}
+    counts = counted(documents)
+    rows = [
+        Row(name=one, cells=[replace(measured(scores, key), n=counts.get(key)) for key in COMPARED.values()])
+        for one, scores in models.items()
+    ]
     return Table(
         key=f"balance_{name}",
         title=f"Balance search, {name}",
         caption="The two adapters alone, plain TIES, and the chosen merge; the held-out half of the documents took no "
-        "part in the choice.",
+        "part in the choice. n: documents behind an AUC.",
         stub="model",
         columns=[Column(name=head, better=(DIRECTIONS | held)[key]) for head, key in COMPARED.items()],
-        rows=[Row(name=one, cells=[measured(scores, key) for key in COMPARED.values()])
-              for one, scores in models.items()],
-    )  # fmt: skip
+        rows=rows,
+    )
+
+
+def counted(documents: Any) -> dict[str, int]:
+    """AUC -> documents behind it, so far as `balance.json` says."""
+    if not isinstance(documents, Mapping):
+        return {}
+    sides = {AUC: [documents.get("member"), documents.get("nonmember")], "holdout_auc": documents.get("holdout")}
+    return {
+        key: sum(both)
+        for key, both in sides.items()
+        if isinstance(both, list) and len(both) == 2 and all(isinstance(one, int) for one in both)
+    }
 
 
 MERGED = {"TA": TASK, "AUC": AUC, "MMLU": CHOICE, "Aggregate": AGGREGATE}
@@ -161,7 +181,7 @@ def merges_table(parents: Mapping[str, Scores], methods: Sequence[Scores], name:
         Row(
             name=one["method"],
             cells=[
-                *(Cell(value=one.get(key)) for key in ("density", "sign_conflict", "trimmed_mass")),
+                *(Cell(value=number(one.get(key))) for key in ("density", "sign_conflict", "trimmed_mass")),
                 *sized(one["defined"]),
                 *sized(one["normalised"]),
             ],
@@ -193,5 +213,5 @@ def sized(scores: Scores) -> list[Cell]:
 
 def measured(scores: Scores, key: str) -> Cell:
     """A score, or why it is not there."""
-    value = scores.get(key)
+    value = number(scores.get(key))
     return Cell(why="not measured, or not finite") if value is None else Cell(value=value)

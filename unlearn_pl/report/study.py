@@ -9,11 +9,11 @@ from typing import Any
 from unlearn_pl.metrics.headline import HEADLINE
 from unlearn_pl.report.card import told
 from unlearn_pl.report.figure import Number
-from unlearn_pl.report.paper import dig, written
-from unlearn_pl.report.run import Run
+from unlearn_pl.report.paper import written
+from unlearn_pl.report.run import Run, dig
 from unlearn_pl.report.scores import COLUMNS, DIRECTIONS
 from unlearn_pl.report.seeds import settings_of
-from unlearn_pl.report.table import Cell, Column, Row, Table
+from unlearn_pl.report.table import Cell, Column, Row, Table, number
 from unlearn_pl.report.verdict import subject
 
 SEED = "seed_everything"
@@ -127,9 +127,9 @@ def scores_of(run: Run, fit: str) -> dict[str, Number]:
     """The five scores of the model that a run is about, else those of the last evaluation while it trained."""
     name = subject(run)
     if name is not None:
-        return {key: run.models[name].results.get(key) for key in HEADLINE}
+        return {key: number(run.models[name].results.get(key)) for key in HEADLINE}
     evaluations = sorted(run.fits[fit].evaluations, key=lambda one: one["step"])
-    return {key: evaluations[-1].get(key) for key in HEADLINE} if evaluations else {}
+    return {key: number(evaluations[-1].get(key)) for key in HEADLINE} if evaluations else {}
 
 
 def flat(fit: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Table: rows of numbers with what stands behind each; `markdown.py`, `latex.py` and `table_files.py` write it out."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -185,6 +186,12 @@ def cost(better: Direction, value: float) -> float:
 
 def cell_of(entry: Mapping[str, Any] | None, why: str = "not measured") -> Cell:
     """The cell of an entry of the ``scores`` of `results.json`."""
-    if entry is None or entry.get("value") is None:
+    if entry is None or number(entry.get("value")) is None:
         return Cell(why=why)
     return Cell(value=entry["value"], low=entry.get("low"), high=entry.get("high"), n=entry.get("n"))
+
+
+def number(value: Any) -> float | None:
+    """What a file holds, if it is a finite number; else None, as where nothing was measured."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if known else None

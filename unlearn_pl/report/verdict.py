@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unlearn_pl.report.findings import Case, Finding, attacked, balanced, collapsed, forgotten, kept, knowledge
-from unlearn_pl.report.run import Run
+from unlearn_pl.report.run import Run, dig
 from unlearn_pl.report.scores import REFERENCE
+from unlearn_pl.report.table import number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +51,20 @@ def case_of(run: Run, name: str) -> Case:
 
 def unmeasured(run: Run, case: Case) -> list[str]:
     """What nothing is said of, and why; files that a report lacks are told by the run itself."""
-    config = case.results.get("provenance", {}).get("config", {})
+    facts = case.results.get("provenance")
     found = [str(note) for note in case.results.get("notes") or ()]
     if case.base is None and case.model.name != REFERENCE:
         lost = [f"{one.path}: {one.reason}" for one in run.missing if one.part == f"scores of {REFERENCE}"]
         found.append(f"no comparison with the base: {'; '.join(lost) or 'it was not evaluated in this run'}")
-    if not case.model.samples:
+    scores = [number(row.get("score")) for row in case.model.samples]
+    if strange := sum(score is not None and not 0 <= score <= 1 for score in scores):
+        found.append(f"{strange} rows: their score is not in [0, 1], so they do not count")
+    if not scores:
         found.append("no scored rows: nothing is said of what is forgotten and kept as a whole")
     if case.results.get("eligible") is None:
         found.append("no least accuracy in multiple choice was asked for")
-    if not (config.get("sampling") or {}).get("samples"):
+    if not dig(facts, "config.sampling.samples"):
         found.append("answers drawn at random (leak@k): only the greedy text of each prompt was looked at")
-    if not config.get("retrained"):
+    if not dig(facts, "config.retrained"):
         found.append("a model retrained without the documents, which would say what AUC is right")
     return [*found, "relearning, quantised weights and paraphrased prompts: no part of this evaluation"]

@@ -83,7 +83,9 @@
       const spec = specs[plot.dataset.figure];
       plot.dataset.side = plot.clientWidth < WIDE ? "narrow" : "wide";
       drawn.set(plot, spec);
-      return window.Plotly.react(plot, spec.data, layoutOf(plot, spec), spec.config);
+      const layout = layoutOf(plot, spec);
+      plot.style.height = `${layout.height}px`; // which Plotly takes for its own when the window changes
+      return window.Plotly.react(plot, spec.data, layout, spec.config);
     };
     const seen = new IntersectionObserver((entries) => {
       for (const entry of entries) {
@@ -101,23 +103,23 @@
     });
   };
 
-  // A figure's marks as a table, for readers who cannot see it, and for copying.
-  const plain = (text) => new DOMParser().parseFromString(String(text ?? ""), "text/html").body.textContent;
+  // A figure's marks as a table, for readers who cannot see it, and for copying: what each says on hover.
+  const plain = (text) => new DOMParser().parseFromString(text, "text/html").body.textContent;
   const numbers = (details, spec) => {
     const body = make("tbody");
-    const flat = (values) => (Array.isArray(values) ? values : []);
-    const row = (...cells) => body.append(make("tr", {}, ...cells.map((cell) => make("td", { textContent: cell ?? "–" }))));
+    const titles = (spec.layout.annotations ?? []).map((one) => one.text).filter((text) => text.startsWith("<b>"));
+    const panels = new Set(spec.data.map((trace) => trace.xaxis));
     for (const trace of spec.data) {
-      if (trace.hoverinfo === "skip") continue;
-      if (trace.type === "heatmap") {
-        flat(trace.z).forEach((line, y) => flat(line).forEach((value, x) => row(plain(trace.name), `${plain(trace.x[x])}, ${plain(trace.y[y])}`, value)));
-      } else {
-        flat(trace.x).forEach((x, place) => row(plain(trace.name), plain(x), plain(trace.y?.[place] ?? "–")));
+      const panel = titles.length === panels.size ? plain(titles[[...panels].indexOf(trace.xaxis)] ?? "") : "";
+      for (const text of [trace.hovertext ?? []].flat(2)) {
+        if (!text) continue;
+        const [series, ...values] = text.split("<br>").map(plain);
+        body.append(make("tr", {}, ...[panel, series, values.join("; ")].map((cell) => make("td", { textContent: cell }))));
       }
     }
-    const head = make("tr", {}, ...["Series", "Along the axis", "Value"].map((name) => make("th", { scope: "col", textContent: name })));
-    const table = make("table", {}, make("caption", { textContent: "As drawn; – where nothing was measured." }), make("thead", {}, head), body);
-    const scroll = make("div", { className: "scroll tall", tabIndex: 0 }, table);
+    const heads = ["Panel", "Series", "Values"].map((name) => make("th", { scope: "col", textContent: name }));
+    const caption = make("caption", { textContent: "What each mark says when it is pointed at." });
+    const scroll = make("div", { className: "scroll tall", tabIndex: 0 }, make("table", {}, caption, make("thead", {}, make("tr", {}, ...heads)), body));
     scroll.setAttribute("role", "region");
     scroll.setAttribute("aria-label", "Numbers of the figure");
     details.append(scroll);
@@ -187,7 +189,8 @@
       };
       const answers = shown.map((place) => {
         const [text, score] = [row[6][place], row[7][place]];
-        const written = text === null ? make("div", { className: "nothing", textContent: "nothing was written for this row" }) : marked(text.trimStart(), row[5]);
+        const nothing = (words) => make("div", { className: "nothing", textContent: words });
+        const written = text === null ? nothing("not asked") : text.trim() ? marked(text.trimStart(), row[5]) : nothing("empty");
         const number = score === null ? "not scored" : `score ${Number(score.toFixed(3))}`;
         return cell(models[place], written, make("small", { textContent: number }));
       });
