@@ -291,7 +291,7 @@ def test_a_sweep_is_seen_as_settings_and_shares(tmp_path: Path) -> None:
     found = {figure.key: figure for figure in figures_of(runs)}
     panel = found["sweep"].panels[0]
     assert list(panel.x.categories or ()) == [
-        "ga.weight: 0.1 to 0.4", "gd.weight: 0.1 to 0.4", "model.learning_rate: 1e-05 to 0.006 (log)",
+        "ga.weight: 0.1 to 0.4", "gd.weight: 0.1 to 0.4", "learning_rate: 1e-05 to 0.006 (log)",
         "Aggregate: 0.25 to 1",
     ]  # fmt: skip
     lines = named(panel)

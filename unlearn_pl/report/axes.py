@@ -201,7 +201,7 @@ class Drawing:
             ticks.set_major_formatter(lambda value, _: f"{value:g}")
             ticks.set_minor_formatter(lambda value, _: "")
         if axis.categories is not None:
-            names = [shown(one, 28) for one in axis.categories]
+            names = [shown(one, 36) for one in axis.categories]
             crowded = name == "x" and sum(map(len, names)) > CROWDED and max(map(len, names)) > SHORT
             every = 1 if crowded else -(-len(names) // TICKS)
             turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}

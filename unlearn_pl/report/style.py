@@ -6,7 +6,7 @@ a dark and on a light page. Each goes with a marker and a hatching, so that prin
 
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 
 from unlearn_pl.report.figure import Bars, Figure, Heat, Histogram, Line, Number, Panel, Points, Series
@@ -86,7 +86,15 @@ def key_of(series: Series) -> str:
 
 def is_shaded(series: Series) -> bool:
     """Whether its colours are numbers on a scale."""
-    return isinstance(series, Heat) or (isinstance(series, Line | Points) and series.shade is not None)
+    if isinstance(series, Line):
+        return series.shade is not None or bool(series.shade_title)
+    return isinstance(series, Heat) or (isinstance(series, Points) and series.shade is not None)
+
+
+def has_legend(figure: Figure, entries: Sized) -> bool:
+    """Whether names have to be told: there are several, or one stands beside what is on a colour scale."""
+    shaded = any(is_shaded(series) for panel in figure.panels for series in panel.series)
+    return len(entries) > 1 or (shaded and len(entries) == 1)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class Tracer:
                     found.append(self.stairs(series, next(shares), stairs.edges))
                 case Heat():
                     found.append(self.heat(series, panel, colours))
+        if colours and (coloured := [one for one in panel.series if isinstance(one, Line) and is_shaded(one)]):
+            found.append(scale_bar(coloured[0], panel, colours))
         return found
 
     def _named(self, series: Series) -> dict[str, Any]:
@@ -99,6 +101,7 @@ class Tracer:
         if series.shade is not None:
             marker = {"color": [number(value) for value in series.shade], "coloraxis": colours, "size": 11}
             marker["line"] = {"color": GUIDE, "width": 1}
+            marker["symbol"] = ["circle-open" if finite(value) is None else "circle" for value in series.shade]
         elif series.ringed:
             marker = {"color": look.colour, "symbol": "circle-open", "size": 16, "line": {"width": 2.5}}
         y = axis_values(panel.y, series.y)
@@ -163,6 +166,14 @@ class Tracer:
             "hovertext": told,
             **self._named(series),
         }
+
+
+def scale_bar(line: Line, panel: Panel, colours: str) -> dict[str, Any]:
+    """A mark that nobody sees, on the colour scale, which is then shown: lines Plotly does not put on one."""
+    x, y = axis_values(panel.x, line.x[:1]), axis_values(panel.y, line.y[:1])
+    marker = {"color": [number(line.shade)], "coloraxis": colours, "opacity": 0}
+    seen: dict[str, Any] = {"type": "scatter", "mode": "markers", "x": x, "y": y, "marker": marker}
+    return seen | {"name": "", "showlegend": False, "hoverinfo": "skip"}
 
 
 def coloraxis(panel: int) -> str:
