@@ -226,3 +226,7 @@ def test_two_processes_train_merge_and_score_with_wandb_offline(recipe: Path) ->
     (run,) = (root / "wandb").glob("offline-run-*")
     (record,) = run.glob("*.wandb")
     assert b"evaluation/task_aggregate" in record.read_bytes()
+    assert b"figures/spectra" in record.read_bytes()
+    assert b"balance/holdout_auc" in record.read_bytes()
+    assert list(run.glob("files/media/images/figures/*.png"))
+    assert b"was born in" not in record.read_bytes(), "a text of a document"
