@@ -8,6 +8,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from unlearn_pl.report.figure import Bars, Figure, Heat, Histogram, Line, Number, Panel, Points, Series
 
@@ -159,6 +160,7 @@ def finite(value: Number) -> Number:
     return value if value is not None and math.isfinite(value) else None
 
 
+@lru_cache(maxsize=4096)  # the names of series and axes come with every point
 def shown(text: str, limit: int = LONGEST) -> str:
     """Text of any origin as one line that every format takes: no control character, no half of a surrogate pair; the
     middle of a long one is left out."""
