@@ -57,6 +57,8 @@ SCALE = "cividis"
 """Colour scale of numbers: it grows lighter evenly, for every kind of eye."""
 LONGEST = 48
 """Characters of a name that are shown."""
+GROUP = 0.8
+"""Width of the bars of one category, of the 1 that there is."""
 BINS = 24
 
 
