@@ -10,6 +10,8 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
+PATIENCE = 60
+"""Seconds until something that does not happen is a failure; processes may share the cores."""
 FLAGS = (
     "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
     "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1440,900",
@@ -33,10 +35,16 @@ class Browser:
         """What JavaScript gives."""
         return self.driver.execute_script(script, *arguments)
 
-    def until(self, script: str, seconds: float = 30) -> None:
+    def resize(self, width: int) -> None:
+        """Another width of the window; a narrow one is a phone's."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        time.sleep(0.5)
+
+    def until(self, script: str, *arguments: Any) -> None:
         """Wait until JavaScript gives something true."""
-        end = time.monotonic() + seconds
-        while not self.run(script):
+        end = time.monotonic() + PATIENCE
+        while not self.run(script, *arguments):
             assert time.monotonic() < end, script
             time.sleep(0.05)
 

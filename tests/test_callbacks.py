@@ -119,6 +119,24 @@ def test_angles_of_a_run(base_folder: str, rows: dict[str, str], tmp_path: Path)
     assert (tmp_path / "angles.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_angles_of_several_pivots(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
+    """Each as it would be alone; one that training does not go beyond is left out. Then a run that none of them is in
+    leaves no file of the run before it."""
+    for pivots in (5, 9, [9, 5, 14]):
+        steps = [pivots] if isinstance(pivots, int) else pivots
+        callbacks = [WeightSnapshot(steps=steps), AngleAnalysis(pivot=pivots), SaveAdapter()]
+        folder = tmp_path / (str(pivots) if isinstance(pivots, int) else "several")
+        trainer(folder, callbacks).fit(module(base_folder), ForgetRetainData(**rows))
+    alone = [json.loads((tmp_path / name / "angles.json").read_text()) for name in ("5", "9")]
+    assert json.loads((tmp_path / "several/angles.json").read_text()) == {"pivots": alone}
+    assert (tmp_path / "several/angles.png").is_file()
+    callbacks = [WeightSnapshot(steps=[14]), AngleAnalysis(pivot=[14]), SaveAdapter()]
+    trainer(tmp_path / "several", callbacks).fit(module(base_folder), ForgetRetainData(**rows))
+    assert not (tmp_path / "several/angles.json").exists()
+    with pytest.raises(InputError, match=r"AngleAnalysis.pivot: at least one is needed"):
+        AngleAnalysis(pivot=[])
+
+
 def test_angles_without_their_snapshot_are_refused(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"needs a WeightSnapshot of step 9 among the callbacks, got \[5\]"):
         trainer(tmp_path, [WeightSnapshot(steps=[5]), AngleAnalysis(pivot=9)]).fit(

@@ -75,7 +75,7 @@ def config(base_folder: str, tmp_path: Path) -> str:
         ),
         ("--model.objectives.ga=NPOO", r"no class NPOO \(did you mean NPO\?\)"),
         ("--modle.base=x", r"--modle\.base: no such argument \(did you mean model\.base\?\)"),
-        ("--model.base=./nowhere", r"model: \./nowhere is not a folder"),
+        ("--model.base=./nowhere", r"--model\.base: \./nowhere is not a folder"),
         ("--model.lora.rnk=2", r"no option 'rnk' \(did you mean rank\?\); Lora takes rank, alpha"),
         ("--model.warmup=soon", r"--model\.warmup: must be int or float or 'epoch', got soon"),
         ("--data.forget=nowhere.jsonl", r"--data\.forget: .*nowhere\.jsonl"),

@@ -199,6 +199,8 @@ def test_everything_is_checked_before_the_model_is_loaded(
         ({"dtype": "int8"}, "dtype: must be one of float32, bfloat16, float16, got int8"),
         ({"device": "toaster"}, "device: toaster cannot be used here"),
         ({"device": "cuda:0"}, "device: cuda:0 cannot be used here"),
+        ({"device": "meta"}, "device: meta cannot be used here"),
+        ({"output": f"{data.forget}/out"}, "output: .* cannot be a folder"),
         ({"output": data.forget}, "output: .* exists already"),
         ({"choice": Choice(str(tmp_path / "gone"))}, "choice.folder: .* found none"),
         ({"membership": Membership(nonmember=str(tmp_path / "gone.jsonl"))}, "membership.nonmember: "),

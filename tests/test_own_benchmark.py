@@ -3,10 +3,13 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +21,9 @@ from unlearn_pl import Benchmark, EvaluationOptions, InputError, Lume, Record, R
 from unlearn_pl.__main__ import main
 from unlearn_pl.evaluation.inputs import read_inputs
 from unlearn_pl.inference.generation import Generation
+from unlearn_pl.metrics.leakage import Corpus
 from unlearn_pl.metrics.metric import ALWAYS, Estimate, Metric
+from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.tasks.base import Term
 
 Build = Callable[[], LlamaForCausalLM]
@@ -111,6 +116,55 @@ def test_sets_are_checked() -> None:
         read_inputs(NothingToForget(), OPTIONS)
 
 
+class NoSets(Colours):
+    def sets(self) -> list[RowSet]:
+        return None  # type: ignore[return-value]
+
+
+class NoText(Colours):
+    def prompt(self, row: Record) -> str:
+        return None  # type: ignore[return-value]
+
+
+class Official(Colours):
+    def __init__(self, **found: Any):
+        super().__init__(1)
+        self.found = found
+
+    def official(self, results: Mapping[str, float | None], terms: Sequence[Term]) -> dict[str, Any]:
+        return self.found
+
+
+class Metrics(Colours):
+    def __init__(self, **changes: Any):
+        super().__init__(1)
+        self.metrics = (replace(LONGEST, **changes),)  # type: ignore[misc]
+
+
+def broken(row: Sample, corpus: Corpus) -> float:
+    return float("nan")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "message"),
+    [
+        (NoSets(), "NoSets.sets must be a list of RowSet, got None"),
+        (NoText(), "NoText.prompt of row 'night0' must be text, got None"),
+        (Official(scores={}), r"Official.official must be .* further keys of the results, got \['scores'\]"),
+        (Official(own=float("nan")), "Official.official must be what JSON can hold"),
+        (Metrics(family="mine"), "the metric longest of Metrics must be of the family always or .* got 'mine'"),
+        (Metrics(name="keyword_leakage"), "the metric keyword_leakage of Metrics has the name of another metric"),
+        (Metrics(statistic=None, value=broken), "the metric longest of row 'night0' must be a finite number"),
+    ],
+)
+def test_what_else_a_benchmark_gives_is_checked(
+    benchmark: Benchmark, message: str, tiny_model: Build, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Not written as a number, and not told by a traceback out of the last line of an evaluation."""
+    with pytest.raises(InputError, match=f"^{message}"):
+        evaluate(tiny_model(), tokenizer, benchmark, OPTIONS)
+
+
 def test_lume_in_memory_is_lume_of_files(tmp_path: Path, tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:
     rows = {
         split: [Record(f"{split}{end}", f"{split} {end}?", "a black cat", "Task1", end[:2]) for end in ("sc1", "qa0")]
@@ -154,6 +208,27 @@ def test_the_command_takes_one_file(base_folder: str, tmp_path: Path) -> None:
     both = command(*options, "--data.forget=f.jsonl", "--data.retain=r.jsonl", "--overwrite")
     assert both.returncode == 2
     assert both.stderr == "unlearn-pl: error: --benchmark: not with data: a benchmark brings its own rows\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("own_file.Mine", r"got 'own_file.Mine': No module named 'absent'"),
+        ("nowhere.Mine", r"got 'nowhere.Mine': No module named 'nowhere'"),
+        ("Mine", r"got 'Mine': Expected a dot import path string: Mine"),
+        ("json.JSONDecoder", r"got 'json.JSONDecoder': Import path does not correspond to a subclass of Benchmark"),
+        ("unlearn_pl.tasks.lume.Lume", r"^unlearn-pl: error: needed: --benchmark.forget, --benchmark.retain$"),
+    ],
+)
+def test_an_import_that_fails_is_told_with_its_reason(
+    given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_file.py").write_text("import absent", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["unlearn-pl", "evaluate", "--model=m", "--output=o", f"--benchmark={given}"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert re.search(message, capsys.readouterr().err.strip())
 
 
 def test_without_rows_the_command_says_what_is_needed(

@@ -204,6 +204,9 @@ def test_the_short_forms_are_the_graph_of_the_paper(recipe: RecipeOptions) -> No
         ({"fits": {"x": "nowhere.yaml"}}, r"fits\.x: nowhere.yaml is not a file"),
         ({"fits": {"data": "y.yaml"}}, r"fits\.data: 'data' cannot name a folder beside data, base"),
         ({"fits": {"a/b": "y.yaml"}}, r"fits\.a/b: 'a/b' cannot name a folder"),
+        ({"fits": {"table.md": "y.yaml"}}, r"fits\.table\.md: 'table\.md' cannot name a folder"),
+        ({"fits": {1: "y.yaml"}}, r"fits\.1: 1 cannot name a folder"),
+        ({"fits": {"a" * 300: "y.yaml"}}, r"fits\.a+: 'a+' cannot name a folder"),
         (
             {"merges": {"over": Merging()}},
             "over: 'over' names two of the recipe's fits, merges, searches and comparisons",

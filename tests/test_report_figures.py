@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import write, write_model, write_run
+from run_folders import write, write_fit, write_model, write_run
 
 from unlearn_pl.metrics.roc import area_under_curve
 from unlearn_pl.report.figure import Bars, Figure, Histogram, Line, Panel, Points
@@ -271,3 +271,35 @@ print(sorted({{"torch", "lightning", "transformers", "matplotlib", "plotly"}} & 
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_sweep_is_seen_as_settings_and_shares(tmp_path: Path) -> None:
+    """Shares of ga, gd, gk of (4, 4, 2) / 10 lie at x = 0.4 / 2 + 0.2 and y = 0.4 sqrt(3) / 2; (1, 1, 2) / 4 at
+    x = 0.25 / 2 + 0.5 and y = 0.25 sqrt(3) / 2."""
+    runs = []
+    for name, weights, rate in (("one", (0.4, 0.4, 0.2), "0.006"), ("two", (0.1, 0.1, 0.2), "0.00001")):
+        write_fit(tmp_path / name)
+        text = (tmp_path / name / "config.yaml").read_text(encoding="utf-8").replace("0.006", rate)
+        for old, new in zip(("weight: 0.4, beta", "weight: 0.4}", "weight: 0.2}"), weights, strict=True):
+            text = text.replace(old, old.replace(old[8:11], str(new)))
+        (tmp_path / name / "config.yaml").write_text(text, encoding="utf-8")
+        runs.append(read_run(tmp_path / name))
+    scores = json.loads((tmp_path / "two/evaluations.json").read_text(encoding="utf-8"))
+    scores[-1]["aggregate"] = 0.25
+    write(tmp_path / "two/evaluations.json", scores)
+    runs[1] = read_run(tmp_path / "two")
+    found = {figure.key: figure for figure in figures_of(runs)}
+    panel = found["sweep"].panels[0]
+    assert list(panel.x.categories or ()) == [
+        "ga.weight: 0.1 to 0.4", "gd.weight: 0.1 to 0.4", "model.learning_rate: 1e-05 to 0.006 (log)",
+        "Aggregate: 0.25 to 1",
+    ]  # fmt: skip
+    lines = named(panel)
+    assert (list(lines["one"].y), lines["one"].shade) == ([1, 1, 1, 1], 1.0)
+    assert (list(lines["two"].y), lines["two"].shade) == ([0, 0, 0, 0], 0.25)
+    points = named(found["simplex"].panels[0])
+    assert points["runs"].x == pytest.approx([0.4, 0.625])
+    assert points["runs"].y == pytest.approx([0.4 * 3**0.5 / 2, 0.25 * 3**0.5 / 2])
+    assert (points["best run"].x, points["best run"].ringed) == (points["runs"].x[:1], True)
+    same = [read_run(write_fit(tmp_path / name)) for name in ("three", "four")]
+    assert not {"sweep", "simplex"} & {figure.key for figure in figures_of(same)}

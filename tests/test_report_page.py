@@ -62,7 +62,8 @@ def html(folder: Path) -> str:
     run = read_run(folder)
     content = content_of([run])
     tables = [scores_table({name: model.results for name, model in run.models.items()}), *content.tables]
-    return page(replace(content, tables=tables, figures=[figure("loss"), figure(HOSTILE[:40])]))
+    figures = [figure("loss"), figure(HOSTILE[:40]), *content.figures]
+    return page(replace(content, tables=tables, figures=figures))
 
 
 class Tags(HTMLParser):
@@ -210,6 +211,50 @@ def test_in_a_browser_nothing_fails_and_nothing_leaves(opened: Browser) -> None:
     assert opened.run("return document.querySelectorAll('img').length") == 0
 
 
+# Texts of a figure that cover one another or reach out of it.
+CROWDED = """
+const box = arguments[0].getBoundingClientRect();
+const found = [...arguments[0].querySelectorAll('[class$=tick] text, [class$=title], .legendtext, .annotation text')]
+  .filter(text => text.textContent.trim()).map(text => [text.textContent, text.getBoundingClientRect()]);
+const out = found.filter(([, r]) => r.left < box.left - 1 || r.right > box.right + 1 || r.bottom > box.bottom + 1);
+const over = found.flatMap(([name, a], place) => found.slice(place + 1).filter(([other, b]) => other !== name
+  && Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+  && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3)
+  .map(([other]) => `${name} / ${other}`));
+return [...out.map(([name]) => `${name} is cut`), ...over];
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1440, 390])
+def test_in_a_browser_every_figure_is_drawn_and_no_text_covers_another(opened: Browser, width: int) -> None:
+    opened.resize(width)
+    plots = opened.driver.find_elements("css selector", ".plot")
+    assert len(plots) >= 12
+    crowded = {}
+    for plot in plots:
+        opened.run("arguments[0].scrollIntoView({ behavior: 'instant' })", plot)
+        opened.until("return arguments[0].querySelector('.infolayer')", plot)
+        time.sleep(0.1)  # the layout of another width
+        if found := opened.run(CROWDED, plot):
+            crowded[plot.get_attribute("aria-label").split(":")[0]] = found
+    assert crowded == {}
+    assert opened.console() == []
+    assert opened.run("return document.querySelectorAll('img').length") == 0
+    opened.resize(1440)
+
+
+@needs_browser
+def test_in_a_browser_a_figure_gives_its_numbers(opened: Browser) -> None:
+    opened.run("document.querySelector('.numbers summary').click()")
+    opened.until("return document.querySelector('.numbers td')")
+    cells = "return [...document.querySelectorAll('.numbers')[0].querySelectorAll('tbody tr')].map(r => r.textContent)"
+    rows = opened.run(cells)
+    assert rows[0].startswith("lossloss")
+    assert "step: 0; score: 0.5" in rows[0]
+    assert "step: 1; score: not measured" in rows[1]
+
+
 @needs_browser
 def test_in_a_browser_text_stays_text(opened: Browser) -> None:
     rows = opened.run("return document.querySelector('#rows tbody').textContent")
@@ -283,9 +328,7 @@ def test_in_a_browser_colours_follow(opened: Browser) -> None:
 @needs_browser
 @pytest.mark.parametrize("width", [1440, 760, 390])
 def test_in_a_browser_nothing_is_wider_than_the_page(opened: Browser, width: int) -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    opened.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    time.sleep(0.5)
+    opened.resize(width)
     outside = (
         "return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > arguments[0] + 1"
         " && !e.closest('.scroll, pre, .skip, svg')).map(e => e.outerHTML.slice(0, 80))"

@@ -86,7 +86,9 @@ def with_flag(error: InputError, known: Iterable[str], given: Iterable[str]) -> 
     if error.name is None:
         return error
     flags = [arg.split("=", 1)[0].lstrip("-").rstrip("+") for arg in given if arg.startswith("--")]
-    if error.name in known or error.name.split(".")[0] in known:  # the latter: an entry of a dictionary, --fits.over
+    known, group = list(known), error.name.split(".")[0]
+    entry = group in known and not any(key.startswith(f"{group}.") for key in known)  # of a dictionary, --fits.over
+    if error.name in known or entry:
         return InputError(f"--{error.name}: {error.reason}")
     # also of those that were given: they may lead into an option that is a single argument to the parser
     fitting = {key for key in [*known, *flags] if key.endswith(f".{error.name}")}
@@ -209,6 +211,8 @@ def known_keys(parser: ArgumentParser) -> list[str]:
 def explain(message: str, args: list[str], known: list[str], classes: dict[str, tuple[type, ...]]) -> str:
     """What a jsonargparse ``message`` about ``args`` means, in one line."""
     message = message.strip()
+    if match := re.match(r"the following arguments are required: (.*)", message, re.IGNORECASE):
+        return f"needed: {', '.join(needed_flag(name, args, ShortErrors.known) for name in match[1].split(', '))}"
     if match := re.match(r"unrecognized arguments: ([^-]\S*)", message, re.IGNORECASE):
         return f"{match[1]}: a value that belongs to no argument; a list is written '[a, b]'"
     if match := re.match(r"unrecognized arguments: -*(\S+?)(?:=.*)?$", message, re.IGNORECASE):
@@ -228,6 +232,8 @@ def explain(message: str, args: list[str], known: list[str], classes: dict[str, 
 def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
     """The reason why a value was refused, in words."""
     named = [kind.__name__ for key, kinds in classes.items() if path.startswith(key) for kind in kinds]
+    if not named and (found := own_class(reason)):
+        return found
     if match := re.search(r"Expected a dot import path string: (\S+)", reason):
         return f"no class {match[1]}{guess(match[1], named)}; the classes are {', '.join(named)}, or an import path"
     if (match := re.search(r"Not a valid subclass of \w+\. Got value: (.*)", reason)) and named:
@@ -242,6 +248,21 @@ def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
     return re.sub(r"\s*\n\s*", " ", reason)
 
 
+def own_class(reason: str) -> str | None:
+    """Why a class of the user's own cannot be taken, None if ``reason`` is about something else."""
+    match = re.search(
+        r"Subtypes: \[<class '[\w.]*?(?P<kind>[A-Z]\w*)'>, <class 'NoneType'>\]\s*Errors:\s*- (?P<why>.*?)\s*"
+        r"- Expected a <class 'NoneType'>.*Given value:\s*(?P<given>.*)",
+        reason,
+        re.DOTALL,
+    )
+    if match is None or match["why"].startswith("Expected a <class"):  # a plain type
+        return None
+    why = re.sub(r"Problem with given class_path '[^']*':|With fail_untyped=True, ", "", match["why"])
+    must = f"must be the import path of a {match['kind']} (my_file.My{match['kind']}), got {match['given']!r}"
+    return f"{must}: {' '.join(why.split())}"
+
+
 def plain_types(text: str) -> str:
     """``<class 'int'>, typing.Literal['epoch']`` as ``int or 'epoch'``."""
     text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text).replace("NoneType", "null")
@@ -249,6 +270,14 @@ def plain_types(text: str) -> str:
         return f"one of {match[1]}"
     text = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", text)
     return " or ".join(part.strip() for part in re.split(r",(?![^\[]*\])", text))
+
+
+def needed_flag(name: str, args: Iterable[str], known: Iterable[str]) -> str:
+    """The flag of an argument that was not given: of the command, or of the class that one of ``args`` names."""
+    if name in known:
+        return f"--{name}"
+    classes = [match[1] for arg in args if (match := re.fullmatch(r"--([\w.]+)=[\w.]*\b[A-Z]\w*", arg))]
+    return f"--{classes[0]}.{name}" if len(classes) == 1 else name
 
 
 def locate(key: str, args: Iterable[str]) -> tuple[str, str]:

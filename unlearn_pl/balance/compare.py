@@ -131,7 +131,7 @@ class Comparison:
         write_json(folder / "merges.json", found | {"provenance": made})
         write_text(folder / "merges.md", self.table() + "\n")
         if has_several(found["methods"]):
-            figure = densities(found["methods"], identity=identity(folder.name, made))
+            figure = densities(found["methods"], identity=identity(None, made))
             draw(figure, folder / "densities.png")
 
 

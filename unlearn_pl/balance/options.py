@@ -1,5 +1,6 @@
 """Where to search for a balanced merge."""
 
+import math
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -39,8 +40,9 @@ class BalanceOptions:
         for name in ("methods", "scales", "densities"):
             if getattr(self, name) == []:
                 raise InputError("at least one is needed, got none", name)
-        if min(self.scales) <= 0:
-            raise InputError(f"must be above 0, got {min(self.scales)}", "scales")
+        for scale in self.scales:
+            if not 0 < scale < math.inf:
+                raise InputError(f"must be above 0 and finite, got {scale}", "scales")
         if not 0 < self.tolerance < 0.5:
             raise InputError(f"must be in (0, 0.5), got {self.tolerance}", "tolerance")
         for method in self.methods:

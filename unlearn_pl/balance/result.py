@@ -168,7 +168,7 @@ class Balance:
         made = provenance(**facts)
         write_json(folder / "balance.json", found | {"provenance": made})
         write_text(folder / "balance.md", f"{self.table()}\n\n{self.sentence()}\n")
-        draw(search(found, identity=identity(folder.name, made)), folder / "balance.png")
+        draw(search(found, identity=identity(None, made)), folder / "balance.png")
         MergeReports.of(self.merged, names=("over", "under")).write(folder)
 
 

@@ -11,7 +11,7 @@ from unlearn_pl.merging.adapters import read_adapters
 from unlearn_pl.merging.factors import delta_angle, delta_norm, norm, sign_conflict
 from unlearn_pl.merging.merge import MergedAdapter, refuse_dense
 from unlearn_pl.models.arrival import refuse_broken
-from unlearn_pl.models.load import load_base, load_skeleton, refuse_quantised
+from unlearn_pl.models.load import blamed_on, load_base, load_skeleton, refuse_quantised
 from unlearn_pl.models.tokenizer import FILES, find_tokenizer
 
 DEFAULTS = CheckpointOptions()
@@ -82,11 +82,13 @@ def merge_folders(
         refuse_dense(settings)
     read = read_adapters(adapters, settings)
     asked = save_model is not None or tokenizer is not None or any(map(holds_tokenizer, adapters))
-    cutter = find_tokenizer(base, adapters, tokenizer, options.trust_remote_code) if asked else None
-    if save_model is None:
-        model = load_skeleton(base, options.trust_remote_code)
-    else:
-        model = load_base(base, options.dtype or "float32", options.trust_remote_code)
+    with blamed_on("base"):
+        cutter = find_tokenizer(base, adapters, tokenizer, options.trust_remote_code) if asked else None
+        if save_model is None:
+            model = load_skeleton(base, options.trust_remote_code)
+        else:
+            model = load_base(base, options.dtype or "float32", options.trust_remote_code)
+    if save_model is not None:
         refuse_quantised(model, "save_model")
         refuse_broken(model, "save_model")
     merged = MergedAdapter.of(model, read, settings)

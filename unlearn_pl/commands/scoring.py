@@ -15,7 +15,7 @@ from unlearn_pl.files import check_outputs
 from unlearn_pl.inference.batches import launched
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.device import find_device
-from unlearn_pl.models.load import load_base, refuse_quantised
+from unlearn_pl.models.load import blamed_on, load_base, refuse_quantised
 from unlearn_pl.models.tokenizer import find_tokenizer
 
 
@@ -83,8 +83,10 @@ def loaded(
     check_outputs({"output": output, "save_model": save_model}, [base, *adapters], options.overwrite)
     inputs = read_inputs(data, evaluation)
     sources = source_hashes(inputs, evaluation)
-    tokenizer = find_tokenizer(base, adapters, options.tokenizer, options.trust_remote_code)
+    with blamed_on("base"):
+        tokenizer = find_tokenizer(base, adapters, options.tokenizer, options.trust_remote_code)
     with launched(place):
-        model = load_base(base, options.dtype, options.trust_remote_code)
+        with blamed_on("base"):
+            model = load_base(base, options.dtype, options.trust_remote_code)
         refuse_quantised(model, "scoring a merge in the base's weights")  # which cannot be moved either
         yield Loaded(model.to(place), tokenizer, inputs, options, sources)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_pl.evaluation.results import Results, write_results
-from unlearn_pl.files import refuse_existing, sole_writer
+from unlearn_pl.files import check_writable, refuse_existing, sole_writer
 from unlearn_pl.inference.batches import rank_and_count
 from unlearn_pl.inference.resume import ResumeFolder
 
@@ -29,6 +29,7 @@ class ResultsFolder:
         """Raise InputError if the folder cannot be written, or holds more than an interrupted evaluation leaves."""
         if Path(self.path).is_file() or not all(re.fullmatch(LEFT, path.name) for path in Path(self.path).glob("*")):
             refuse_existing(self.path, self.overwrite)
+        check_writable(self.path, "output")
 
     @contextmanager
     def alone(self) -> Iterator[None]:

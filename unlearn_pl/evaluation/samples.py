@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from unlearn_pl.data.records import Record
+from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.inference.generation import Answer, Generation, Prompt
 from unlearn_pl.inference.likelihood import Likelihood
@@ -20,8 +21,12 @@ UNKNOWN = ("probability", "exact_memorization", "extraction_strength")
 
 
 def prompt_of(benchmark: Benchmark, row: Record) -> Prompt:
-    """A row as the model is asked it."""
-    return Prompt(benchmark.prompt(row), benchmark.answer(row), benchmark.is_exact(row))
+    """A row as the model is asked it. Raises InputError if the benchmark gives no texts."""
+    prompt, answer = benchmark.prompt(row), benchmark.answer(row)
+    for name, text in (("prompt", prompt), ("answer", answer)):
+        if not isinstance(text, str):
+            raise InputError(f"{type(benchmark).__name__}.{name} of row {row.id!r:.60} must be text, got {text!r:.60}")
+    return Prompt(prompt, answer, benchmark.is_exact(row))
 
 
 def generate_samples(

@@ -1,7 +1,6 @@
 """An evaluation from folder to folder: models are loaded, results and what is finished are kept."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from unlearn_pl.inference.resume import ResumeFolder, content_hash
 from unlearn_pl.metrics.table import shared_needs
 from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.identity import model_hash, tokenizer_hash
-from unlearn_pl.models.load import DTYPES, load_base, load_tokenizer, resolve
+from unlearn_pl.models.load import DTYPES, blamed_on, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter, without_adapter
 from unlearn_pl.models.tokenizer import difference, find_tokenizer, guard_ids, same_tokens
 from unlearn_pl.provenance import provenance
@@ -59,7 +58,8 @@ class StoredModel:
         """Raise InputError if something is wrong that shows before anything is loaded."""
         if self.dtype not in DTYPES:
             raise InputError(f"must be one of {', '.join(DTYPES)}, got {self.dtype}", "dtype")
-        resolve(self.model)
+        with blamed_on("model"):
+            resolve(self.model)
         if self.reference is not None:
             with blamed_on("reference"):
                 resolve(self.reference)
@@ -69,11 +69,13 @@ class StoredModel:
     def load(self, place: torch.device) -> Loaded:
         """Everything, on ``place``. Raises InputError on what cannot be loaded or does not belong together."""
         adapters = [] if self.adapter is None else [self.adapter]
-        tokenizer = find_tokenizer(self.model, adapters, self.tokenizer, self.trust_remote_code)
+        with blamed_on("model"):
+            tokenizer = find_tokenizer(self.model, adapters, self.tokenizer, self.trust_remote_code)
         if self.reference is not None:
             with blamed_on("reference"):
                 refuse_other_tokens(tokenizer, load_tokenizer(self.reference, self.trust_remote_code))
-        model: nn.Module = load_base(self.model, self.dtype, self.trust_remote_code)
+        with blamed_on("model"):
+            model: nn.Module = load_base(self.model, self.dtype, self.trust_remote_code)
         if self.adapter is not None:
             adapted = open_adapter(model, self.adapter)
             if self.reference is None:
@@ -90,15 +92,6 @@ class StoredModel:
         if reference is not None and self.reference is not None:
             guard_ids(reference, tokenizer, "reference: ")
         return Loaded(model, tokenizer, reference)
-
-
-@contextmanager
-def blamed_on(name: str) -> Iterator[None]:
-    """Inside the block what cannot be loaded is told by ``name`` and not as the model."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(error.reason.removeprefix("model: "), name) from error
 
 
 def refuse_other_tokens(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> None:

@@ -1,9 +1,11 @@
 """The results of an evaluation: every score with its interval, direction and range."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.evaluation.results import Results
 from unlearn_pl.metrics.document import documents_of
@@ -82,7 +84,21 @@ def results_of(
         samples=measured.samples,
         documents=documents_of(measured),
     )
-    return replace(results, official=benchmark.official(results.headline, terms))
+    return replace(results, official=official_keys(benchmark, results, terms))
+
+
+def official_keys(benchmark: Benchmark, results: Results, terms: Sequence[Term]) -> Mapping[str, Any]:
+    """What the benchmark adds to ``results``. Raises InputError unless it is JSON under further names."""
+    found, what = benchmark.official(results.headline, terms), f"{type(benchmark).__name__}.official"
+    taken = {one.name for one in fields(Results)} | {"provenance"}
+    if not isinstance(found, Mapping) or not taken.isdisjoint(found):
+        same = sorted(taken.intersection(found)) if isinstance(found, Mapping) else type(found).__name__
+        raise InputError(f"{what} must be a dictionary of further keys of the results, got {same}")
+    try:
+        json.dumps(dict(found), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} must be what JSON can hold: {one_line(error)}") from error
+    return found
 
 
 def counts(measured: Measured, terms: Sequence[Term]) -> dict[str, int]:

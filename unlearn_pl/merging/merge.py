@@ -26,7 +26,7 @@ from unlearn_pl.merging.kernels import Kernel, KernelOptions
 from unlearn_pl.merging.low_rank import compress, stack, truncate
 from unlearn_pl.merging.options import MergeOptions, MergeSettings
 from unlearn_pl.models.adapter_folder import PREFIX, WEIGHTS_FILE
-from unlearn_pl.models.load import load_skeleton
+from unlearn_pl.models.load import blamed_on, load_skeleton
 from unlearn_pl.models.lora import FACTS_FILE
 from unlearn_pl.provenance import provenance
 
@@ -54,7 +54,8 @@ def merge_adapters(
         raise InputError(f"must be a list of adapter folders, got {adapters!r:.80}", "adapters")
     settings = replace(options or MergeOptions(), **more).settings(len(adapters))
     read = read_adapters(adapters, settings)
-    model = base if isinstance(base, PreTrainedModel) else load_skeleton(str(base), trust_remote_code)
+    with blamed_on("base"):
+        model = base if isinstance(base, PreTrainedModel) else load_skeleton(str(base), trust_remote_code)
     return MergedAdapter.of(model, read, settings)
 
 

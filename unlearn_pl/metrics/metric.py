@@ -6,9 +6,11 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any, Literal
 
+from unlearn_pl.errors import InputError
 from unlearn_pl.metrics.intervals import Interval, mean_interval
 from unlearn_pl.metrics.leakage import Corpus
 from unlearn_pl.metrics.measured import Measured
+from unlearn_pl.metrics.number import number
 from unlearn_pl.metrics.sample import Sample
 
 Better = Literal["lower", "higher", "lower on forget, higher on retain", "one half"]
@@ -68,6 +70,10 @@ class Metric:
     request: Callable[[Any], Any] | None = None
     """What it asks of the model beside the requests of every evaluation; takes an ``evaluation.request.Request``. What
     it gives is ``Measured.found[name]``, or for a metric of rows, one number for each, ``Sample.found[name]``."""
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.statistic is None):
+            raise InputError(f"the metric {self.name} needs this or value, and not both", "statistic")
 
     def better_on(self, role: str | None) -> str:
         """``lower`` or ``higher`` on the sets with that role."""
@@ -129,8 +135,15 @@ def _statistic(metric: Metric, measured: Measured) -> Mapping[str, Estimate]:
 
 
 def row_scores(sample: Sample, metrics: Sequence[Metric], corpus: Corpus) -> dict[str, float | None]:
-    """Scores of one row with a text, by name of the row metrics that apply to it."""
-    return {one.name: one.value(sample, corpus) for one in metrics if one.value is not None and one.applies(sample)}
+    """Scores of one row with a text, by name of the row metrics that apply to it.
+
+    Raises InputError if one gives no finite number, which a metric of one's own may do.
+    """
+    return {
+        one.name: number(one.value(sample, corpus), f"the metric {one.name} of row {sample.id!r:.60}")
+        for one in metrics
+        if one.value is not None and one.applies(sample)
+    }
 
 
 def with_scores(samples: Sequence[Sample], metrics: Sequence[Metric]) -> list[Sample]:

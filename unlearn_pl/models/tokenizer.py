@@ -27,7 +27,10 @@ def find_tokenizer(
     trained on its ids.
     """
     if given is not None:
-        return load_tokenizer(given, trust_remote_code, "tokenizer")
+        try:
+            return load_tokenizer(given, trust_remote_code, "tokenizer")
+        except InputError as error:
+            raise InputError(error.reason.removeprefix("tokenizer: "), "tokenizer") from error
     tokenizer = load_tokenizer(base, trust_remote_code)
     for folder in adapters:
         if any((Path(folder) / name).is_file() for name in FILES):

@@ -14,7 +14,7 @@ from unlearn_pl.errors import InputError, check_seed, one_line, refusal_behind, 
 from unlearn_pl.evaluation.inputs import read_inputs
 from unlearn_pl.merging.adapters import check_config
 from unlearn_pl.models import tiny
-from unlearn_pl.models.load import load_skeleton, resolve
+from unlearn_pl.models.load import blamed_on, load_skeleton, resolve
 from unlearn_pl.models.lora import attach_lora
 from unlearn_pl.parsing import ShortErrors, with_flag
 from unlearn_pl.recipe.options import TAKEN, RecipeOptions
@@ -78,7 +78,8 @@ def check_names(options: RecipeOptions) -> None:
     if not options.all_fits:
         raise InputError("needed: a recipe trains at least one adapter, as `fits: {NAME: CONFIG.yaml}`", "fits")
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in TAKEN:
+        # YAML reads 1 and yes as other things than text
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{,99}", name) or name in TAKEN:
             reason = f"{name!r} cannot name a folder beside {', '.join(TAKEN)}; take letters, digits, _ and -"
             raise InputError(reason, place(options, name))
         if names.count(name) > 1:
@@ -106,7 +107,8 @@ def check_base(options: RecipeOptions) -> None:
     if options.base is not None and builds:
         raise InputError(f"not used where the recipe builds a tiny model, got {options.base}", "base")
     if options.base is not None:
-        resolve(options.base)
+        with blamed_on("base"):
+            resolve(options.base)
 
 
 def check_rows(options: RecipeOptions) -> None:
@@ -187,7 +189,9 @@ def check_fit(recipe: Recipe, name: str, config: str) -> None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the fit itself shows PEFT's
-        model = attach_lora(load_skeleton(recipe.options.base, built.model.trust_remote_code), built.model.lora, seed=0)
+        with blamed_on("base"):
+            skeleton = load_skeleton(recipe.options.base, built.model.trust_remote_code)
+        model = attach_lora(skeleton, built.model.lora, seed=0)
     check_config(model.peft_config[model.active_adapter].to_dict(), f"the adapter that {config} describes", where)
 
 

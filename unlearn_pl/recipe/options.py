@@ -11,8 +11,11 @@ from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.recipe.prepare import Prepare
 
 FITS = ("over", "under")
-TAKEN = ("data", "base", "evaluation", "stages", "figures", "tables")
-"""Folders of a recipe that no fit, merge, search or comparison may be named after."""
+TAKEN = (
+    "data", "base", "evaluation", "stages", "figures", "tables",
+    "summary.json", "table.md", "report.html",
+)  # fmt: skip
+"""Folders and files of a recipe that no fit, merge, search or comparison may be named after."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ WIDTHS = {"wide": 900, "narrow": 320}
 """Least width that a layout is made for, in pixels as all that follows."""
 HEIGHT = 240
 """Of a panel."""
-TITLE, FOOT, ENTRY, LEFT, RIGHT = 34, 54, 21, 56, 14
+TITLE, FOOT, ENTRY, LEFT, RIGHT = 34, 54, 29, 56, 14
 LETTER = 7.2
 """Width of a letter."""
 SHORT = 9

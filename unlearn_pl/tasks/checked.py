@@ -1,20 +1,21 @@
 """What a benchmark gives, checked: a class of one's own may give anything, and what it gives becomes a result."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any
 
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
+from unlearn_pl.metrics.number import number
 from unlearn_pl.tasks.base import Benchmark, RowSet, Term
 
 
 def checked_sets(benchmark: Benchmark) -> list[RowSet]:
     """The sets of a benchmark. Raises InputError unless one is to be forgotten, and names and rows are told apart."""
     name = type(benchmark).__name__
-    sets = list(benchmark.sets())
+    found = benchmark.sets()
+    if not isinstance(found, Sequence) or not all(isinstance(one, RowSet) for one in found):
+        raise InputError(f"{name}.sets must be a list of RowSet, got {found!r:.60}")
+    sets = list(found)
     for one in sets:
         refuse_other_rows(one, name)
     if not any(one.role == "forget" and one.rows for one in sets):
@@ -44,7 +45,7 @@ def row_score(benchmark: Benchmark, row: Record, text: str) -> float | None:
     found = number(benchmark.score(row, text), f"{type(benchmark).__name__}.score of the row {row.id!r:.80}")
     if found is not None and not 0 <= found <= 1:
         raise InputError(f"{type(benchmark).__name__}.score of the row {row.id!r:.80} must be in [0, 1], got {found}")
-    return found
+    return None if found is None else float(found)
 
 
 def task_value(benchmark: Benchmark, terms: Sequence[Term]) -> float | None:
@@ -57,14 +58,3 @@ def aggregate_value(
 ) -> float | None:
     """The aggregate of three scores. Raises InputError unless it is a finite number or None."""
     return number(benchmark.aggregate(task, membership, choice), f"{type(benchmark).__name__}.aggregate")
-
-
-def number(value: Any, what: str) -> float | None:
-    """A number of any kind, NumPy's for one, as JSON can hold it. Raises InputError unless it is finite or None."""
-    if value is None:
-        return None
-    if hasattr(value, "item"):  # of NumPy or torch
-        value = value.item()
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise InputError(f"{what} must be a finite number or None, got {value!r:.60}")
-    return float(value)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.load import DTYPES, BaseModel
+from unlearn_pl.models.load import DTYPES, BaseModel, blamed_on
 
 Given = TypeVar("Given")
 
@@ -41,7 +41,8 @@ class Base:
     def load(self) -> PreTrainedModel:
         """The model, in eval mode; the one in memory can be lent once, since a fit changes its layers."""
         if isinstance(self._given, BaseModel):
-            return self._given.load()
+            with blamed_on("base"):
+                return self._given.load()
         refuse_unfit(self._given)
         return self._given.eval()
 

@@ -22,7 +22,7 @@ from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.fast.linear import torch_products
 from unlearn_pl.models.layers import check_layers
-from unlearn_pl.models.load import with_end
+from unlearn_pl.models.load import blamed_on, with_end
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
 from unlearn_pl.models.padding import check_padding
 from unlearn_pl.models.tokenizer import check_ids, find_tokenizer
@@ -149,7 +149,8 @@ class UnlearningModule(CheckpointedModule):
             return with_end(self.given_tokenizer)
         if self._tokenizer is None:
             adapters = [self.adapter] if self.adapter else []
-            self._tokenizer = find_tokenizer(self.base, adapters, self.given_tokenizer, self.trust_remote_code)
+            with blamed_on("base"):
+                self._tokenizer = find_tokenizer(self.base, adapters, self.given_tokenizer, self.trust_remote_code)
         return self._tokenizer
 
     def setup(self, stage: str) -> None:

@@ -15,6 +15,7 @@ from unlearn_pl.report.figures.leakage import leakage_figures
 from unlearn_pl.report.figures.losses import loss_figures
 from unlearn_pl.report.figures.search import search_figures
 from unlearn_pl.report.figures.spectra import spectrum_figures
+from unlearn_pl.report.figures.sweep import sweep_figures
 from unlearn_pl.report.figures.terms import term_figures
 from unlearn_pl.report.run import Run
 
@@ -32,7 +33,11 @@ OF_A_RUN: Sequence[Callable[[Run], list[Figure]]] = (
     anatomy_figures,
     spectrum_figures,
 )
-OF_SEVERAL: Sequence[Callable[[Sequence[Run]], list[Figure]]] = (headlines.across_runs, training.across_runs)
+OF_SEVERAL: Sequence[Callable[[Sequence[Run]], list[Figure]]] = (
+    headlines.across_runs,
+    training.across_runs,
+    sweep_figures,
+)
 
 
 def figures_of(runs: Sequence[Run]) -> list[Figure]:

@@ -37,8 +37,8 @@ def identity_of(run: Run) -> dict[str, str]:
     return identity(run.name, next((source for source in sources if source), {}))
 
 
-def identity(name: str, facts: Mapping[str, Any]) -> dict[str, str]:
-    """Name of a run, with what is known of its origin; ``facts`` is a file's provenance."""
+def identity(name: str | None, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Name of a run, if it has one, with what is known of its origin; ``facts`` is a file's provenance."""
     versions = facts.get("versions") or {}
     known = {"run": name, "commit": facts.get("commit"), "seed": facts.get("seed")}
     known["unlearn_pl"] = versions.get("unlearn_pl")

@@ -103,23 +103,23 @@
     });
   };
 
-  // A figure's marks as a table, for readers who cannot see it, and for copying.
-  const plain = (text) => new DOMParser().parseFromString(String(text ?? ""), "text/html").body.textContent;
+  // A figure's marks as a table, for readers who cannot see it, and for copying: what each says on hover.
+  const plain = (text) => new DOMParser().parseFromString(text, "text/html").body.textContent;
   const numbers = (details, spec) => {
     const body = make("tbody");
-    const flat = (values) => (Array.isArray(values) ? values : []);
-    const row = (...cells) => body.append(make("tr", {}, ...cells.map((cell) => make("td", { textContent: cell ?? "–" }))));
+    const titles = (spec.layout.annotations ?? []).map((one) => one.text).filter((text) => text.startsWith("<b>"));
+    const panels = new Set(spec.data.map((trace) => trace.xaxis));
     for (const trace of spec.data) {
-      if (trace.hoverinfo === "skip") continue;
-      if (trace.type === "heatmap") {
-        flat(trace.z).forEach((line, y) => flat(line).forEach((value, x) => row(plain(trace.name), `${plain(trace.x[x])}, ${plain(trace.y[y])}`, value)));
-      } else {
-        flat(trace.x).forEach((x, place) => row(plain(trace.name), plain(x), plain(trace.y?.[place] ?? "–")));
+      const panel = titles.length === panels.size ? plain(titles[[...panels].indexOf(trace.xaxis)] ?? "") : "";
+      for (const text of [trace.hovertext ?? []].flat(2)) {
+        if (!text) continue;
+        const [series, ...values] = text.split("<br>").map(plain);
+        body.append(make("tr", {}, ...[panel, series, values.join("; ")].map((cell) => make("td", { textContent: cell }))));
       }
     }
-    const head = make("tr", {}, ...["Series", "Along the axis", "Value"].map((name) => make("th", { scope: "col", textContent: name })));
-    const table = make("table", {}, make("caption", { textContent: "As drawn; – where nothing was measured." }), make("thead", {}, head), body);
-    const scroll = make("div", { className: "scroll tall", tabIndex: 0 }, table);
+    const heads = ["Panel", "Series", "Values"].map((name) => make("th", { scope: "col", textContent: name }));
+    const caption = make("caption", { textContent: "What each mark says when it is pointed at." });
+    const scroll = make("div", { className: "scroll tall", tabIndex: 0 }, make("table", {}, caption, make("thead", {}, make("tr", {}, ...heads)), body));
     scroll.setAttribute("role", "region");
     scroll.setAttribute("aria-label", "Numbers of the figure");
     details.append(scroll);
