@@ -201,6 +201,13 @@ def test_a_browser_gets_json_and_no_markup() -> None:
     assert "<" not in told
 
 
+def test_a_bar_that_was_not_measured_is_a_dash_in_its_place() -> None:
+    """Of two bars in 0.8 of a category the first is in the middle at -0.2."""
+    words = [one for one in spec(figure(bars()))["layout"]["annotations"] if one["text"] == "–"]
+    assert [(one["x"], one["y"]) for one in words] == [(pytest.approx(1 - 0.2), 0)]
+    assert words[0]["hovertext"] == "<b>base</b><br>another one: not measured"
+
+
 def test_a_point_without_its_third_number_is_hollow() -> None:
     spots = spec(figure(shaded()[1]))["data"][1]
     assert spots["marker"]["color"] == [0.5, None]

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unlearn_pl.report.figure import Axis, Figure, Guide, Heat, Panel
-from unlearn_pl.report.style import GUIDE, has_legend, looks_of, scale_of
+from unlearn_pl.report.figure import Axis, Bars, Figure, Guide, Heat, Panel
+from unlearn_pl.report.style import GROUP, GUIDE, Look, finite, has_legend, key_of, looks_of, scale_of
 from unlearn_pl.report.traces import CIVIDIS, Tracer, coloraxis, text
 
 WIDTHS = {"wide": 900, "narrow": 320}
@@ -93,7 +93,7 @@ class Layout:
             "dragmode": "zoom" if self.side == "wide" else False,
             "hovermode": "closest",
             "hoverlabel": {"align": "left"},
-            "bargap": 0.2,
+            "bargap": 1 - GROUP,
             "annotations": [],
             "shapes": [],
             "showlegend": has_legend(self.figure, entries),
@@ -107,7 +107,7 @@ class Layout:
         }
         for number, panel in enumerate(self.figure.panels):
             layout |= self._panel(number, panel)
-            layout["annotations"] += self._words(number, panel)
+            layout["annotations"] += [*self._words(number, panel), *dashes(number, panel, looks_of(self.figure))]
             layout["shapes"] += [guide_line(number, guide, entries) for guide in panel.guides]
         for path, colour in theme(self.figure, "light").items():
             put(layout, path, colour)
@@ -199,6 +199,27 @@ def turned(panel: Panel, width: float) -> int:
     names = [text(name) for name in panel.x.categories or ()]
     longest = max(map(len, names), default=0)
     return 0 if longest <= SHORT or len(names) * (longest + 2) * LETTER < width else int(longest * LETTER * 0.52)
+
+
+def dashes(number: int, panel: Panel, looks: Mapping[str, Look]) -> list[dict[str, Any]]:
+    """A dash in the place of each bar of what was not measured, which would look like a zero."""
+    bars = [series for series in panel.series if isinstance(series, Bars)]
+    width, axes = GROUP / max(len(bars), 1), {"xref": f"x{suffix(number)}", "yref": f"y{suffix(number)}"}
+    return [
+        {
+            **axes,
+            "x": list(panel.x.categories or series.categories).index(name) + (place + 0.5) * width - GROUP / 2,
+            "y": 0,
+            "yanchor": "bottom",
+            "text": "–",
+            "font": {"color": looks[key_of(series)].colour},
+            "hovertext": f"<b>{text(series.name)}</b><br>{text(name)}: not measured",
+            "showarrow": False,
+        }
+        for place, series in enumerate(bars)
+        for name, value in zip(series.categories, series.values, strict=True)
+        if finite(value) is None
+    ]
 
 
 def guide_line(number: int, guide: Guide, entries: dict[str, bool]) -> dict[str, Any]:

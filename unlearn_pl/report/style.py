@@ -8,6 +8,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from unlearn_pl.report.figure import Bars, Figure, Heat, Histogram, Line, Number, Panel, Points, Series
 
@@ -56,6 +57,8 @@ SCALE = "cividis"
 """Colour scale of numbers: it grows lighter evenly, for every kind of eye."""
 LONGEST = 48
 """Characters of a name that are shown."""
+GROUP = 0.8
+"""Width of the bars of one category, of the 1 that there is."""
 BINS = 24
 
 
@@ -159,6 +162,7 @@ def finite(value: Number) -> Number:
     return value if value is not None and math.isfinite(value) else None
 
 
+@lru_cache(maxsize=4096)  # the names of series and axes come with every point
 def shown(text: str, limit: int = LONGEST) -> str:
     """Text of any origin as one line that every format takes: no control character, no half of a surrogate pair; the
     middle of a long one is left out."""

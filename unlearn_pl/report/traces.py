@@ -3,6 +3,7 @@
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby, repeat
 from typing import Any
 
@@ -211,6 +212,7 @@ def told_number(value: Number) -> str:
     return "not measured" if finite(value) is None else f"{value:.4g}"
 
 
+@lru_cache(maxsize=4096)
 def text(value: str, limit: int = 80) -> str:
     """Text of any origin, for Plotly, which reads a little HTML."""
     return html.escape(shown(str(value), limit), quote=False)
