@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearn_pl.report.figure import Axis, Bars, Guide, Heat, Histogram, Line, Number, Panel, Points
-from unlearn_pl.report.style import GROUP, GUIDE, SCALE, Look, binned, finite, is_shaded, key_of, scale_of, shown
+from unlearn_pl.report.style import (
+    GROUP,
+    GUIDE,
+    SCALE,
+    Look,
+    binned,
+    finite,
+    is_shaded,
+    key_of,
+    scale_of,
+    shown,
+    whole_range,
+)
 
 NAN = float("nan")
 MARKS = 8
@@ -207,7 +219,9 @@ class Drawing:
             if not any(isinstance(series, Heat) for series in self.panel.series):
                 limits = {"x": self.axes.set_xlim, "y": self.axes.set_ylim}[name]
                 limits(-0.6, len(names) - 0.4)
-        elif axis.limits is not None:
+        elif name == "x" and whole_range(self.panel) is not None:
+            self.axes.xaxis.get_major_locator().set_params(integer=True)
+        if axis.categories is None and axis.limits is not None:
             {"x": self.axes.set_xlim, "y": self.axes.set_ylim}[name](*axis.limits)
 
 

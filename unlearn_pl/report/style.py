@@ -157,6 +157,13 @@ def binned(panel: Panel) -> Binned:
     return Binned(edges, shares)
 
 
+def whole_range(panel: Panel) -> tuple[int, int] | None:
+    """The least and the largest place along a panel if all are whole numbers: steps, which have no halves."""
+    places = [place for series in panel.series if isinstance(series, Line | Points) for place in series.x]
+    known = [place for place in places if isinstance(place, int)]
+    return (min(known), max(known)) if known and len(known) == len(places) else None
+
+
 def finite(value: Number) -> Number:
     """None where there is no number, or none that can be drawn."""
     return value if value is not None and math.isfinite(value) else None
