@@ -271,6 +271,21 @@ def test_in_a_browser_text_stays_text(opened: Browser) -> None:
 
 
 @needs_browser
+def test_in_a_browser_a_mask_is_one_word(folder: Path, tmp_path: Path) -> None:
+    run = read_run(folder)
+    (tmp_path / "masked.html").write_text(page(content_of([run], masked=True)), encoding="utf-8")
+    with browser(tmp_path / "profile") as opened:
+        opened.open(tmp_path / "masked.html")
+        opened.set("search", "[number")
+        cells = "return [...document.querySelectorAll('#rows tbody tr')[0].cells].map(cell => cell.innerText)"
+        marks = (
+            "return [...document.querySelectorAll('#rows tbody tr')[0].querySelectorAll('mark')].map(m => m.innerText)"
+        )
+        assert "[number 1]" in opened.run(cells)[2]
+        assert opened.run(marks) == ["[number 1]"]  # of the base; the others wrote nothing
+
+
+@needs_browser
 def test_in_a_browser_filters_and_search_work(opened: Browser) -> None:
     assert opened.run(COUNT) == f"Rows 1 to {len(ROWS)} of {len(ROWS)}"
     opened.set("search", "SOCIAL security")

@@ -37,11 +37,12 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 
 def report(folder: Path, runs: Sequence[Path]) -> None:
-    """Write `report.html`, `figures/` and `tables/` on finished ``runs`` into ``folder``."""
+    """Write `report.html`, `figures/`, `tables/` and `MODEL_CARD.md` on finished ``runs`` into ``folder``."""
     write_report(
         [str(run) for run in runs],
         str(folder / "report.html"),
         figures=str(folder / "figures"),
         tables=str(folder / "tables"),
+        card=str(folder / "MODEL_CARD.md"),
         overwrite=True,
     )

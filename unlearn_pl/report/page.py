@@ -28,6 +28,8 @@ MOST = 6_000_000
 """Bytes of a page."""
 FIGURES = 2_500_000
 """Bytes of its figures, at most."""
+OPENED = ("table_1", "table_2", "study")
+"""Tables that are seen at once; the others are behind their titles."""
 PARTS = {
     "verdict": "Verdict",
     "scores": "Tables",
@@ -42,6 +44,7 @@ PARTS = {
 def page(content: Content, most: int = MOST) -> str:
     """The HTML file, of at most ``most`` bytes: generations beyond that are left out, evenly, and the page says how
     many."""
+    keys = [table.key for table in content.tables]
     figures, left_out = fitting(content.figures, FIGURES)
     packed = {"figures": pack(json.dumps([one for _, one in figures], allow_nan=False)), "plotly": packed_plotly()}
     values: dict[str, Any] = {
@@ -51,6 +54,7 @@ def page(content: Content, most: int = MOST) -> str:
         "style": read("page.css"),
         "script": read("page.js"),
         "parts": [(id, name) for id, name in PARTS.items() if id != "study" or (content.study and content.study.best)],
+        "opened": [key for key in OPENED if key in keys] or keys[:1],
         "judge": HEADLINE[content.study.judge] if content.study and content.study.judge else "",
         "limit": f"{most / 1e6:g}",
         "figures": [figure for figure, _ in figures],
