@@ -85,6 +85,24 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["all.pdf", "all.png", "all.svg"]
 
 
+def test_two_may_draw_the_same_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two reports on one run do: the second comes when the first has written its temporary file."""
+    path, one, real, begun = tmp_path / "all.svg", figure(lines()), Path.write_bytes, []
+
+    def with_another(target: Path, content: bytes) -> int:
+        written = real(target, content)
+        if not begun:
+            begun.append(target)
+            draw(one, path)
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", with_another)
+    draw(one, path)
+    assert begun
+    assert path.read_bytes() == image(one, "svg")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_files_say_what_they_show() -> None:
     one = figure(bars())
     png, pdf = image(one, "png"), image(one, "pdf")

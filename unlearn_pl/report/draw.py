@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from unlearn_pl.files import write_bytes
 from unlearn_pl.report.axes import SHORT, draw_panel, handles
 from unlearn_pl.report.figure import Bars, Figure, Panel
 from unlearn_pl.report.style import has_legend, looks_of, shown
@@ -43,11 +44,7 @@ def draw(figure: Figure, *paths: str | Path) -> None:
     """Write the figure to each path, in the format that its ending names: ``.svg``, ``.pdf`` or ``.png``."""
     with _drawn(figure) as canvas:
         for path in map(Path, paths):
-            content = _saved(canvas, figure, path.suffix.removeprefix("."))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}")
-            temporary.write_bytes(content)
-            temporary.replace(path)
+            write_bytes(path, _saved(canvas, figure, path.suffix.removeprefix(".")))
 
 
 def image(figure: Figure, kind: str = "png") -> bytes:
