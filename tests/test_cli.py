@@ -256,6 +256,12 @@ def test_fit_leaves_exactly_these_files(config: str) -> None:
     folder = Path(config).with_name("run")
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     adapter = {f"adapter/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "unlearn_pl.json")}
-    assert files == adapter | {"config.yaml", "hparams.yaml", "metrics.csv", "checkpoints/epoch=0-step=2.ckpt"}
+    assert files == adapter | {
+        "spectrum.json",
+        "config.yaml",
+        "hparams.yaml",
+        "metrics.csv",
+        "checkpoints/epoch=0-step=2.ckpt",
+    }
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert resolved["model"]["seed"] == resolved["data"]["seed"] == 42

@@ -126,7 +126,14 @@ def test_a_recipe_leaves_exactly_these_files(recipe: Path) -> None:
     expected |= {f"evaluation/{name}/{file}" for name in MODELS for file in OUTPUTS}
     stages = ("data", "base", "over", "under", "merged", "balanced", *(f"evaluate {name}" for name in MODELS))
     expected |= {f"stages/{stage}.json" for stage in stages}
-    assert files == expected | {"summary.json", "table.md", "scores.png", "losses.png"}
+    shown = {file for file in files if file.startswith(("figures/", "tables/"))}
+    assert files - shown == expected | {"summary.json", "table.md", "report.html", "MODEL_CARD.md"}
+    paper = {"figures/losses", "figures/angles_over", "figures/log_probabilities", "tables/table_1", "tables/table_3"}
+    assert paper <= {file.rpartition(".")[0] for file in shown}
+    endings = {"figures": {"svg", "pdf", "png"}, "tables": {"md", "tex", "csv"}}
+    for stem in {file.rpartition(".")[0] for file in shown}:
+        of_stem = {file.rpartition(".")[2] for file in shown if file.rpartition(".")[0] == stem}
+        assert of_stem == endings[stem.split("/")[0]]
 
 
 def test_the_summary_keeps_its_contract(recipe: Path) -> None:
@@ -219,3 +226,7 @@ def test_two_processes_train_merge_and_score_with_wandb_offline(recipe: Path) ->
     (run,) = (root / "wandb").glob("offline-run-*")
     (record,) = run.glob("*.wandb")
     assert b"evaluation/task_aggregate" in record.read_bytes()
+    assert b"figures/spectra" in record.read_bytes()
+    assert b"balance/holdout_auc" in record.read_bytes()
+    assert list(run.glob("files/media/images/figures/*.png"))
+    assert b"was born in" not in record.read_bytes(), "a text of a document"

@@ -170,6 +170,10 @@ def test_runs_that_differ_by_the_seed_alone_are_one(tmp_path: Path) -> None:
     assert (cell.value, cell.spread) == (pytest.approx(fmean(scores)), pytest.approx(stdev(scores)))
     assert table.groups[1] == "demo, mean of 3 seeds"
     assert f"{fmean(scores):.3f} ± {stdev(scores):.3f}" in markdown(table)
+    terms, merges = (next(t for t in tables_of(runs) if t.key == key) for key in ("terms", "merge_methods_densities"))
+    assert terms.notes == ["± is the standard deviation over 3 seeds (of a sample, divisor n - 1); n: seeds."]
+    assert (cells(merges, "ties")["density"].value, cells(merges, "ties")["density"].spread) == (0.5, None)  # was given
+    assert cells(merges, "ties")["norm"].spread == 0
     hyper = table_3([runs])
     assert hyper is not None
     assert cells(hyper, "seed")["over"].text == "0, 1, 2"

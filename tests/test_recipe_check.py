@@ -2,6 +2,9 @@
 
 import os
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from unlearn_pl.recipe.run import each_seed, last_stage
 from unlearn_pl.recipe.stage import Stage
 from unlearn_pl.tasks.synthetic.benchmark import Synthetic
 from unlearn_pl.training.memorise import Memorise
+
+ROOT = str(Path(__file__).parents[1])
 
 
 def fit_config(path: Path, **trainer: Any) -> str:
@@ -313,3 +318,25 @@ def test_a_fit_goes_on_from_its_newest_checkpoint(tmp_path: Path, monkeypatch: p
     left = sorted(path.name for path in folder.iterdir())
     assert left == ["earlier-interrupted.ckpt", "earlier-last.ckpt"], "those of other inputs are set aside, not deleted"
     assert run_child(["false"]) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a child")
+def test_a_child_ends_in_its_own_way_when_its_parent_is_killed(tmp_path: Path) -> None:
+    """SIGKILL, or the memory running out, leaves `run` no time to hand anything on."""
+    script = "trap 'echo stopped > told; exit' TERM; echo > begun; for _ in $(seq 600); do sleep 0.05; done"
+    program = f"from unlearn_pl.recipe.fit import run_child; run_child(['sh', '-c', {script!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": ROOT})
+    try:
+        wait_for(tmp_path / "begun", 60)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(tmp_path / "told", 10)
+
+
+def wait_for(path: Path, seconds: float) -> None:
+    """Until a process has written the file."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path.name}"
+        time.sleep(0.05)

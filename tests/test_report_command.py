@@ -40,7 +40,7 @@ def test_the_page_and_the_files_for_a_paper(
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        ([], "required: runs"),
+        ([], "needed: --runs"),
         (["nowhere"], "--runs: nowhere is no folder"),
         (["."], "--runs: . holds none of the files that a run writes"),
         (

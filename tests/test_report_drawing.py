@@ -85,6 +85,24 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["all.pdf", "all.png", "all.svg"]
 
 
+def test_two_may_draw_the_same_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two reports on one run do: the second comes when the first has written its temporary file."""
+    path, one, real, begun = tmp_path / "all.svg", figure(lines()), Path.write_bytes, []
+
+    def with_another(target: Path, content: bytes) -> int:
+        written = real(target, content)
+        if not begun:
+            begun.append(target)
+            draw(one, path)
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", with_another)
+    draw(one, path)
+    assert begun
+    assert path.read_bytes() == image(one, "svg")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_files_say_what_they_show() -> None:
     one = figure(bars())
     png, pdf = image(one, "png"), image(one, "pdf")
@@ -122,11 +140,12 @@ def test_a_gap_is_no_zero() -> None:
     assert data[0]["y"] == [0, 0.2, None, 0.4, 0.5, 1, 1, None]
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 @pytest.mark.parametrize("columns", [1, 3])
 def test_nothing_covers_anything(number: int, columns: int) -> None:
     """Legend, panels and their words have places of their own, inside the file."""
-    one = figure(*[ALL.panels[(number + step) % 6] for step in range(2)], columns=columns)
+    many = Panel(title="", x=STEP, y=SCORE, series=[Line(name=f"run {n}", x=[0, 1], y=[0, 1]) for n in range(15)])
+    one = figure(*[[*ALL.panels, many][(number + step) % 7] for step in range(2)], columns=columns)
     with _drawn(one) as canvas:
         renderer = canvas.canvas.get_renderer()
         boxes = [axes.get_tightbbox(renderer) for axes in canvas.axes if axes.get_visible()]
@@ -177,7 +196,8 @@ def test_a_scale_is_shared_and_has_the_colours_of_matplotlib() -> None:
     assert shade(1, scale) == CIVIDIS[-1]
     assert scale_of(lines()) is None
     drawn = spec(figure(parallel))
-    assert [trace["line"]["color"] for trace in drawn["data"]][::2] == [CIVIDIS[0], CIVIDIS[-1]]
+    assert [trace["line"]["color"] for trace in drawn["data"][:3:2]] == [CIVIDIS[0], CIVIDIS[-1]]
+    assert drawn["data"][3]["marker"]["coloraxis"] == "coloraxis"  # lines alone would show no scale
 
 
 def test_places_of_categories() -> None:
@@ -197,6 +217,34 @@ def test_a_browser_gets_json_and_no_markup() -> None:
     for tag in allowed:
         told = told.replace(tag, "")
     assert "<" not in told
+
+
+def test_a_bar_that_was_not_measured_is_a_dash_in_its_place() -> None:
+    """Of two bars in 0.8 of a category the first is in the middle at -0.2."""
+    words = [one for one in spec(figure(bars()))["layout"]["annotations"] if one["text"] == "–"]
+    assert [(one["x"], one["y"]) for one in words] == [(pytest.approx(1 - 0.2), 0)]
+    assert words[0]["hovertext"] == "<b>base</b><br>another one: not measured"
+
+
+def test_steps_have_no_halves() -> None:
+    def along(x: list[Any]) -> tuple[list[float], Any]:
+        panel = Panel(title="", x=STEP, y=SCORE, series=[Line(name="one", x=x, y=[0.5] * len(x))])
+        with _drawn(figure(panel)) as canvas:
+            return list(canvas.axes[0].get_xticks()), spec(figure(panel))["layout"]["xaxis"].get("dtick")
+
+    ticks, step = along([0, 1, 2])
+    assert step == 1
+    assert all(tick == int(tick) for tick in ticks)
+    ticks, step = along([0, 0.5, 2])
+    assert step is None
+    assert 0.25 in ticks or 0.5 in ticks
+
+
+def test_a_point_without_its_third_number_is_hollow() -> None:
+    spots = spec(figure(shaded()[1]))["data"][1]
+    assert spots["marker"]["color"] == [0.5, None]
+    assert spots["marker"]["symbol"] == ["circle", "circle-open"]
+    assert spots["hovertext"][1] == "<b>one</b><br>one: not measured<br>one"
 
 
 def test_hover_says_name_value_and_interval() -> None:

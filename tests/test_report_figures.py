@@ -110,6 +110,7 @@ def test_the_area_under_a_roc_is_the_auc() -> None:
     x, y = roc(members, others)
     assert x == [0, 0, 1 / 3, 2 / 3, 1]
     assert y == [0, 0.25, 0.75, 0.75, 1]
+    assert roc([5, 4, 3], [2, 1]) == ([0, 0, 1], [0, 1, 1])  # corners alone
     area = sum((right - left) * (low + high) / 2 for left, right, low, high in zip(x, x[1:], y, y[1:], strict=False))
     assert area == pytest.approx(area_under_curve(members, others))
 
@@ -291,7 +292,7 @@ def test_a_sweep_is_seen_as_settings_and_shares(tmp_path: Path) -> None:
     found = {figure.key: figure for figure in figures_of(runs)}
     panel = found["sweep"].panels[0]
     assert list(panel.x.categories or ()) == [
-        "ga.weight: 0.1 to 0.4", "gd.weight: 0.1 to 0.4", "model.learning_rate: 1e-05 to 0.006 (log)",
+        "ga.weight: 0.1 to 0.4", "gd.weight: 0.1 to 0.4", "learning_rate: 1e-05 to 0.006 (log)",
         "Aggregate: 0.25 to 1",
     ]  # fmt: skip
     lines = named(panel)

@@ -62,6 +62,10 @@ def test_seeds_are_a_study_of_their_seed() -> None:
     study = study_of([swept("a", 0.1, 0.6, seed=0), swept("b", 0.1, 0.7, seed=1)])
     assert study is not None
     assert study.parameters == ["seed_everything"]
+    assert (study.best, study.command) == (None, "")  # of seeds none is better, only luckier
+    table = study_table(study)
+    assert [row.name for row in table.rows] == ["a", "b"]
+    assert not any(table.is_best(row, column) for row in range(2) for column in range(len(table.columns)))
 
 
 def test_what_is_no_study() -> None:

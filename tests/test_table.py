@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,12 @@ def test_wide_and_long_tables_fit_the_page_in_latex() -> None:
         "\\begin{longtable}{l}\n\\caption{\\textbf{t.} c}\n\\label{tab:l} \\\\\n\\toprule\ns \\\\\n\\midrule\n\\endhead"
         in latex(long)
     )
-    for text in (latex(wide), latex(long), latex(TABLE)):
+    both = replace(
+        long, columns=wide.columns, rows=[Row(name="r", cells=[Cell(value=1.0, low=0.2, high=0.3)] * 4)] * 46
+    )
+    assert "to 0.300" not in latex(both)  # would run over the margin; the CSV has it
+    assert "to 0.300" in latex(replace(both, rows=both.rows[:45]))
+    for text in (latex(wide), latex(long), latex(both), latex(TABLE)):
         plain_text = text.replace("\\{", "").replace("\\}", "")
         assert plain_text.count("{") == plain_text.count("}")
 

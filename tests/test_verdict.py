@@ -147,14 +147,16 @@ def test_attacks_and_collapse() -> None:
     ) -> tuple[str, str]:
         entries = {f"membership__{name}__auc": one for name, one in aucs.items()}
         entries |= {"forget__degenerate": degenerate} if degenerate else {}
-        after = model("m", [0.0] * 9, **entries)
+        after = model("m", [0.0] * 60, **entries)
         after.results["verdicts"].update(verdicts)
         found = findings(after)
         return found["attacked"].answer, found["collapsed"].answer
 
     silent = "no leak shown"
     assert of({"loss": silent}, near, loss=near) == ("no", "on forget prompts only")
-    assert of({"loss": silent}, {"value": 0.05, "low": 0.0, "high": 0.09}, loss=far) == ("none shown", "no")
+    # 60 documents: 2 % + 98 % of 1 - 0.025^(1/60) = 6.0 % are 7.9 %
+    assert of({"loss": silent}, {"value": 0.02, "low": 0.0, "high": 0.03}, loss=far) == ("none shown", "no")
+    assert of({"loss": silent}, {"value": 0.05, "low": 0.0, "high": 0.06}, loss=far) == ("none shown", "not shown")
     assert of({"loss": silent, "zlib": "leaks: members stand out"}, far, loss=near) == (
         "yes, 1 of 2",
         "on forget prompts only",
@@ -167,6 +169,7 @@ def test_attacks_and_collapse() -> None:
     ("before", "after", "answer"),
     [
         ((0.7, 0.6, 0.8), (0.72, 0.66, 0.8), "yes"),
+        ((1.0, 0.96, 1.0), (0.98, 0.96, 1.0), "no loss shown"),  # 99 questions: 98 % of 96.3 % are 94.4 %
         ((0.7, 0.6, 0.8), (0.5, 0.4, 0.59), "no"),
         ((0.7, 0.6, 0.8), (0.65, 0.5, 0.7), "no loss shown"),
         (None, (0.65, 0.5, 0.7), "not compared"),
@@ -175,7 +178,11 @@ def test_attacks_and_collapse() -> None:
 )
 def test_knowledge(before: tuple | None, after: tuple | None, answer: str) -> None:
     def one(name: str, ends: tuple | None) -> Model:
-        entry = {} if ends is None else {"choice__micro": dict(zip(("value", "low", "high"), ends, strict=True))}
+        entry = (
+            {}
+            if ends is None
+            else {"choice__micro": {"n": 99} | dict(zip(("value", "low", "high"), ends, strict=True))}
+        )
         return model(name, **entry)
 
     assert findings(one("m", after), one("base", before))["knowledge"].answer == answer

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import lazy_instance
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -18,6 +18,7 @@ from yaml.representer import RepresenterError
 from unlearn_pl.callbacks.adapter import SaveAdapter, is_dry
 from unlearn_pl.callbacks.angles import AngleAnalysis
 from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
+from unlearn_pl.callbacks.figures import LogFigures
 from unlearn_pl.callbacks.merge import MergeAfterFit
 from unlearn_pl.callbacks.predictions import WritePredictions
 from unlearn_pl.callbacks.progress import Throughput
@@ -50,6 +51,8 @@ class Parser(ShortErrors, LightningArgumentParser):
 
 # Before those of a configuration, which may take hours over what comes after a batch or the last of them.
 FIRST = (StopOnSignal, Throughput, SaveAdapter)
+# After all others, when what it shows is written.
+LAST = LogFigures
 
 
 class UnlearnCLI(LightningCLI):
@@ -67,7 +70,14 @@ class UnlearnCLI(LightningCLI):
                 "max_epochs": 5,
                 "logger": lazy_instance(MetricsFile),
                 "default_root_dir": "logs/fit",
-                "callbacks": [StopOnSignal(), Throughput(), SaveAdapter(), WritePredictions(), SetStaleAside()],
+                "callbacks": [
+                    StopOnSignal(),
+                    Throughput(),
+                    SaveAdapter(),
+                    WritePredictions(),
+                    SetStaleAside(),
+                    LogFigures(),
+                ],
             },
             seed_everything_default=42,
             parser_class=Parser,
@@ -134,7 +144,7 @@ class UnlearnCLI(LightningCLI):
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         trainer = super().instantiate_trainer(**options)
-        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, FIRST))  # type: ignore[attr-defined]
+        trainer.callbacks.sort(key=place_of)  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         trainer.loggers = [kept(logger) for logger in trainer.loggers]
@@ -152,6 +162,11 @@ class UnlearnCLI(LightningCLI):
                 stack.enter_context(sole_writer(trainer.default_root_dir, "trainer.default_root_dir"))
             stack.enter_context(stopped_well(trainer, self.arguments))
             trainer.fit(**options)
+
+
+def place_of(callback: Callback) -> int:
+    """What callbacks are sorted by; all others stay in the order given, between the first and the last."""
+    return 0 if isinstance(callback, FIRST) else 2 if isinstance(callback, LAST) else 1
 
 
 def kept(logger: Any) -> Any:

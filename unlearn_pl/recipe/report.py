@@ -1,6 +1,7 @@
 """What a finished recipe shows: summary, table and report."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ def summarise(recipe: Recipe, records: Sequence[dict[str, Any]]) -> None:
     results = {name: read_scores(recipe.folder / "evaluation" / name) for name in recipe.models}
     seconds = sum(record["seconds"] for record in records)
     peak = max(record["peak_memory_gib"] for record in records)
-    write_json(
-        recipe.folder / "summary.json",
-        {"models": results, "seconds": seconds, "seed": recipe.options.seed, "peak_memory_gib": peak, **provenance()},
-    )
+    facts = {"seconds": seconds, "seed": recipe.options.seed, "peak_memory_gib": peak}
+    made_from = provenance(config=asdict(recipe.options))
+    write_json(recipe.folder / "summary.json", {"models": results, **facts, **made_from})
     table = plain(scores_table(results))
     write_text(recipe.folder / "table.md", f"{table}\n\n{plain(terms_table(results))}\n")
     print(f"\n{table}\n\nseed {recipe.options.seed}, {seconds:.0f} s, at most {peak:.1f} GiB")
@@ -37,11 +37,12 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 
 def report(folder: Path, runs: Sequence[Path]) -> None:
-    """Write `report.html`, `figures/` and `tables/` on finished ``runs`` into ``folder``."""
+    """Write `report.html`, `figures/`, `tables/` and `MODEL_CARD.md` on finished ``runs`` into ``folder``."""
     write_report(
         [str(run) for run in runs],
         str(folder / "report.html"),
         figures=str(folder / "figures"),
         tables=str(folder / "tables"),
+        card=str(folder / "MODEL_CARD.md"),
         overwrite=True,
     )

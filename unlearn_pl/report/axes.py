@@ -5,13 +5,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearn_pl.report.figure import Axis, Bars, Guide, Heat, Histogram, Line, Number, Panel, Points
-from unlearn_pl.report.style import GUIDE, SCALE, Look, binned, finite, is_shaded, key_of, scale_of, shown
+from unlearn_pl.report.style import (
+    GROUP,
+    GUIDE,
+    SCALE,
+    Look,
+    binned,
+    finite,
+    is_shaded,
+    key_of,
+    scale_of,
+    shown,
+    whole_range,
+)
 
 NAN = float("nan")
 MARKS = 8
 """Markers on a line of many points: enough to tell lines apart in grey."""
-GROUP = 0.8
-"""Width of the bars of one category."""
 CELLS = 120
 """Cells of a heat map that show their numbers too."""
 CROWDED = 24
@@ -201,7 +211,7 @@ class Drawing:
             ticks.set_major_formatter(lambda value, _: f"{value:g}")
             ticks.set_minor_formatter(lambda value, _: "")
         if axis.categories is not None:
-            names = [shown(one, 28) for one in axis.categories]
+            names = [shown(one, 36) for one in axis.categories]
             crowded = name == "x" and sum(map(len, names)) > CROWDED and max(map(len, names)) > SHORT
             every = 1 if crowded else -(-len(names) // TICKS)
             turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
@@ -209,7 +219,9 @@ class Drawing:
             if not any(isinstance(series, Heat) for series in self.panel.series):
                 limits = {"x": self.axes.set_xlim, "y": self.axes.set_ylim}[name]
                 limits(-0.6, len(names) - 0.4)
-        elif axis.limits is not None:
+        elif name == "x" and whole_range(self.panel) is not None:
+            self.axes.xaxis.get_major_locator().set_params(integer=True)
+        if axis.categories is None and axis.limits is not None:
             {"x": self.axes.set_xlim, "y": self.axes.set_ylim}[name](*axis.limits)
 
 

@@ -7,15 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from unlearn_pl.files import write_bytes
 from unlearn_pl.report.axes import SHORT, draw_panel, handles
 from unlearn_pl.report.figure import Bars, Figure, Panel
-from unlearn_pl.report.style import looks_of, shown
+from unlearn_pl.report.style import has_legend, looks_of, shown
 
 PANEL = (4.2, 3.0)
 MOST = 9.0
 """Width of the widest panel."""
 LINE = 0.21
 """Height of a line of a legend, in inches as the panel's."""
+LETTERS, SAMPLE = 15.5, 8
+"""Letters of a legend in an inch, and how many of them the sample before a name is wide."""
+TALL = 4
+"""Entries of a legend that may stand below each other."""
+LONG = 20
+"""Characters of a category's name that takes more room."""
 DOTS = 130
 SETTINGS = {
     # SVG names its parts by their content, so that the same figure has the same names
@@ -37,11 +44,7 @@ def draw(figure: Figure, *paths: str | Path) -> None:
     """Write the figure to each path, in the format that its ending names: ``.svg``, ``.pdf`` or ``.png``."""
     with _drawn(figure) as canvas:
         for path in map(Path, paths):
-            content = _saved(canvas, figure, path.suffix.removeprefix("."))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}")
-            temporary.write_bytes(content)
-            temporary.replace(path)
+            write_bytes(path, _saved(canvas, figure, path.suffix.removeprefix(".")))
 
 
 def image(figure: Figure, kind: str = "png") -> bytes:
@@ -76,32 +79,35 @@ def _canvas(figure: Figure) -> Any:
     entries: dict[str, Any] = {}
     for panel in figure.panels:
         entries |= {name: one for name, one in handles(panel, looks).items() if name not in entries}
-    side = _side(entries, columns)
-    lines = -(-len(entries) // side) if len(entries) > 1 else 0
-    width = max(map(_width, figure.panels), default=PANEL[0])
-    canvas = Canvas(figsize=(width * columns, PANEL[1] * rows + LINE * lines), layout="constrained")
+    width = columns * max(map(_width, figure.panels), default=PANEL[0])
+    if len(entries) > TALL:  # else a narrow figure would be mostly its legend
+        width = max(width, 2 * (max(map(len, entries)) + SAMPLE) / LETTERS + 0.1)
+    side = _side(entries, width)
+    lines = -(-len(entries) // side) if has_legend(figure, entries) else 0
+    canvas = Canvas(figsize=(width, PANEL[1] * rows + LINE * lines), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False).flatten()
     for unused in axes[len(figure.panels) :]:
         unused.set_visible(False)
     for axis, panel in zip(axes, figure.panels, strict=False):
         draw_panel(axis, panel, looks)
     if lines:
-        style = {"ncols": side, "frameon": False, "handlelength": 2.6}
+        style = {"ncols": side, "frameon": False, "handlelength": 2.6, "columnspacing": 1.4}
         canvas.legend(list(entries.values()), list(entries), loc="outside lower center", **style)
     return canvas
 
 
 def _width(panel: Panel) -> float:
-    """A panel with many categories or bars is wider."""
-    names = len([name for name in panel.x.categories or () if len(name) > SHORT])
+    """A panel with many categories or bars is wider, more so with long names."""
+    names = [len(name) for name in panel.x.categories or () if len(name) > SHORT]
     bars = sum(len(series.categories) for series in panel.series if isinstance(series, Bars))
-    return min(max(PANEL[0], 0.42 * names + 1, 0.17 * bars + 1), MOST)
+    each = 0.42 if max(names, default=0) <= LONG else 0.8
+    return min(max(PANEL[0], each * len(names) + 1, 0.17 * bars + 1), MOST)
 
 
-def _side(entries: Mapping[str, Any], panels: int) -> int:
-    """Entries of a legend side by side below so many panels, about the same in each line."""
+def _side(entries: Mapping[str, Any], width: float) -> int:
+    """Entries of a legend side by side in so many inches, about the same in each line."""
     widest = max(map(len, entries), default=1)
-    most = max(min(int(72 * panels // (widest + 7)), len(entries)), 1)
+    most = max(min(int(width * LETTERS // (widest + SAMPLE)), len(entries)), 1)
     return -(-len(entries) // -(-len(entries) // most)) if entries else 1
 
 

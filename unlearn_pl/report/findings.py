@@ -5,7 +5,7 @@ answer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from unlearn_pl.report.evidence import (
@@ -17,8 +17,11 @@ from unlearn_pl.report.evidence import (
     known,
     mean_score,
     percent,
+    scored,
     splits,
     terms,
+    unit,
+    unseen,
 )
 from unlearn_pl.report.run import Model, Search
 from unlearn_pl.report.scores import REFERENCE, counted
@@ -80,6 +83,12 @@ class Case:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "results", self.model.results)
+
+    def of_rows(self, name: str, score: str, title: str) -> Evidence | None:
+        """A score of the rows of a set, with the number of documents that they are of."""
+        found = entry(self.results, f"{name}/{score}", title)
+        rows = scored(self.model.samples, [name])
+        return None if found is None else replace(found, documents=len({unit(row) for row in rows}) or None)
 
     def moved(self, names: Sequence[str], title: str) -> Evidence | None:
         """Change of the same rows from the base; None without a base."""
@@ -194,7 +203,8 @@ def _knowledge(before: Evidence, after: Evidence) -> Answer:
     by = f"{percent(after.value)} of {after.n} questions were answered right, {percent(before.value)} by the base"
     if after.high is not None and before.low is not None and after.high < before.low:
         return Answer("no", "bad", f"{by}: a loss is shown.")
-    if after.surely_above(before.value - LOSS):
+    # as many questions, all answered alike, leave room for others
+    if min(after.low or 0.0, after.value * (1 - unseen(after.n))) > before.value - LOSS:
         return Answer("yes", "good", f"{by}: no loss of more than {LOSS:g}.")
     low = "" if after.low is None else f", as low as {percent(after.low)} is not excluded"
     return Answer("no loss shown", "unsure", f"{by}{low}.")
@@ -243,9 +253,7 @@ def collapsed(case: Case) -> Finding:
     """Do the texts repeat themselves?"""
     asked = {"forget prompts": splits(case.results, "lower"), "other prompts": splits(case.results, "higher")}
     found = {
-        where: known(
-            entry(case.results, f"{name}/degenerate", f"share of degenerate texts on {where}") for name in names
-        )
+        where: known(case.of_rows(name, "degenerate", f"share of degenerate texts on {where}") for name in names)
         for where, names in asked.items()
     }
     evidence = [one for several in found.values() for one in several]
@@ -256,7 +264,7 @@ def collapsed(case: Case) -> Finding:
         said = Answer("not measured", "unknown", "The texts were not looked at for repetitions.")
     elif looped:
         said = Answer("yes" if "other prompts" in looped else "on forget prompts only", "bad", words)
-    elif all(one.surely_below(LEFT) for one in evidence):
+    elif all(at_most(one) <= LEFT for one in evidence):
         said = Answer("no", "good", words)
     else:
         said = Answer("not shown", "unsure", f"{words} More than {percent(LEFT)} is not excluded.")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unlearn_pl.report.figure import Axis, Figure, Guide, Heat, Panel
-from unlearn_pl.report.style import GUIDE, looks_of, scale_of
+from unlearn_pl.report.figure import Axis, Bars, Figure, Guide, Heat, Panel
+from unlearn_pl.report.style import GROUP, GUIDE, Look, finite, has_legend, key_of, looks_of, scale_of, whole_range
 from unlearn_pl.report.traces import CIVIDIS, Tracer, coloraxis, text
 
 WIDTHS = {"wide": 900, "narrow": 320}
@@ -16,8 +16,10 @@ HEIGHT = 240
 TITLE, FOOT, ENTRY, LEFT, RIGHT = 34, 54, 29, 56, 14
 LETTER = 7.2
 """Width of a letter."""
-SHORT = 9
-"""Letters of a category's name that need no turn."""
+FEW = 7
+"""Steps along an axis that are marked each."""
+SHORT = 5
+"""Letters of a category's name that need no turn: the number of a layer, or `other`."""
 COLOURS = {
     "light": {"text": "#1c1e21", "grid": "#e3e5e8", "line": "#9aa0a6", "hover": "#ffffff"},
     "dark": {"text": "#e6e8eb", "grid": "#3a3f45", "line": "#7d848c", "hover": "#24282d"},
@@ -75,7 +77,8 @@ class Layout:
         panels = self.figure.panels
         self.columns = max(min(self.figure.columns if self.side == "wide" else 1, len(panels)), 1)
         self.rows = max(-(-len(panels) // self.columns), 1)
-        feet = [FOOT + turned(panel) for panel in panels] or [FOOT]
+        self.width = (WIDTHS[self.side] - (LEFT + RIGHT) * self.columns) / self.columns
+        feet = [FOOT + turned(panel, self.width) for panel in panels] or [FOOT]
         self.feet = [max(feet[row * self.columns : (row + 1) * self.columns]) for row in range(self.rows)]
         self.inner = self.rows * (HEIGHT + TITLE) + sum(self.feet[:-1]) - TITLE
 
@@ -92,21 +95,21 @@ class Layout:
             "dragmode": "zoom" if self.side == "wide" else False,
             "hovermode": "closest",
             "hoverlabel": {"align": "left"},
-            "bargap": 0.2,
+            "bargap": 1 - GROUP,
             "annotations": [],
             "shapes": [],
-            "showlegend": len(entries) > 1,
+            "showlegend": has_legend(self.figure, entries),
             "legend": {"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom"},
         }
         layout["legend"] |= {
             "x": 0.5,
             "xanchor": "center",
-            "itemsizing": "constant",
+            "tracegroupgap": 0,
             "entrywidth": self._entry(entries),
         }
         for number, panel in enumerate(self.figure.panels):
             layout |= self._panel(number, panel)
-            layout["annotations"] += self._words(number, panel)
+            layout["annotations"] += [*self._words(number, panel), *dashes(number, panel, looks_of(self.figure))]
             layout["shapes"] += [guide_line(number, guide, entries) for guide in panel.guides]
         for path, colour in theme(self.figure, "light").items():
             put(layout, path, colour)
@@ -117,7 +120,7 @@ class Layout:
         entries = {trace["name"]: False for trace in self.data if trace["showlegend"]}
         guides = [guide.name for panel in self.figure.panels for guide in panel.guides if guide.name]
         entries |= {text(name): True for name in guides}
-        if len(entries) < 2:
+        if not has_legend(self.figure, entries):
             return entries, 0
         side = max(int((WIDTHS[self.side] - LEFT - RIGHT) // (self._entry(entries) + 44)), 1)
         return entries, -(-len(entries) // side) * ENTRY + 8
@@ -142,8 +145,8 @@ class Layout:
     def _panel(self, number: int, panel: Panel) -> dict[str, Any]:
         end = suffix(number)
         (left, right), (bottom, top) = self._domain(number, panel)
-        x = axis_of(panel.x, panel, "x") | {"domain": [left, right], "anchor": f"y{end}"}
-        y = axis_of(panel.y, panel, "y") | {"domain": [bottom, top], "anchor": f"x{end}"}
+        x = axis_of(panel.x, panel, "x", turned(panel, self.width)) | {"domain": [left, right], "anchor": f"y{end}"}
+        y = axis_of(panel.y, panel, "y", 0) | {"domain": [bottom, top], "anchor": f"x{end}"}
         if panel.bare:
             y |= {"scaleanchor": f"x{end}", "scaleratio": 1}
         found = {f"xaxis{end}": x, f"yaxis{end}": y}
@@ -173,30 +176,55 @@ class Layout:
         return found
 
 
-def axis_of(axis: Axis, panel: Panel, letter: str) -> dict[str, Any]:
+def axis_of(axis: Axis, panel: Panel, letter: str, turn: int) -> dict[str, Any]:
     """One axis without its place."""
     found: dict[str, Any] = {"title": {"text": text(axis.title), "standoff": 6}, "zeroline": False, "showline": True}
     if panel.bare:
-        return {"visible": False, "range": [-0.15, 1.15], "constrain": "domain"}
+        return {"visible": False, "range": [-0.15, 1.15 if letter == "x" else 1.0], "constrain": "domain"}
     if axis.categories is not None:
         names = [text(name) for name in axis.categories]
         found |= {"type": "category", "categoryorder": "array", "categoryarray": names, "showgrid": letter == "y"}
-        if letter == "x" and turned(panel):
+        if turn:
             found["tickangle"] = -35
         ends = [-0.5, len(names) - 0.5]
         # a heat map has its first row on top, as a table has
         mapped = letter == "y" and any(isinstance(series, Heat) for series in panel.series)
         return found | {"range": ends[::-1] if mapped else ends}
     found["type"] = "log" if axis.logarithmic else "linear"
+    steps = whole_range(panel) if letter == "x" else None
+    if steps is not None and steps[1] - steps[0] < FEW:
+        found["dtick"] = 1
     if axis.limits is not None:
         found["range"] = [math.log10(end) if axis.logarithmic else end for end in axis.limits]
     return found
 
 
-def turned(panel: Panel) -> int:
-    """How far names of categories reach below the axis beyond a line, since long ones stand at an angle."""
-    longest = max((len(text(name)) for name in panel.x.categories or ()), default=0)
-    return int(longest * LETTER * 0.6) if longest > SHORT else 0
+def turned(panel: Panel, width: float) -> int:
+    """How far names of categories reach below the axis beyond a line, since many long ones stand at an angle."""
+    names = [text(name) for name in panel.x.categories or ()]
+    longest = max(map(len, names), default=0)
+    return 0 if longest <= SHORT or len(names) * (longest + 2) * LETTER < width else int(longest * LETTER * 0.52)
+
+
+def dashes(number: int, panel: Panel, looks: Mapping[str, Look]) -> list[dict[str, Any]]:
+    """A dash in the place of each bar of what was not measured, which would look like a zero."""
+    bars = [series for series in panel.series if isinstance(series, Bars)]
+    width, axes = GROUP / max(len(bars), 1), {"xref": f"x{suffix(number)}", "yref": f"y{suffix(number)}"}
+    return [
+        {
+            **axes,
+            "x": list(panel.x.categories or series.categories).index(name) + (place + 0.5) * width - GROUP / 2,
+            "y": 0,
+            "yanchor": "bottom",
+            "text": "–",
+            "font": {"color": looks[key_of(series)].colour},
+            "hovertext": f"<b>{text(series.name)}</b><br>{text(name)}: not measured",
+            "showarrow": False,
+        }
+        for place, series in enumerate(bars)
+        for name, value in zip(series.categories, series.values, strict=True)
+        if finite(value) is None
+    ]
 
 
 def guide_line(number: int, guide: Guide, entries: dict[str, bool]) -> dict[str, Any]:

@@ -25,27 +25,28 @@ LONGEST = 45
 
 def latex(table: Table) -> str:
     """The table with the best in bold. It needs the package booktabs; a wide one graphicx, a long one longtable."""
-    lines = body(table)
+    wide, long = width(table) > WIDEST, len(table.rows) > LONGEST
+    # over several pages nothing can be scaled
+    lines = body(table, beside=not (wide and long))
     head = " & ".join(map(escape, (table.stub, *table.heads()))) + r" \\"
     columns = f"{{l{'r' * len(table.columns)}}}"
-    if len(table.rows) > LONGEST:
+    if long:
         begin = [r"{\scriptsize", rf"\begin{{longtable}}{columns}", f"{caption(table)} \\\\", r"\toprule"]
         repeat = [head, r"\midrule", r"\endhead"]
         return "\n".join([*begin, *repeat, *lines, r"\bottomrule", r"\end{longtable}", "}", ""])
-    scaled = width(table) > WIDEST
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"\centering",
             caption(table),
-            *([r"\resizebox{\textwidth}{!}{%"] if scaled else []),
+            *([r"\resizebox{\textwidth}{!}{%"] if wide else []),
             rf"\begin{{tabular}}{columns}",
             r"\toprule",
             head,
             r"\midrule",
             *lines,
             r"\bottomrule",
-            r"\end{tabular}" + ("}" if scaled else ""),
+            r"\end{tabular}" + ("}" if wide else ""),
             r"\end{table}",
             "",
         ]
@@ -59,25 +60,26 @@ def caption(table: Table) -> str:
     return rf"\caption{{\textbf{{{escape(table.title)}.}} {text}}}" + f"\n\\label{{tab:{label(table.key)}}}"
 
 
-def body(table: Table) -> list[str]:
-    """The rows, those of a group below its name."""
+def body(table: Table, beside: bool) -> list[str]:
+    """The rows, those of a group below its name; intervals only if ``beside``."""
     lines: list[str] = []
     for number, group in enumerate(table.groups):
         lines += [r"\midrule"] if number else []
         if len(table.groups) > 1:
             lines += [rf"\multicolumn{{{len(table.columns) + 1}}}{{l}}{{\textit{{{escape(group)}}}}} \\"]
-        lines += [line(table, place) for place in table.rows_of(group)]
+        lines += [line(table, place, beside) for place in table.rows_of(group)]
     return lines
 
 
-def line(table: Table, row: int) -> str:
+def line(table: Table, row: int, beside: bool) -> str:
     """A row; the interval in small beside its number."""
     cells = [escape(table.name_of(row))]
     for column in range(len(table.columns)):
         shown = table.shown(row, column)
         text = "--" if shown.text == DASH else escape(shown.text)
-        beside = [rf"{{\scriptsize ({escape(part)})}}" for part in (shown.aside, shown.n) if part]
-        cells.append(" ".join([rf"\textbf{{{text}}}" if shown.best else text, *beside]))
+        small = (shown.aside, shown.n) if beside else ()
+        parts = [rf"{{\scriptsize ({escape(part)})}}" for part in small if part]
+        cells.append(" ".join([rf"\textbf{{{text}}}" if shown.best else text, *parts]))
     return " & ".join(cells) + r" \\"
 
 

@@ -143,7 +143,12 @@ def compared(run: Run, name: str, group: str) -> Table:
         for method in run.comparisons[name].found["methods"]
     ]
     beside = [Column(name="norm", digits=2), Column(name="Aggregate at the common norm", better="higher")]
-    columns = [Column(name="Aggregate, paper"), *scores, *beside, Column(name="density", digits=2)]
+    columns = [
+        Column(name="Aggregate, paper", measured=False),
+        *scores,
+        *beside,
+        Column(name="density", digits=2, measured=False),
+    ]
     return Table(key="table_2", title="", caption="", stub="method", columns=columns, rows=rows)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from unlearn_pl.metrics.headline import HEADLINE
-from unlearn_pl.report.table import Cell, Column, Direction, Row, Table, cell_of, number
+from unlearn_pl.report.table import BESIDE, Cell, Column, Direction, Row, Table, cell_of, number
 
 TASK, AUC, SCORE, CHOICE, AGGREGATE = HEADLINE
 Scores = Mapping[str, Any]
@@ -55,8 +55,8 @@ def scores_table(models: Mapping[str, Scores], group: str = "") -> Table:
     return Table(
         key="scores",
         title="Scores",
-        caption="The five scores of each model, with 95 % intervals; n: rows, documents or questions behind a number. "
-        "The best of the models that forgot is in bold.",
+        caption="The five scores of each model; the best of those that forgot is in bold.",
+        notes=[BESIDE],
         stub="model",
         columns=[Column(name=name, better=DIRECTIONS[key]) for name, key in COLUMNS.items()],
         rows=rows,
@@ -81,8 +81,8 @@ def terms_table(models: Mapping[str, Scores]) -> Table:
     return Table(
         key="terms",
         title="Terms of the Task Aggregate",
-        caption="Higher is better in every line: what had to be forgotten counts as one minus its score. With 95 % "
-        "intervals; n: rows behind a number.",
+        caption="Higher is better in every line: what had to be forgotten counts as one minus its score.",
+        notes=[BESIDE],
         stub="term",
         columns=[Column(name=name, judged=name != REFERENCE) for name in models],
         across=True,
@@ -100,8 +100,8 @@ def every_score_table(models: Mapping[str, Scores]) -> Table:
     return Table(
         key="every_score",
         title="Every score",
-        caption="Everything that was measured, with 95 % intervals where there are any; n: what a number was computed "
-        "from.",
+        caption="Everything that was measured.",
+        notes=[BESIDE],
         stub="score",
         columns=[Column(name=name, judged=name != REFERENCE) for name in models],
         across=True,
@@ -173,7 +173,7 @@ def merges_table(parents: Mapping[str, Scores], methods: Sequence[Scores], name:
     """One line a merge method: norm of the delta, sign conflict, trimmed mass, the scores at the scale of its
     definition and those at the common norm."""
     scores = [Column(name=head, better=DIRECTIONS[key]) for head, key in MERGED.items()]
-    facts = [Column(name=head) for head in ("density", "conflict", "trimmed")]
+    facts = [Column(name=head, measured=head != "density") for head in ("density", "conflict", "trimmed")]
     nothing = [Cell() for _ in range(len(MERGED) + 1)]
     rows = [Row(name=one, cells=[Cell(), Cell(), Cell(), *sized(scores_), *nothing], judged=False)
             for one, scores_ in parents.items()]  # fmt: skip

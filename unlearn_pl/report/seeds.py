@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from unlearn_pl.report.run import Fit, Run
-from unlearn_pl.report.table import Cell, Row, Table
+from unlearn_pl.report.table import BESIDE, Cell, Row, Table
 
 SEEDS = ("seed", "seed_everything")
 
@@ -87,10 +87,13 @@ def averaged(tables: Sequence[Table]) -> Table:
     merged = []
     for key in keys:
         there = [found[key] for found in rows if key in found]
-        cells = [mean_cell([row.cells[c] for row in there], len(tables)) for c in range(len(first.columns))]
+        cells = [
+            mean_cell([row.cells[place] for row in there], len(tables)) if column.measured else there[0].cells[place]
+            for place, column in enumerate(first.columns)
+        ]
         merged.append(replace(there[0], cells=cells))
     note = f"± is the standard deviation over {len(tables)} seeds (of a sample, divisor n - 1); n: seeds."
-    return replace(first, rows=merged, notes=[*first.notes, note])
+    return replace(first, rows=merged, notes=[*(one for one in first.notes if one != BESIDE), note])
 
 
 def counted(rows: Sequence[Row]) -> dict[tuple[str, str, int], Row]:

@@ -50,7 +50,7 @@ class Study:
     parameters: Sequence[str] = field(default_factory=tuple)
     """Names of what differs."""
     judge: str = ""
-    """Key of the score by which one is the best; empty if none has been scored."""
+    """Key of the score by which one is the best; empty if none was scored, or if they differ by their seed alone."""
 
     @property
     def best(self) -> Trial | None:
@@ -105,7 +105,9 @@ def made(fits: Mapping[str, str], runs: Sequence[Run], title: str) -> Study | No
         trial(run, fits[run.name], {key: one.get(key) for key in differ})
         for run, one in zip(runs, settings, strict=True)
     ]
-    judge = next((key for key in JUDGES if any(one.scores.get(key) is not None for one in rows)), "")
+    judges = [key for key in JUDGES if any(one.scores.get(key) is not None for one in rows)]
+    # of seeds none is better, only luckier
+    judge = next(iter(judges), "") if set(differ) - {SEED} else ""
     return Study(fit=title, rows=rows, parameters=differ, judge=judge)
 
 
@@ -168,12 +170,17 @@ def study_table(study: Study) -> Table:
     """One line a run: what differs and the five scores, the best run first."""
     names = short(study.parameters)
     rows = sorted(study.rows, key=lambda one: -(one.scores.get(study.judge) or 0.0))
-    scores = [Column(name=name, better=DIRECTIONS[key]) for name, key in COLUMNS.items()]
+    scores = [Column(name=name, better=DIRECTIONS[key] if study.judge else None) for name, key in COLUMNS.items()]
     of = f" of the fit {study.fit}" if study.fit else ""
+    first = "; the first line is the best" if study.judge else ""
+    chosen = (
+        f"The best of {len(rows)} runs, chosen by the score that is shown, looks better here than on new data. What "
+        "took no part in the choice, as a held-out half, tells more."
+    )
     return Table(
         key="study",
         title=f"{len(rows)} runs",
-        caption=f"What differs in the settings{of} from run to run, and the scores; the first line is the best.",
+        caption=f"What differs in the settings{of} from run to run, and the scores{first}.",
         stub="run",
         columns=[*(Column(name=names[one]) for one in study.parameters), *scores],
         rows=[
@@ -186,10 +193,7 @@ def study_table(study: Study) -> Table:
             )
             for one in rows
         ],
-        notes=[
-            f"The best of {len(rows)} runs, chosen by the score that is shown, looks better here than on new data. "
-            "What was not chosen by it, as a held-out half, tells more."
-        ],
+        notes=[chosen] if study.judge else [],
     )
 
 

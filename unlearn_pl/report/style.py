@@ -6,8 +6,9 @@ a dark and on a light page. Each goes with a marker and a hatching, so that prin
 
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from unlearn_pl.report.figure import Bars, Figure, Heat, Histogram, Line, Number, Panel, Points, Series
 
@@ -56,6 +57,8 @@ SCALE = "cividis"
 """Colour scale of numbers: it grows lighter evenly, for every kind of eye."""
 LONGEST = 48
 """Characters of a name that are shown."""
+GROUP = 0.8
+"""Width of the bars of one category, of the 1 that there is."""
 BINS = 24
 
 
@@ -86,7 +89,15 @@ def key_of(series: Series) -> str:
 
 def is_shaded(series: Series) -> bool:
     """Whether its colours are numbers on a scale."""
-    return isinstance(series, Heat) or (isinstance(series, Line | Points) and series.shade is not None)
+    if isinstance(series, Line):
+        return series.shade is not None or bool(series.shade_title)
+    return isinstance(series, Heat) or (isinstance(series, Points) and series.shade is not None)
+
+
+def has_legend(figure: Figure, entries: Sized) -> bool:
+    """Whether names have to be told: there are several, or one stands beside what is on a colour scale."""
+    shaded = any(is_shaded(series) for panel in figure.panels for series in panel.series)
+    return len(entries) > 1 or (shaded and len(entries) == 1)
 
 
 @dataclass(frozen=True)
@@ -146,11 +157,19 @@ def binned(panel: Panel) -> Binned:
     return Binned(edges, shares)
 
 
+def whole_range(panel: Panel) -> tuple[int, int] | None:
+    """The least and the largest place along a panel if all are whole numbers: steps, which have no halves."""
+    places = [place for series in panel.series if isinstance(series, Line | Points) for place in series.x]
+    known = [place for place in places if isinstance(place, int)]
+    return (min(known), max(known)) if known and len(known) == len(places) else None
+
+
 def finite(value: Number) -> Number:
     """None where there is no number, or none that can be drawn."""
     return value if value is not None and math.isfinite(value) else None
 
 
+@lru_cache(maxsize=4096)  # the names of series and axes come with every point
 def shown(text: str, limit: int = LONGEST) -> str:
     """Text of any origin as one line that every format takes: no control character, no half of a surrogate pair; the
     middle of a long one is left out."""

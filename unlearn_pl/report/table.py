@@ -13,6 +13,8 @@ WORDS: dict[Direction | None, str] = {
     "one half": "best at one half",
     None: "",
 }
+BESIDE = "In brackets: the 95 % interval, and the number of rows, documents or questions behind a number (n)."
+"""Note of a table that has intervals."""
 DASH = "-"
 """Stands where there is no number."""
 
@@ -46,6 +48,8 @@ class Column:
     """Decimals: three, as the paper's tables have."""
     judged: bool = True
     """False: it stands there for comparison, and is never the best of a line (``Table.across``)."""
+    measured: bool = True
+    """False: it was given, and is the same for every seed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby, repeat
 from typing import Any
 
@@ -50,6 +51,8 @@ class Tracer:
                     found.append(self.stairs(series, next(shares), stairs.edges))
                 case Heat():
                     found.append(self.heat(series, panel, colours))
+        if colours and (coloured := [one for one in panel.series if isinstance(one, Line) and is_shaded(one)]):
+            found.append(scale_bar(coloured[0], panel, colours))
         return found
 
     def _named(self, series: Series) -> dict[str, Any]:
@@ -99,6 +102,7 @@ class Tracer:
         if series.shade is not None:
             marker = {"color": [number(value) for value in series.shade], "coloraxis": colours, "size": 11}
             marker["line"] = {"color": GUIDE, "width": 1}
+            marker["symbol"] = ["circle-open" if finite(value) is None else "circle" for value in series.shade]
         elif series.ringed:
             marker = {"color": look.colour, "symbol": "circle-open", "size": 16, "line": {"width": 2.5}}
         y = axis_values(panel.y, series.y)
@@ -165,6 +169,14 @@ class Tracer:
         }
 
 
+def scale_bar(line: Line, panel: Panel, colours: str) -> dict[str, Any]:
+    """A mark that nobody sees, on the colour scale, which is then shown: lines Plotly does not put on one."""
+    x, y = axis_values(panel.x, line.x[:1]), axis_values(panel.y, line.y[:1])
+    marker = {"color": [number(line.shade)], "coloraxis": colours, "opacity": 0}
+    seen: dict[str, Any] = {"type": "scatter", "mode": "markers", "x": x, "y": y, "marker": marker}
+    return seen | {"name": "", "showlegend": False, "hoverinfo": "skip"}
+
+
 def coloraxis(panel: int) -> str:
     """The name of the colour scale of a panel."""
     return f"coloraxis{panel + 1 if panel else ''}"
@@ -200,6 +212,7 @@ def told_number(value: Number) -> str:
     return "not measured" if finite(value) is None else f"{value:.4g}"
 
 
+@lru_cache(maxsize=4096)
 def text(value: str, limit: int = 80) -> str:
     """Text of any origin, for Plotly, which reads a little HTML."""
     return html.escape(shown(str(value), limit), quote=False)

@@ -109,11 +109,20 @@ def _scored(run: Run) -> dict[str, dict[str, Sides]]:
 
 
 def roc(members: Sequence[float], nonmembers: Sequence[float]) -> tuple[list[float], list[float]]:
-    """False and true positive rates as the threshold falls; equal scores are passed together, which makes a slope."""
+    """False and true positive rates as the threshold falls, at the corners of the curve; equal scores are passed
+    together, which makes a slope."""
     ranked = sorted([(-score, True) for score in members] + [(-score, False) for score in nonmembers])
-    false, true = [0], [0]
+    corners = [(0, 0)]
     for _, equal in groupby(ranked, lambda pair: pair[0]):
         sides = [member for _, member in equal]
-        false.append(false[-1] + sides.count(False))
-        true.append(true[-1] + sides.count(True))
-    return [count / len(nonmembers) for count in false], [count / len(members) for count in true]
+        false, true = corners[-1][0] + sides.count(False), corners[-1][1] + sides.count(True)
+        if len(corners) > 1 and _straight(corners[-2], corners[-1], (false, true)):
+            corners.pop()
+        corners.append((false, true))
+    return [false / len(nonmembers) for false, _ in corners], [true / len(members) for _, true in corners]
+
+
+def _straight(first: tuple[int, int], middle: tuple[int, int], last: tuple[int, int]) -> bool:
+    """Whether three points are on one line."""
+    across, up = middle[0] - first[0], middle[1] - first[1]
+    return across * (last[1] - middle[1]) == up * (last[0] - middle[0])

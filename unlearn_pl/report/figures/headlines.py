@@ -8,7 +8,7 @@ from unlearn_pl.report.figures.scales import BAR, identity_of
 from unlearn_pl.report.run import Run
 from unlearn_pl.report.scores import COLUMNS, headline_cell
 
-CAPTION = "Bars to the side of a bar's end are 95 % intervals; a dash is a score that was not measured. Higher is "
+CAPTION = "The thin lines at the ends of bars are 95 % intervals; a dash is a score that was not measured. Higher is "
 CAPTION += "better, but for the MIA AUC, which is best at one half (dotted)."
 HALF = Guide(at=0.5, name="best MIA AUC")
 

@@ -74,7 +74,7 @@ class Scale:
 def parallel(study: Study, identity: Mapping[str, str]) -> Figure:
     """One line a run through its settings and its score; runs without a score are left out of the last axis."""
     shown = list(study.parameters)[:MOST]
-    names = short(study.parameters)
+    names = _ends(short(study.parameters))
     scales = [Scale(names[key], [row.parameters.get(key) for row in study.rows]) for key in shown]
     score = HEADLINE[study.judge]
     known = [value for row in study.rows if (value := finite(row.scores.get(study.judge))) is not None]
@@ -94,9 +94,22 @@ def parallel(study: Study, identity: Mapping[str, str]) -> Figure:
         title=f"Settings and score of {len(study.rows)} runs",
         caption=f"One line a run, from its settings to its {score}, which is its colour too; each axis from its lowest "
         "to its highest value." + (f" {left} more settings differ, see the table." if left else ""),
-        panels=[Panel(title="", x=Axis(title="", categories=titles), y=Axis(title="place", limits=RATE), series=lines)],
+        panels=[
+            Panel(
+                title="",
+                x=Axis(title="", categories=titles),
+                y=Axis(title="from lowest to highest", limits=RATE),
+                series=lines,
+            )
+        ],
         identity=identity,
     )
+
+
+def _ends(names: Mapping[str, str]) -> dict[str, str]:
+    """The names without what stands before their last dot, where that tells them apart."""
+    ends = {key: name.rpartition(".")[2] for key, name in names.items()}
+    return {key: end if list(ends.values()).count(end) == 1 else names[key] for key, end in ends.items()}
 
 
 def simplex(study: Study, identity: Mapping[str, str]) -> list[Figure]:

@@ -207,6 +207,10 @@
       const part = found.slice(page * PAGE, (page + 1) * PAGE);
       head(shown);
       at("rows").tBodies[0].replaceChildren(...part.map((row) => line(row, shown)));
+      for (const text of at("rows").querySelectorAll(".text")) {
+        if (text.scrollHeight <= text.clientHeight) continue;
+        Object.assign(text, { className: "text long", tabIndex: 0, title: "scrolls" }); // the dashes say that it goes on
+      }
       at("count").textContent = found.length
         ? `Rows ${page * PAGE + 1} to ${page * PAGE + part.length} of ${found.length}${found.length < rows.length ? `, out of ${rows.length}` : ""}`
         : `None of the ${rows.length} rows is like that.`;
@@ -233,7 +237,7 @@
 
   // The longest sequence of words that both texts have in the same order, marked in the first.
   const LONGEST = 700;
-  const words = (text) => text.split(/(\s+)/).filter((word) => word);
+  const words = (text) => text.split(/(\s+|\[(?:e-mail|date|address|number|part) \d+\])/).filter((word) => word); // masks are words
   const bare = (word) => word.toLowerCase().replace(/^[^\p{L}\p{N}[]+|[^\p{L}\p{N}\]]+$/gu, "") || word;
   const marked = (text, expected) => {
     const [own, other] = [words(text), words(expected).filter((word) => word.trim()).map(bare).slice(0, LONGEST)];
