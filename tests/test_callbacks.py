@@ -28,11 +28,15 @@ from unlearn_pl.callbacks.snapshot import WeightSnapshot
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.data.readers import read_records
 from unlearn_pl.errors import InputError
+from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.run import evaluate
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.load import load_base
 from unlearn_pl.models.lora import Lora, adapter_state
+from unlearn_pl.training.metrics_file import read_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*is smaller than the logging")
 WEIGHTS = "adapter_model.safetensors"
@@ -146,9 +150,25 @@ def test_angles_without_their_snapshot_are_refused(base_folder: str, rows: dict[
 
 def test_merge_after_fit_saves_adapter_and_model(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:
     trainer(tmp_path / "one", [SaveAdapter()]).fit(module(base_folder), ForgetRetainData(**rows))
-    merge = MergeAfterFit(str(tmp_path / "one/adapter"))
-    trainer(tmp_path / "two", [SaveAdapter(), merge], max_epochs=1).fit(module(base_folder), ForgetRetainData(**rows))
+    merge = MergeAfterFit(str(tmp_path / "one/adapter"), score=True, generation=Generation(max_new_tokens=4))
+    logger = CSVLogger(tmp_path / "two", name="", version="")
+    trainer(tmp_path / "two", [SaveAdapter(), merge], max_epochs=1, logger=logger).fit(
+        module(base_folder), ForgetRetainData(**rows)
+    )
     merged = tmp_path / "two/merged"
+    options = EvaluationOptions(generation=Generation(max_new_tokens=4))
+    scored = evaluate(
+        AutoModelForCausalLM.from_pretrained(merged / "model"),
+        AutoTokenizer.from_pretrained(merged / "model"),
+        read_inputs(EvaluationData(**rows), options),
+        options,
+    )
+    logged = [row for row in read_rows(tmp_path / "two/metrics.csv") if row["merged/task_aggregate"]]
+    assert len(logged) == 1, "the scores of the merged model, once"
+    assert float(logged[0]["merged/task_aggregate"]) == pytest.approx(scored.headline["task_aggregate"])
+    assert float(logged[0]["merged/forget/Task1/regurgitation"]) == pytest.approx(
+        scored.terms["forget/Task1/regurgitation"]
+    )
     ids = torch.arange(20)[None]
     base = AutoModelForCausalLM.from_pretrained(base_folder)
     with_adapter = PeftModel.from_pretrained(base, str(merged / "adapter")).eval()(input_ids=ids).logits

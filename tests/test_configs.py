@@ -1,5 +1,6 @@
 """Every shipped YAML goes through the real parser, and its classes are built."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,15 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
+from unlearn_pl.callbacks.merge import MergeAfterFit
 from unlearn_pl.cli import UnlearnCLI
 from unlearn_pl.objectives.forget import NPO
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 from unlearn_pl.parsing import function_parser, join_lists
 from unlearn_pl.recipe.run import run
+from unlearn_pl.sweep.command import fit_arguments
+from unlearn_pl.sweep.draw import count
+from unlearn_pl.sweep.file import read_sweep
 
 ROOT = Path(__file__).parent.parent
 FITS = sorted((ROOT / "configs").glob("*/*.yaml"))
@@ -104,21 +109,45 @@ def test_command_line_overrides_reach_what_is_linked_and_interpolated() -> None:
 
 @pytest.mark.parametrize("path", SWEEPS, ids=name_of)
 def test_the_command_of_a_sweep_is_one_that_we_parse(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rendered by W&B's own functions for one trial, then handed to our parser."""
+    """Rendered by W&B's own functions for one trial, then handed to our parser; `unlearn-pl sweep` renders the same."""
     monkeypatch.setenv("WANDB_RUN_ID", "trial1")
     sweep: dict[str, Any] = yaml.safe_load(path.read_text())
-    trial = {name: {"value": spec.get("values", [spec.get("min")])[0]} for name, spec in sweep["parameters"].items()}
+    first = {
+        name: spec.get("value", spec.get("values", [spec.get("min")])[0]) for name, spec in sweep["parameters"].items()
+    }
+    trial = {name: {"value": value} for name, value in first.items()}
     pieces = wandb_sweeps.create_sweep_command_args({"args": trial}) | {"env": ["env"], "interpreter": ["python"]}
     command = [
         text for part in sweep["command"] for text in (pieces[part[2:-1]] if part.startswith("${") else [str(part)])
     ]
     assert command[:4] == ["env", "python", "-m", "unlearn_pl"]
     built = Built(command[4:])
-    for name, value in trial.items():
-        if name.startswith("model.objectives."):
-            assert built.model.objectives[name.split(".")[2]].weight == value["value"]
+    for name, value in first.items():
+        assert setting(built, name) == value
     assert built.trainer.default_root_dir == "logs/sweep/trial1"
-    assert sweep["metric"]["name"] == "evaluation/aggregate", "a loss depends on the weights that are swept"
+    prefix, score = sweep["metric"]["name"].split("/")
+    assert (prefix, score) in (("evaluation", "aggregate"), ("merged", "aggregate")), "a loss depends on what is swept"
+    assert fit_arguments(read_sweep(path), first, Path("x"), csv=False)[:-1] == command[4:]
+
+
+def setting(built: Built, flag: str) -> Any:
+    """What a flag has become."""
+    parts = flag.split(".")
+    if parts[:2] == ["model", "objectives"]:
+        return getattr(built.model.objectives[parts[2]], parts[3])
+    if flag == "trainer.callbacks.density":
+        return next(one.settings.density for one in built.trainer.callbacks if isinstance(one, MergeAfterFit))
+    return built.model.seed if flag == "seed_everything" else getattr(built.model, parts[1])
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=name_of)
+def test_the_first_lines_of_a_sweep_are_commands_that_run_it(path: Path) -> None:
+    first = path.read_text().split("name:")[0]
+    assert first.startswith(f"# wandb sweep {name_of(path)}")
+    ours = re.search(r"unlearn-pl sweep (\S+)((?: --\w+ \d+)*)", first)
+    assert ours is not None
+    assert ours[1] == name_of(path)
+    assert count(read_sweep(path), int(ours[2].split()[1]) if ours[2] else None) > 1
 
 
 def test_lists_and_dashes_as_a_user_types_them() -> None:

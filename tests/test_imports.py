@@ -10,7 +10,7 @@ import unlearn_pl
 ROOT = Path(unlearn_pl.__file__).parent
 LEVELS = [
     {"", "errors", "console", "stopping"},
-    {"files", "provenance", "config_file"},
+    {"files", "provenance", "config_file", "child"},
     {"parser_messages"},
     {"data", "models", "parsing", "hashing"},
     {"objectives", "merging", "metrics"},
@@ -19,7 +19,7 @@ LEVELS = [
     {"balance", "training", "testing"},
     {"callbacks"},
     {"commands", "cli"},
-    {"recipe"},
+    {"recipe", "sweep"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -15,12 +15,13 @@ from lightning_runs import write_rows
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
+from unlearn_pl.child import run_child
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.models.tiny import TinyModel
 from unlearn_pl.recipe.check import Built, check_options, check_start
-from unlearn_pl.recipe.fit import run_child, run_fit
+from unlearn_pl.recipe.fit import run_fit
 from unlearn_pl.recipe.options import Balancing, Comparing, DuringFit, Merging, RecipeData, RecipeOptions
 from unlearn_pl.recipe.prepare import Prepare, Subset
 from unlearn_pl.recipe.recipe import Recipe
@@ -324,7 +325,7 @@ def test_a_fit_goes_on_from_its_newest_checkpoint(tmp_path: Path, monkeypatch: p
 def test_a_child_ends_in_its_own_way_when_its_parent_is_killed(tmp_path: Path) -> None:
     """SIGKILL, or the memory running out, leaves `run` no time to hand anything on."""
     script = "trap 'echo stopped > told; exit' TERM; echo > begun; for _ in $(seq 600); do sleep 0.05; done"
-    program = f"from unlearn_pl.recipe.fit import run_child; run_child(['sh', '-c', {script!r}])"
+    program = f"from unlearn_pl.child import run_child; run_child(['sh', '-c', {script!r}])"
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": ROOT})
     try:
         wait_for(tmp_path / "begun", 60)

@@ -13,6 +13,7 @@ LIGHTNING = "cli:main"
 # verb -> (help, "module:function")
 VERBS = {
     "run": ("a whole recipe: prepare, fit, merge, balance, evaluate, table", "recipe.run:run"),
+    "sweep": ("trials of a W&B sweep file without a server, ranked", "sweep.run:sweep"),
     "fit": ("train an adapter that unlearns", LIGHTNING),
     "validate": ("the loss terms of a model or checkpoint on every pair of rows", LIGHTNING),
     "test": ("the same, under the name test", LIGHTNING),

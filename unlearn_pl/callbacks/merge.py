@@ -17,6 +17,7 @@ from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.inputs import EvaluationData, read_inputs
 from unlearn_pl.evaluation.membership import Membership
 from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.run import evaluate
 from unlearn_pl.files import check_room, check_writable
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.merging.adapters import read_adapter, read_adapters
@@ -25,6 +26,9 @@ from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.models.adapter_folder import is_adapter_folder
 from unlearn_pl.models.load import refuse_quantised
 from unlearn_pl.models.lora import save_adapter
+
+MERGED = "merged/"
+"""Begins the names of the scores of the merged model."""
 
 
 class MergeAfterFit(Callback):
@@ -35,6 +39,9 @@ class MergeAfterFit(Callback):
     With ``balance`` the merge is searched whose membership AUC is one half, on all ranks, with the rows of the fit;
     `merged/balance.json`, `.md` and `.png` show the search.
 
+    With ``score`` the merged model is scored on the rows of the fit, on all ranks, and its scores are logged as
+    `merged/<score>`, so that `merged/aggregate` can steer a sweep over density or weights.
+
     Args:
         with_adapter: Folder of the other adapter: of the same base, and for factor-space methods of the same seed.
         method: A name from `unlearn-pl merge --list`; not with balance.
@@ -43,9 +50,10 @@ class MergeAfterFit(Callback):
         save_model: Whether to write the merged model too.
         balance: Where to search for the balanced merge; without it the merge is as given.
         over: Whether this run's adapter is the over-forgetting one; for balance.
-        membership: Documents of the membership attack; for balance.
-        choice: Multiple-choice questions; for balance.
-        generation: How answers are generated; for balance.
+        membership: Documents of the membership attack; for balance and score.
+        choice: Multiple-choice questions; for balance and score.
+        generation: How answers are generated; for balance and score.
+        score: Whether to score the merged model.
     """
 
     def __init__(
@@ -60,12 +68,14 @@ class MergeAfterFit(Callback):
         membership: Membership | None = None,
         choice: Choice | None = None,
         generation: Generation | None = None,
+        score: bool = False,
     ):
         if balance is not None and (method, density, weights) != (None, None, None):
             raise InputError("finds method, density and weights itself; leave them out", "MergeAfterFit.balance")
-        if balance is None and (membership, choice, generation) != (None, None, None):
+        if balance is None and not score and (membership, choice, generation) != (None, None, None):
             raise InputError("needed with membership, choice or generation, got none", "MergeAfterFit.balance")
         self.with_adapter, self.save_model, self.balance, self.over = with_adapter, save_model, balance, over
+        self.score = score
         with within("MergeAfterFit"):
             self.settings = MergeOptions(method=method or "ties", weights=weights, density=density).settings(2)
             refuse_dense(self.settings)
@@ -78,9 +88,10 @@ class MergeAfterFit(Callback):
         if not is_adapter_folder(self.with_adapter):
             raise InputError(f"{self.with_adapter} is no PEFT adapter folder", "MergeAfterFit.with_adapter")
         start = read_adapter(self.with_adapter, "with_adapter").facts.get("lora_init_sha256", pl_module.initial_factors)
+        if self.balance is not None or self.score:
+            self._read_inputs(trainer)
         if self.balance is not None:
             refuse_quantised(pl_module.model, "MergeAfterFit balance")
-            self._read_inputs(trainer)
         elif self.settings.method.space == "factors" and start != pl_module.initial_factors:
             raise InputError(
                 f"{self.with_adapter} started from other A factors than this run, which {self.settings.method.name} "
@@ -116,7 +127,7 @@ class MergeAfterFit(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         source = EvaluationData(data.forget, data.retain, data.documents_per_task, data.columns)
         self.inputs = read_inputs(source, self.options)
-        if not self.inputs.nonmembers:
+        if self.balance is not None and not self.inputs.nonmembers:
             raise InputError("needed, the attack on them steers the search", "MergeAfterFit.membership.nonmember")
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -124,7 +135,7 @@ class MergeAfterFit(Callback):
             return
         folder = Path(trainer.default_root_dir) / "merged"
         # a fresh base on the CPU: the trained one lives on a device and may be wrapped by the strategy
-        if self.balance is not None or trainer.is_global_zero:
+        if self.balance is not None or self.score or trainer.is_global_zero:
             base = pl_module.fresh_base()
             merged = self._merge(trainer, base) if self.balance is None else self._search(trainer, pl_module, base)
             if trainer.is_global_zero:
@@ -135,7 +146,20 @@ class MergeAfterFit(Callback):
                 if self.balance is None:  # the search writes them with its own files
                     MergeReports.of(merged).write(folder)
                 rank_zero_info(f"merged: {folder / 'adapter'}" + (f" and {model}" if model else ""))
+            if self.score:
+                self._log_scores(trainer, pl_module, merged)
         trainer.strategy.barrier("merge_after_fit")
+
+    def _log_scores(self, trainer: Trainer, pl_module: Any, merged: MergedAdapter) -> None:
+        """Every rank computes a part; the scores that need what was not given are left out."""
+        model = merged.open(pl_module.fresh_base().to(pl_module.device))  # saving has used the other one up
+        results = evaluate(model, pl_module.tokenizer, self.inputs, self.options)
+        found = {**results.headline, **results.terms}
+        numbers = {MERGED + name: value for name, value in found.items() if value is not None}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, trainer.global_step)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in results.headline.items() if value is not None)
+        rank_zero_info(f"merged model: {shown}")
 
     def _merge(self, trainer: Trainer, base: Any) -> MergedAdapter:
         parents = read_adapters([adapter_folder(trainer), self.with_adapter], self.settings)
