@@ -49,6 +49,13 @@ def test_the_page_and_the_files_for_a_paper(
         ),
         (["logs/demo", "--output", "logs"], "--output: logs is a folder; give a file"),
         (["logs/demo", "--tables", "there.html"], "--tables: there.html cannot be a folder"),
+        (
+            ["logs/demo", "--output", "logs/demo/summary.json", "--overwrite"],
+            "--output: logs/demo/summary.json exists already, and overwrite replaces only .html files",
+        ),
+        (["logs/demo", "--card", "logs/demo/over/metrics.csv", "--overwrite"], "replaces only .md files"),
+        (["logs/demo", "--output", "a.html", "--card", "./a.html"], "--card: ./a.html is given for output too"),
+        (["logs/demo", "--output", "a", "--figures", "a"], "--figures: a is given for output too"),
         (["logs/demo", "--mask-pio=true"], "--mask_pio: no such argument (did you mean mask_pii?)"),
     ],
 )
@@ -64,6 +71,15 @@ def test_what_is_refused_is_one_line(
     assert said.count("\n") == 1
     assert Path("there.html").read_text(encoding="utf-8") == "mine"
     assert not Path("report.html").exists()
+
+
+def test_a_run_is_shown_once_whatever_path_leads_to_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = folder.rename(folder.with_name("d\u00e9mo \U0001f600 [a], '\"#"))
+    Path("link").symlink_to(strange)
+    command(monkeypatch, f"logs/{strange.name}", f"logs/../logs/{strange.name}", "link", "logs")
+    assert capsys.readouterr().out.count(": Forgotten? ") == 1
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ def explain(
     message = message.strip()
     if match := re.match(r"the following arguments are required: (.*)", message, re.IGNORECASE):
         return f"needed: {', '.join(needed_flag(name, args, every) for name in match[1].split(', '))}"
+    if match := re.match(r'Key "([^"]+)\.[^".]+" not found in namespace', message):
+        place, _ = locate(match[1], args, "null")
+        return f"{place}: must be options of its own, as {{NAME: VALUE, ...}}, got null"
     if match := re.match(r"unrecognized arguments: ([^-]\S*)", message, re.IGNORECASE):
         return f"{match[1]}: a value that belongs to no argument; a list is written '[a, b]'"
     if match := re.match(r"unrecognized arguments: -*(\S+?)(?:=.*)?$", message, re.IGNORECASE):
@@ -94,8 +97,9 @@ def plain_types(text: str) -> str:
 
 def needed_flag(name: str, args: Iterable[str], known: Iterable[str]) -> str:
     """The flag of an argument that was not given: of the command, or of the class that one of ``args`` names."""
-    if name in known:
-        return f"--{name}"
+    below = name.partition(".")[2]  # of a subcommand
+    if name in known or below in known:
+        return f"--{name if name in known else below}"
     classes = [match[1] for arg in args if (match := re.fullmatch(r"--([\w.]+)=[\w.]*\b[A-Z]\w*", arg))]
     return f"--{classes[0]}.{name}" if len(classes) == 1 else name
 

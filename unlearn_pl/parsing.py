@@ -3,7 +3,6 @@ came, and exit code 2."""
 
 import inspect
 import itertools
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -232,7 +231,13 @@ def gathered(args: list[str], name: str, switches: set[str]) -> list[str]:
 
 def list_item(text: str) -> str:
     """A value within a YAML list: numbers as they are, anything else quoted."""
-    return text if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) else json.dumps(text)
+    return text if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) else quoted(text)
+
+
+def quoted(text: str) -> str:
+    """A text as YAML quotes it: JSON would write a character such as an emoji as two halves, which YAML refuses."""
+    plain = (one if one.isascii() and one.isprintable() and one not in '"\\' else f"\\U{ord(one):08X}" for one in text)
+    return f'"{"".join(plain)}"'
 
 
 def switches(parser: ArgumentParser) -> set[str]:
@@ -253,7 +258,7 @@ def completed(args: Iterable[str], switches: set[str]) -> list[str]:
         if not equals and flag.startswith("--") and flag[2:] in switches and after.startswith("-"):
             arg = f"{flag}=true"
         elif flag.startswith("--") and value.startswith("#"):
-            arg = f"{flag}={json.dumps(value)}"
+            arg = f"{flag}={quoted(value)}"
         done.append(arg)
     return done
 
