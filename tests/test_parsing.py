@@ -120,7 +120,10 @@ def test_a_key_twice_is_refused_wherever_it_stands(tmp_path: Path, capsys: pytes
     [
         ("parts: null", r"parts: must be .*, got null"),
         ("parts: {a: null}", r"parts\.a: must be options of its own, as {NAME: VALUE, ...}, got null"),
-        ("parts: {a: x}", r"parts\.a: must be options of its own, as {NAME: VALUE, ...}, got x"),
+        (
+            "parts: {a: x}",
+            r"parts\.a: must be options of its own, as {NAME: VALUE, ...}, or the import path of a class, got x",
+        ),
         ("parts: {b: {share: 0.1}, a: {share: many}}", r"parts\.a\.share: must be float, got many"),
         ("parts: {b: {share: 0.1}, a: {shar: 0.1}}", r"parts\.a\.shar: no option 'shar'"),
         ("whole: null", r"whole: must be options of its own, as {NAME: VALUE, ...}, got null"),

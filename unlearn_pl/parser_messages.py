@@ -44,12 +44,15 @@ def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
         return found
     match = re.search(r"Not a valid subclass of \w+\. Got value: (.*)|Expected a dot import path string: (\S+)", reason)
     if match and not named:
-        return f"must be options of its own, as {{NAME: VALUE, ...}}, got {plain_value(match[1] or match[2])}"
+        kinds = "options of its own, as {NAME: VALUE, ...}" + (", or the import path of a class" if match[2] else "")
+        return f"must be {kinds}, got {plain_value(match[1] or match[2])}"
     if match := re.search(r"Expected a dot import path string: (\S+)", reason):
         return f"no class {match[1]}{guess(match[1], named)}; the classes are {', '.join(named)}, or an import path"
     if (match := re.search(r"Not a valid subclass of \w+\. Got value: (.*)", reason)) and named:
         got = "null" if match[1] == "None" else match[1]
         return f"must be one of {', '.join(named)}, as {{class_path: NAME, init_args: {{...}}}}, got {got}"
+    if (match := re.search(r"but (\S+) is abstract", reason)) and not match[1].startswith("unlearn_pl."):
+        return f"{match[1]} is abstract: it lacks a method that every class of its kind defines"
     if "is abstract" in reason:
         return f"a new slot needs a class first: one of {', '.join(named)}"
     got = got_in(reason)

@@ -42,7 +42,8 @@ class ShortErrors(ArgumentParser):
         given = ShortErrors.given = sys.argv[1:] if args is None else list(args)
         ShortErrors.known = known_keys(self)
         parsed = super().parse_args(completed(given, switches(self)), *more, **options)
-        refuse_null(self, parsed)
+        if not hasattr(self, "parent_parser"):  # else what is needed has not been looked for yet
+            refuse_null(self, parsed)
         return parsed
 
     def parse_path(self, path: Any, *more: Any, **options: Any) -> Any:
