@@ -73,12 +73,14 @@ def _scale(axes: Any, panel: Panel) -> Any:
     """The colour scale of a panel, drawn beside it; None if nothing in it is on one."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
 
     scale = scale_of(panel)
     if scale is None:
         return None
     colours = ScalarMappable(Normalize(scale.low, scale.high), SCALE)
-    axes.figure.colorbar(colours, ax=axes, label=shown(scale.title), pad=0.02)
+    ticks = MaxNLocator(nbins=6, integer=scale.whole)
+    axes.figure.colorbar(colours, ax=axes, label=shown(scale.title), pad=0.02, ticks=ticks)
     return colours
 
 

@@ -153,6 +153,7 @@ class Layout:
         if scale := scale_of(panel):
             bar = {"x": right + 0.01, "xanchor": "left", "y": (bottom + top) / 2, "len": top - bottom, "thickness": 11}
             bar |= {"title": {"text": text(scale.title), "side": "right"}, "outlinewidth": 0}
+            bar |= {"dtick": max(1, round((scale.high - scale.low) / 6))} if scale.whole else {}
             steps = [[round(at / (len(CIVIDIS) - 1), 4), colour] for at, colour in enumerate(CIVIDIS)]
             found[coloraxis(number)] = {"cmin": scale.low, "cmax": scale.high, "colorscale": steps, "colorbar": bar}
         return found
