@@ -143,3 +143,14 @@ def test_a_value_that_cannot_be_is_told_with_the_whole_name_of_its_key(
         parse_function(command_of_lists, [str(file)], "command")
     told = capsys.readouterr().err.removeprefix("unlearn-pl: error: ") or str(refused.value)
     assert re.fullmatch(message if message.startswith("--") else rf"{file}, line 1: {message}", told.strip()), told
+
+
+def test_a_line_is_named_of_a_file_in_another_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("configs").mkdir()
+    Path("configs/c.yaml").write_text("model: m\nwhole: {share: many}\n")
+    with pytest.raises(SystemExit):
+        parse_function(command_of_lists, ["configs/c.yaml"], "command")
+    assert capsys.readouterr().err.startswith("unlearn-pl: error: configs/c.yaml, line 2: whole.share: must be float")

@@ -3,10 +3,11 @@ came, and exit code 2."""
 
 import inspect
 import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any, ClassVar, NoReturn, get_args
@@ -32,6 +33,8 @@ class ShortErrors(ArgumentParser):
     """What is being parsed: a recipe parses the command lines of its fits too."""
     known: ClassVar[list[str]] = []
     """The arguments that the parser of ``given`` takes."""
+    folder: ClassVar[str] = "."
+    """Where the names of files in ``given`` start."""
     whose: ClassVar[str] = ""
     """What stands before each error: whose command line ``given`` is, where that is not the user's own."""
 
@@ -41,6 +44,7 @@ class ShortErrors(ArgumentParser):
         """Lightning and jsonargparse, after what a shell user leaves out has been added (see ``completed``)."""
         given = ShortErrors.given = sys.argv[1:] if args is None else list(args)
         ShortErrors.known = known_keys(self)
+        ShortErrors.folder = ShortErrors.folder if hasattr(self, "parent_parser") else os.getcwd()
         parsed = super().parse_args(completed(given, switches(self)), *more, **options)
         if not hasattr(self, "parent_parser"):  # else what is needed has not been looked for yet
             refuse_null(self, parsed)
@@ -76,7 +80,8 @@ class ShortErrors(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = known_keys(self)
-        told = explain(message, self.given, known, self.classes(), self.known)
+        with chdir(self.folder):  # jsonargparse reads a file in its own folder
+            told = explain(message, self.given, known, self.classes(), self.known)
         print(f"unlearn-pl: error: {self.whose}{told}", file=sys.stderr)
         sys.exit(2)
 
