@@ -76,6 +76,7 @@ def test_table_1_has_the_papers_rows_beside_the_runs(run: Run) -> None:
     assert cells(table, "merged")["MIA AUC"].value == results[AUC]
     assert table.is_best([row.name for row in table.rows].index("merged (TIES)"), 0)
     assert "not there: not published (merged, official test: MIA AUC)" in markdown(table)
+    assert "- Chosen by a balance search (balanced): half of the documents" in markdown(table)
 
 
 def test_the_number_of_rows_stands_once_where_it_is_one_for_all() -> None:
