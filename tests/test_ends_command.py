@@ -124,6 +124,22 @@ def test_two_processes_stop_together_and_leave_none_behind(finished: Path) -> No
     assert found.stdout == "", "no process of the launch is left"
 
 
+def test_a_signal_that_comes_again_while_a_command_ends_is_the_same_one() -> None:
+    """As Ctrl-C does in a terminal: it comes to `run` and its fit, and then from `run` to its fit."""
+    program = """import atexit, os, signal
+from unlearn_pl.stopping import stoppable
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+with stoppable():
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pause()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=TESTS.parent, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr.splitlines() == [
+        "unlearn-pl: stopped by SIGINT; nothing of it was kept: run the same command again"
+    ]
+
+
 def quietly(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
     """The exit code of a command line in this process."""
     monkeypatch.setattr(sys, "argv", ["unlearn-pl", *arguments])

@@ -49,6 +49,16 @@ def advising(advice: Callable[[], str | None]) -> Iterator[None]:
         raise
 
 
+def surely(undo: Callable[[], None]) -> None:
+    """Call what puts a user's model back; from its start once more if something, such as a second Ctrl-C, breaks it
+    off, which is raised then."""
+    try:
+        undo()
+    except BaseException:
+        undo()
+        raise
+
+
 class StopSignals:
     """The handler of both signals. It raises ``Stopped`` at once, or, while ``deferring``, notes the first signal for
     whoever finishes a step; a second one, some seconds later, raises all the same."""
@@ -96,6 +106,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
+        before = {}  # `run` may hand the signal on once more, which nothing else is to meet while the process ends
         sys.stdout.flush()
         print(f"unlearn-pl: {stop}", file=sys.stderr, flush=True)
         sys.exit(stop.exit_code)
