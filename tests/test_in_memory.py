@@ -100,7 +100,7 @@ class Needless(RetainNLL):
         ({"objectives": {"loss": NPO()}}, "objectives: loss is logged by another term"),
         ({"objectives": {"a": NPO(), "a_weighted": NPO()}}, "objectives: a_weighted is logged by another term"),
         ({"lora": {"rank": 4}}, r"lora: must be a Lora such as Lora\(rank=8\), got dict"),
-        ({"base": "nowhere/at/all"}, "model: nowhere/at/all is not a folder"),
+        ({"base": "nowhere/at/all"}, "base: nowhere/at/all is not a folder"),
         ({"tokenizer": "nowhere/at/all"}, r"tokenizer: nowhere/at/all is not a folder$"),
     ],
 )

@@ -16,13 +16,15 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning_runs import module, trainer, write_rows
+from lightning_runs import module, objectives, trainer, write_rows
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from unlearn_pl.callbacks import evaluate as evaluating
 from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError
 from unlearn_pl.metrics.headline import HEADLINE
+from unlearn_pl.training.module import UnlearningModule
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*is smaller than the logging")
 MONITOR = "evaluation/aggregate"
@@ -134,6 +136,24 @@ def test_early_stopping_takes_the_last_score_of_an_epoch(
     stopping = EarlyStopping(MONITOR, mode="max", patience=1)
     ended = fit(base_folder, rows, tmp_path, EvaluateDuringFit(None, 3), stopping, max_epochs=20)
     assert ended.global_step == 12
+
+
+def test_a_scheduler_sees_the_score(
+    base_folder: str, rows: dict[str, str], given: list[float | None], tmp_path: Path
+) -> None:
+    """Better after epoch 2 and worse after 3 and 4, at a patience of 0: the learning rate is halved twice."""
+
+    class Plateau(UnlearningModule):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()["optimizer"]
+            optimizer.param_groups[0]["lr"] = 0.1
+            scheduler = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": MONITOR}}
+
+    given[:] = [0.0, 0.1, 0.7, 0.3, 0.2]
+    fitting = trainer(tmp_path, [EvaluateDuringFit()], max_epochs=4)
+    fitting.fit(Plateau(base_folder, objectives()), ForgetRetainData(**rows))
+    assert fitting.optimizers[0].param_groups[0]["lr"] == 0.025
 
 
 def test_a_resumed_epoch_has_the_score_that_it_had(

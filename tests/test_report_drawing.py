@@ -226,6 +226,20 @@ def test_a_bar_that_was_not_measured_is_a_dash_in_its_place() -> None:
     assert words[0]["hovertext"] == "<b>base</b><br>another one: not measured"
 
 
+def test_steps_have_no_halves() -> None:
+    def along(x: list[Any]) -> tuple[list[float], Any]:
+        panel = Panel(title="", x=STEP, y=SCORE, series=[Line(name="one", x=x, y=[0.5] * len(x))])
+        with _drawn(figure(panel)) as canvas:
+            return list(canvas.axes[0].get_xticks()), spec(figure(panel))["layout"]["xaxis"].get("dtick")
+
+    ticks, step = along([0, 1, 2])
+    assert step == 1
+    assert all(tick == int(tick) for tick in ticks)
+    ticks, step = along([0, 0.5, 2])
+    assert step is None
+    assert 0.25 in ticks or 0.5 in ticks
+
+
 def test_a_point_without_its_third_number_is_hollow() -> None:
     spots = spec(figure(shaded()[1]))["data"][1]
     assert spots["marker"]["color"] == [0.5, None]

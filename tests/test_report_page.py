@@ -184,6 +184,16 @@ def test_ten_runs_take_less_than_three_seconds_and_no_model_library(tmp_path: Pa
     assert time.monotonic() - start < 3 * 5  # shared cores; alone it takes about one second
 
 
+def test_figures_and_verdicts_of_several_runs_are_behind_their_names(tmp_path: Path) -> None:
+    html = page(content_of(read_runs([write_run(tmp_path / "a"), write_run(tmp_path / "b")])))
+    shown = re.findall(r"<summary>Figures of (\w+) \((\d+)\)</summary>", html)
+    places = [int(place) for place in re.findall(r'class="plot" data-figure="(\d+)"', html)]
+    assert [name for name, _ in shown] == ["a", "b"]
+    assert places == list(range(len(unpacked(html, "figures"))))
+    assert len(places) > int(shown[0][1]) + int(shown[1][1])  # what compares them is seen at once
+    assert len(re.findall(r"<summary>balanced: Forgotten\? ", html)) == 2
+
+
 needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver are installed")
 
 

@@ -126,6 +126,16 @@ def test_of_torn_rows_the_whole_ones_are_read(folder: Path) -> None:
     )
 
 
+def test_half_a_character_is_shown_as_such(folder: Path) -> None:
+    rows = folder / "evaluation/base/samples.jsonl"
+    first, rest = rows.read_text(encoding="utf-8").split("\n", 1)
+    row = json.loads(first) | {"generated": "\ud83d cut, \U0001f600 whole"}
+    rows.write_text(json.dumps(row) + "\n" + rest, encoding="utf-8")
+    run = read_run(folder)
+    assert run.models["base"].samples[0]["generated"] == "\ufffd cut, \U0001f600 whole"
+    assert run.missing == ()
+
+
 def test_several_pivots_are_several_reports(folder: Path) -> None:
     report = json.loads((folder / "over/angles.json").read_text(encoding="utf-8"))
     later = report | {"steps": [0, 90, 120]}

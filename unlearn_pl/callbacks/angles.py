@@ -49,7 +49,8 @@ class AngleAnalysis(Callback):
         target = Path(trainer.default_root_dir) / "angles.json"
         reports = [report for pivot in self.pivots if (report := self._report(trainer, pl_module, pivot)) is not None]
         if not reports:
-            target.unlink(missing_ok=True)  # of an older run: not of this adapter
+            if trainer.global_step > 0:
+                target.unlink(missing_ok=True)  # of an older run: not of this adapter
             return
         write_json(target, reports[0] if isinstance(self.pivot, int) else {"pivots": reports})
         draw(angles(reports, identity={"run": target.parent.name}), target.with_suffix(".png"))

@@ -1,6 +1,7 @@
 """What a finished recipe shows: summary, table and report."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ def summarise(recipe: Recipe, records: Sequence[dict[str, Any]]) -> None:
     results = {name: read_scores(recipe.folder / "evaluation" / name) for name in recipe.models}
     seconds = sum(record["seconds"] for record in records)
     peak = max(record["peak_memory_gib"] for record in records)
-    write_json(
-        recipe.folder / "summary.json",
-        {"models": results, "seconds": seconds, "seed": recipe.options.seed, "peak_memory_gib": peak, **provenance()},
-    )
+    facts = {"seconds": seconds, "seed": recipe.options.seed, "peak_memory_gib": peak}
+    made_from = provenance(config=asdict(recipe.options))
+    write_json(recipe.folder / "summary.json", {"models": results, **facts, **made_from})
     table = plain(scores_table(results))
     write_text(recipe.folder / "table.md", f"{table}\n\n{plain(terms_table(results))}\n")
     print(f"\n{table}\n\nseed {recipe.options.seed}, {seconds:.0f} s, at most {peak:.1f} GiB")

@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearn_pl.report.figure import Axis, Bars, Guide, Heat, Histogram, Line, Number, Panel, Points
-from unlearn_pl.report.style import GROUP, GUIDE, SCALE, Look, binned, finite, is_shaded, key_of, scale_of, shown
+from unlearn_pl.report.style import (
+    GROUP,
+    GUIDE,
+    SCALE,
+    Look,
+    binned,
+    finite,
+    is_shaded,
+    key_of,
+    scale_of,
+    shown,
+    whole_range,
+)
 
 NAN = float("nan")
 MARKS = 8
@@ -61,12 +73,14 @@ def _scale(axes: Any, panel: Panel) -> Any:
     """The colour scale of a panel, drawn beside it; None if nothing in it is on one."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
 
     scale = scale_of(panel)
     if scale is None:
         return None
     colours = ScalarMappable(Normalize(scale.low, scale.high), SCALE)
-    axes.figure.colorbar(colours, ax=axes, label=shown(scale.title), pad=0.02)
+    ticks = MaxNLocator(nbins=6, integer=scale.whole)
+    axes.figure.colorbar(colours, ax=axes, label=shown(scale.title), pad=0.02, ticks=ticks)
     return colours
 
 
@@ -207,7 +221,9 @@ class Drawing:
             if not any(isinstance(series, Heat) for series in self.panel.series):
                 limits = {"x": self.axes.set_xlim, "y": self.axes.set_ylim}[name]
                 limits(-0.6, len(names) - 0.4)
-        elif axis.limits is not None:
+        elif name == "x" and whole_range(self.panel) is not None:
+            self.axes.xaxis.get_major_locator().set_params(integer=True)
+        if axis.categories is None and axis.limits is not None:
             {"x": self.axes.set_xlim, "y": self.axes.set_ylim}[name](*axis.limits)
 
 

@@ -19,6 +19,8 @@ LINE = 0.21
 """Height of a line of a legend, in inches as the panel's."""
 LETTERS, SAMPLE = 15.5, 8
 """Letters of a legend in an inch, and how many of them the sample before a name is wide."""
+TALL = 4
+"""Entries of a legend that may stand below each other."""
 LONG = 20
 """Characters of a category's name that takes more room."""
 DOTS = 130
@@ -78,6 +80,8 @@ def _canvas(figure: Figure) -> Any:
     for panel in figure.panels:
         entries |= {name: one for name, one in handles(panel, looks).items() if name not in entries}
     width = columns * max(map(_width, figure.panels), default=PANEL[0])
+    if len(entries) > TALL:  # else a narrow figure would be mostly its legend
+        width = max(width, 2 * (max(map(len, entries)) + SAMPLE) / LETTERS + 0.1)
     side = _side(entries, width)
     lines = -(-len(entries) // side) if has_legend(figure, entries) else 0
     canvas = Canvas(figsize=(width, PANEL[1] * rows + LINE * lines), layout="constrained")

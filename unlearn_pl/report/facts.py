@@ -49,6 +49,7 @@ def _origins(run: Run) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
 
 
 def _parts(run: Run) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    yield "recipe", (run.summary or {}).get("config")
     for fit in run.fits.values():
         yield f"fit {fit.name}: config.yaml", fit.config
         yield f"fit {fit.name}: adapter", _without_versions(fit.adapter)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearn_pl.report.figure import Axis, Bars, Figure, Guide, Heat, Panel
-from unlearn_pl.report.style import GROUP, GUIDE, Look, finite, has_legend, key_of, looks_of, scale_of
+from unlearn_pl.report.style import GROUP, GUIDE, Look, finite, has_legend, key_of, looks_of, scale_of, whole_range
 from unlearn_pl.report.traces import CIVIDIS, Tracer, coloraxis, text
 
 WIDTHS = {"wide": 900, "narrow": 320}
@@ -16,6 +16,8 @@ HEIGHT = 240
 TITLE, FOOT, ENTRY, LEFT, RIGHT = 34, 54, 29, 56, 14
 LETTER = 7.2
 """Width of a letter."""
+FEW = 7
+"""Steps along an axis that are marked each."""
 SHORT = 5
 """Letters of a category's name that need no turn: the number of a layer, or `other`."""
 COLOURS = {
@@ -151,6 +153,7 @@ class Layout:
         if scale := scale_of(panel):
             bar = {"x": right + 0.01, "xanchor": "left", "y": (bottom + top) / 2, "len": top - bottom, "thickness": 11}
             bar |= {"title": {"text": text(scale.title), "side": "right"}, "outlinewidth": 0}
+            bar |= {"dtick": max(1, round((scale.high - scale.low) / 6))} if scale.whole else {}
             steps = [[round(at / (len(CIVIDIS) - 1), 4), colour] for at, colour in enumerate(CIVIDIS)]
             found[coloraxis(number)] = {"cmin": scale.low, "cmax": scale.high, "colorscale": steps, "colorbar": bar}
         return found
@@ -189,6 +192,9 @@ def axis_of(axis: Axis, panel: Panel, letter: str, turn: int) -> dict[str, Any]:
         mapped = letter == "y" and any(isinstance(series, Heat) for series in panel.series)
         return found | {"range": ends[::-1] if mapped else ends}
     found["type"] = "log" if axis.logarithmic else "linear"
+    steps = whole_range(panel) if letter == "x" else None
+    if steps is not None and steps[1] - steps[0] < FEW:
+        found["dtick"] = 1
     if axis.limits is not None:
         found["range"] = [math.log10(end) if axis.logarithmic else end for end in axis.limits]
     return found

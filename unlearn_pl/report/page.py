@@ -57,7 +57,7 @@ def page(content: Content, most: int = MOST) -> str:
         "opened": [key for key in OPENED if key in keys] or keys[:1],
         "judge": HEADLINE[content.study.judge] if content.study and content.study.judge else "",
         "limit": f"{most / 1e6:g}",
-        "figures": [figure for figure, _ in figures],
+        "figures": by_run([figure for figure, _ in figures], len(content.runs)),
         "made": [{"name": run.name, "facts": facts_of(run)} for run in content.runs],
         "missing": [(run.name, one) for run in content.runs for one in run.missing],
         "left_out": [*content.left_out, *left_out],
@@ -137,6 +137,15 @@ def fitting(figures: Sequence[Figure], most: int) -> tuple[list[tuple[Figure, di
         reason = f"its {sizes.pop(place) / 1e6:.1f} MB do not fit into the page; its file shows it"
         left_out.append((f"figure {made[place][0].title}", reason))
     return [made[place] for place in sizes], left_out
+
+
+def by_run(figures: Sequence[Figure], runs: int) -> list[tuple[str, list[tuple[int, Figure]]]]:
+    """The figures with their places, under the name of the run that they are of; under none what is of several runs,
+    and all of a single one."""
+    found: dict[str, list[tuple[int, Figure]]] = {}
+    for place, figure in enumerate(figures):
+        found.setdefault(figure.identity.get("run", "") if runs > 1 else "", []).append((place, figure))
+    return list(found.items())
 
 
 def within(generations: Generations, most: int) -> tuple[Generations, str]:

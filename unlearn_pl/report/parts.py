@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -109,9 +110,24 @@ class Parts:
             self.note(f"some of {part}", path, f"{bad[0]}{more}; the other {whole} rows are shown")
 
 
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""What is half a character where the other half is not beside it."""
+
+
 def strict(text: str) -> Any:
-    """JSON without NaN and infinities, which Python's own reader takes though JSON has no such numbers."""
-    return json.loads(text, parse_constant=_refuse)
+    """JSON without NaN and infinities, which Python's own reader takes though JSON has no such numbers; halves of
+    characters, which no file can hold, become question marks in a diamond."""
+    value = json.loads(text, parse_constant=_refuse)
+    return whole(value) if HALF.search(text) else value
+
+
+def whole(value: Any) -> Any:
+    """``value`` with no half of a character in any of its strings."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [whole(one) for one in value]
+    return {whole(key): whole(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _refuse(name: str) -> NoReturn:

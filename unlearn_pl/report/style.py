@@ -64,16 +64,17 @@ BINS = 24
 
 def looks_of(figure: Figure) -> dict[str, Look]:
     """The look of each ``colour`` in a figure: what is known first, the rest by the looks that are left, in order;
-    after seven a colour comes again with another marker."""
+    after seven a colour comes again with another marker. Beside known ones the looks of no known model are first, so
+    that a further model looks the same in figures that show all models and in those that show some."""
     keys = list(dict.fromkeys(key_of(series) for panel in figure.panels for series in panel.series))
     fixed = {key: KNOWN[key] for key in keys if key in KNOWN}
-    free = _free(set(fixed.values()))
+    free = _free(set(fixed.values()), (ORANGE, SKY, *LOOKS) if fixed else LOOKS)
     return {key: fixed.get(key) or next(free) for key in keys}
 
 
-def _free(taken: Iterable[Look]) -> Iterator[Look]:
+def _free(taken: Iterable[Look], order: Iterable[Look]) -> Iterator[Look]:
     taken = set(taken)
-    yield from (look for look in LOOKS if look not in taken)
+    yield from (look for look in dict.fromkeys(order) if look not in taken)
     shift = 0
     while True:
         shift += 1
@@ -107,6 +108,8 @@ class Scale:
     title: str
     low: float
     high: float
+    whole: bool = False
+    """Whether it counts (layers), so that ticks between two of its numbers say nothing."""
 
 
 def scale_of(panel: Panel) -> Scale | None:
@@ -121,7 +124,9 @@ def scale_of(panel: Panel) -> Scale | None:
     first = shaded[0]
     assert not isinstance(first, Bars | Histogram)
     low, high = min(numbers), max(numbers)
-    return Scale(first.name if isinstance(first, Heat) else first.shade_title, low, high if high > low else low + 1)
+    title = first.name if isinstance(first, Heat) else first.shade_title
+    whole = not isinstance(first, Heat) and all(float(number).is_integer() for number in numbers)
+    return Scale(title, low, high if high > low else low + 1, whole)
 
 
 def _shades(series: Series) -> list[Number]:
@@ -155,6 +160,13 @@ def binned(panel: Panel) -> Binned:
             counts[min(max(int((value - low) / (high - low) * BINS), 0), BINS - 1)] += 1
         shares.append([count / max(len(values), 1) for count in counts])
     return Binned(edges, shares)
+
+
+def whole_range(panel: Panel) -> tuple[int, int] | None:
+    """The least and the largest place along a panel if all are whole numbers: steps, which have no halves."""
+    places = [place for series in panel.series if isinstance(series, Line | Points) for place in series.x]
+    known = [place for place in places if isinstance(place, int)]
+    return (min(known), max(known)) if known and len(known) == len(places) else None
 
 
 def finite(value: Number) -> Number:
