@@ -124,19 +124,32 @@ def test_two_processes_stop_together_and_leave_none_behind(finished: Path) -> No
     assert found.stdout == "", "no process of the launch is left"
 
 
-def test_a_signal_that_comes_again_while_a_command_ends_is_the_same_one() -> None:
-    """As Ctrl-C does in a terminal: it comes to `run` and its fit, and then from `run` to its fit."""
-    program = """import atexit, os, signal
-from unlearn_pl.stopping import stoppable
-atexit.register(os.kill, os.getpid(), signal.SIGINT)
+AGAIN = """
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
 with stoppable():
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
     signal.pause()
 """
+AMID = """
+class Kept:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+with stoppable():
+    Kept()
+    time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize("program", [AGAIN, AMID])
+def test_a_signal_ends_a_command_in_order_whenever_it_comes(program: str) -> None:
+    """Once more while the process ends, as `run` hands on what came to its fit too; and in a finaliser, where Python
+    drops what is raised."""
+    program = "import atexit, os, signal, time\nfrom unlearn_pl.stopping import stoppable" + program
     done = subprocess.run([sys.executable, "-c", program], cwd=TESTS.parent, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 130
+    assert done.returncode == 143
     assert done.stderr.splitlines() == [
-        "unlearn-pl: stopped by SIGINT; nothing of it was kept: run the same command again"
+        "unlearn-pl: stopped by SIGTERM; nothing of it was kept: run the same command again"
     ]
 
 
