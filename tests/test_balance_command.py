@@ -140,6 +140,8 @@ def test_a_refusal_names_the_flag(base_folder, adapters, data, membership, tmp_p
         (balance, ["--search.grid=1"], r"^--search\.grid: must be at least 2, got 1"),
         (balance, ["--search.groups=9"], r"^--search\.groups: must be at most 2"),
         (compare_merges, ["--adapters", adapters[0]], r"^--adapters: two are needed"),
+        (balance, ["--search.scales=[1, 1.0]"], r"^--search\.scales: each only once, got 1.0 twice"),
+        (compare_merges, ["--methods=[ties, cat, ties]"], r"^--methods: each only once, got ties twice"),
         (compare_merges, ["--methods=[]"], r"^--methods: at least one is needed"),
     ):
         documents = [] if "nonmember" in message else ["--membership.nonmember", membership.nonmember]

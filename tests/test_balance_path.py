@@ -104,6 +104,8 @@ def test_a_written_point_opens_with_peft_and_says_what_it_is(path, tiny_model, t
 def test_two_adapters_that_fit(pair, tiny_model, tmp_path):
     with pytest.raises(InputError, match=r"^adapters: two are needed, .* got 3"):
         open_path(tiny_model(), [*pair, pair[0]])
+    with pytest.raises(InputError, match=r"^adapters: each only once, got .* twice"):
+        open_path(tiny_model(), [pair[0], f"{pair[0]}/../over"])
     stranger = write_adapter(tmp_path / "stranger", tiny_model(), 5, r=2)
     path = open_path(tiny_model(), [pair[0], stranger])
     path.check(Ray())

@@ -106,7 +106,9 @@ def test_a_mistake_in_a_config_is_named_with_its_line(
     path = Path(config)
     path.write_text(path.read_text().replace("rank:", "rnk:"))
     line = 1 + [text.strip().startswith("rnk:") for text in path.read_text().splitlines()].index(True)
-    assert fails(["fit", "--config", config], capsys, monkeypatch).startswith(f"{config}, line {line}: rnk: no option")
+    assert fails(["fit", "--config", config], capsys, monkeypatch).startswith(
+        f"{config}, line {line}: model.lora.rnk: no option 'rnk'"
+    )
 
 
 def test_a_bad_row_is_named(config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

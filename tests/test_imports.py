@@ -10,7 +10,8 @@ import unlearn_pl
 ROOT = Path(unlearn_pl.__file__).parent
 LEVELS = [
     {"", "errors", "console", "stopping"},
-    {"files", "provenance"},
+    {"files", "provenance", "config_file"},
+    {"parser_messages"},
     {"data", "models", "parsing", "hashing"},
     {"objectives", "merging", "metrics"},
     {"checkpoints", "tasks", "analysis", "inference", "report"},

@@ -25,6 +25,7 @@ from unlearn_pl.metrics.leakage import Corpus
 from unlearn_pl.metrics.metric import ALWAYS, Estimate, Metric
 from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.tasks.base import Term
+from unlearn_pl.tasks.checked import checked_settings
 
 Build = Callable[[], LlamaForCausalLM]
 
@@ -238,6 +239,35 @@ def test_without_rows_the_command_says_what_is_needed(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert capsys.readouterr().err.splitlines()[-1].startswith("unlearn-pl: error: --data.forget: needed")
+
+
+def test_non_members_of_its_own_are_enough_for_the_attacks() -> None:
+    asked = replace(OPTIONS, metrics=["membership"])
+    assert read_inputs(Colours(), asked).nonmembers
+
+    class WithoutThem(Colours):
+        def sets(self) -> list[RowSet]:
+            return super().sets()[:3]
+
+    with pytest.raises(InputError, match=r"^metrics: membership needs membership\.nonmember, got None$"):
+        read_inputs(WithoutThem(), asked)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "must be a dict, got None"),
+        ({"path": Path("x")}, "must be what JSON holds, got PosixPath('x') for 'path'"),
+        ({"share": math.nan}, "must be what JSON holds, got nan for 'share'"),
+    ],
+)
+def test_settings_are_what_results_hold(given: Any, message: str) -> None:
+    class Told(Colours):
+        def settings(self) -> Any:
+            return given
+
+    with pytest.raises(InputError, match=f"^Told.settings {re.escape(message)}$"):
+        checked_settings(Told())
 
 
 def test_what_a_benchmark_gives_is_checked(tiny_model: Build, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -75,6 +75,26 @@ def test_what_the_base_did_not_know_was_not_forgotten() -> None:
     assert (found.answer, found.tone) == ("nothing to see", "unsure")
 
 
+def test_without_a_base_nothing_was_forgotten() -> None:
+    """Nor from a base whose rows are not there: nobody knows whether it gave what the model does not give."""
+    for base in (None, model("base")):
+        found = findings(model("m", [0.0] * 40), base)["forgotten"]
+        assert (found.answer, found.tone) == ("not compared", "unknown")
+    assert findings(model("base", [0.0] * 40))["forgotten"].answer == "not compared"
+
+
+def test_what_the_base_did_not_have_was_not_kept() -> None:
+    found = findings(model("m", [0.0], [0.0] * 90), model("base", [0.0], [0.0] * 90))["kept"]
+    assert (found.answer, found.tone) == ("nothing to see", "unsure")
+
+
+def test_the_worst_of_any_number_of_drawn_answers_counts() -> None:
+    drawn = {f"forget__leak_at_{count}": {"value": value} for count, value in ((1, 0.02), (4, 0.3))}
+    found = findings(model("m", [0.0] * 40, **drawn), KNOWS)["forgotten"]
+    assert found.answer == "not all"
+    assert "worst of 4 drawn answers 0.300" in found.words
+
+
 @pytest.mark.parametrize(
     ("retain", "count", "answer", "tone"),
     [
@@ -139,6 +159,42 @@ def test_a_searched_model_is_judged_by_documents_held_out_of_the_search() -> Non
     assert (one.answer, one.evidence[0].n) == ("over-forgotten", 48)
 
 
+def test_documents_that_chose_a_model_do_not_clear_it_of_attacks() -> None:
+    near = {"value": 0.5, "low": 0.45, "high": 0.55}
+    after = model("m", membership__loss__auc=near)
+    after.results["verdicts"]["loss"] = "no leak shown"
+    held = {"holdout_auc": 0.5, "holdout_interval": [0.2, 0.8], "documents": {"holdout": [12, 36]}}
+    assert findings(after)["attacked"].answer == "no"
+    one = findings(after, search=Search(name="m", folder=FOLDER, found=held))["attacked"]
+    assert (one.answer, one.tone) == ("none shown", "unsure")
+    assert "took part in the choice" in one.words
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "answer"),
+    [
+        (["", "a b"], ["a b"], "no"),  # no answer to what had to be forgotten is no collapse
+        (["a b"], [" ", "a b"], "yes"),
+        (["a b"], ["", *["a b"] * 11], "not shown"),
+        ([""], [""], "yes"),
+    ],
+)
+def test_texts_that_hold_nothing(forget: list[str], retain: list[str], answer: str) -> None:
+    whole = {"value": 0.0, "low": 0.0, "high": 0.05}
+    sides = {name: texts for name, texts in (("forget", forget), ("retain", retain)) if any(map(str.strip, texts))}
+    after = model("m", [0.0] * 120, [0.0] * 120, **{f"{name}__degenerate": whole for name in sides})
+    for row in after.samples:
+        texts = forget if row["split"] == "forget" else retain
+        row["generated"] = texts[int(row["document"]) % len(texts)]
+        row["scores"] = {"degenerate": 0.0 if row["generated"].strip() else None}
+    found = findings(after)["collapsed"]
+    assert found.answer == answer
+    counted = {one.name: one.documents for one in found.evidence}
+    if forget == ["", "a b"]:  # documents whose texts could be looked at
+        assert counted["share of degenerate texts on forget prompts"] == 60
+    assert ("Empty" in found.words) == ("" in forget or any(not text.strip() for text in retain))
+
+
 def test_attacks_and_collapse() -> None:
     near, far = {"value": 0.5, "low": 0.45, "high": 0.55}, {"value": 0.5, "low": 0.2, "high": 0.8}
 
@@ -172,6 +228,7 @@ def test_attacks_and_collapse() -> None:
         ((1.0, 0.96, 1.0), (0.98, 0.96, 1.0), "no loss shown"),  # 99 questions: 98 % of 96.3 % are 94.4 %
         ((0.7, 0.6, 0.8), (0.5, 0.4, 0.59), "no"),
         ((0.7, 0.6, 0.8), (0.65, 0.5, 0.7), "no loss shown"),
+        ((0.3, 0.2, 0.4), (0.3, 0.29, 0.4), "nothing to see"),  # a base that guesses has nothing to lose
         (None, (0.65, 0.5, 0.7), "not compared"),
         ((0.7, 0.6, 0.8), None, "not measured"),
     ],
@@ -186,6 +243,14 @@ def test_knowledge(before: tuple | None, after: tuple | None, answer: str) -> No
         return model(name, **entry)
 
     assert findings(one("m", after), one("base", before))["knowledge"].answer == answer
+
+
+def test_less_than_was_asked_for_is_no_loss_where_there_was_none() -> None:
+    ends = {"value": 0.3, "low": 0.29, "high": 0.4, "n": 99}
+    after = model("m", choice__micro=ends)
+    after.results["eligible"] = False
+    found = findings(after, model("base", choice__micro=ends))["knowledge"]
+    assert (found.answer, found.tone) == ("below what was asked for", "bad")
 
 
 def test_the_model_that_a_run_is_about() -> None:

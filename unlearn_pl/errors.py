@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -61,6 +61,15 @@ def check_seed(seed: int, name: str = "seed") -> None:
         raise InputError(f"must be from 0 to {MOST_SEED}, got {seed}", name)
 
 
+def check_distinct(values: Iterable[Any] | None, name: str) -> None:
+    """Raise InputError if one of ``values`` is there twice."""
+    seen: list[Any] = []
+    for value in values or ():
+        if value in seen:
+            raise InputError(f"each only once, got {value} twice", name)
+        seen.append(value)
+
+
 def check_choices(options: Any) -> None:
     """Raise InputError unless each field of a dataclass that is a ``Literal`` holds one of its values.
 
@@ -104,7 +113,7 @@ def one_line(error: BaseException) -> str:
 
 
 # What a disk answers whatever the program does right; safetensors says it in a text, with the number.
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 def disk_fault(error: BaseException | None) -> str | None:

@@ -1,20 +1,22 @@
 """The argument parser behind every command: a mistake is one line that names the argument, what was allowed and what
 came, and exit code 2."""
 
-import difflib
 import inspect
 import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from types import NoneType
+from typing import Any, ClassVar, NoReturn, get_args
 
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
-from unlearn_pl.errors import InputError, check_seed, refusal_behind
+from unlearn_pl.config_file import ConfigError, check_config
+from unlearn_pl.errors import InputError, check_seed, refusal_behind, within
+from unlearn_pl.parser_messages import explain, locate, plain_types
 
 # docstrings under dataclass fields become --help; ${trainer.default_root_dir} in a config needs no `fit.` before it
 set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
@@ -31,6 +33,8 @@ class ShortErrors(ArgumentParser):
     """What is being parsed: a recipe parses the command lines of its fits too."""
     known: ClassVar[list[str]] = []
     """The arguments that the parser of ``given`` takes."""
+    whose: ClassVar[str] = ""
+    """What stands before each error: whose command line ``given`` is, where that is not the user's own."""
 
     def parse_args(  # type: ignore[override]
         self, args: list[str] | None = None, *more: Any, **options: Any
@@ -38,15 +42,42 @@ class ShortErrors(ArgumentParser):
         """Lightning and jsonargparse, after what a shell user leaves out has been added (see ``completed``)."""
         given = ShortErrors.given = sys.argv[1:] if args is None else list(args)
         ShortErrors.known = known_keys(self)
-        return super().parse_args(completed(given, switches(self)), *more, **options)
+        parsed = super().parse_args(completed(given, switches(self)), *more, **options)
+        refuse_null(self, parsed)
+        return parsed
+
+    def parse_path(self, path: Any, *more: Any, **options: Any) -> Any:
+        """jsonargparse's, which tells what is wrong with a file without its name."""
+        try:
+            return super().parse_path(path, *more, **options)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: must be UTF-8, but byte {error.start} is not") from error
+        except ConfigError as error:
+            raise InputError(f"{path}: {error.reason}") from error
+
+    def parse_string(self, content: str, *more: Any, **options: Any) -> Any:
+        """jsonargparse's, for a text that is a mapping."""
+        check_config(content, self.parser_mode)
+        return super().parse_string(content, *more, **options)
 
     def classes(self) -> dict[str, tuple[type, ...]]:
         """Those that a config names by class: argument -> classes."""
         return {}
 
+    @classmethod
+    @contextmanager
+    def on_behalf_of(cls, whose: str) -> Iterator[None]:
+        """Put ``whose`` before the errors of the parsers in the block."""
+        cls.whose = whose
+        try:
+            yield
+        finally:
+            cls.whose = ""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = known_keys(self)
-        print(f"unlearn-pl: error: {explain(message, self.given, known, self.classes())}", file=sys.stderr)
+        told = explain(message, self.given, known, self.classes(), self.known)
+        print(f"unlearn-pl: error: {self.whose}{told}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -63,6 +94,7 @@ def parse_function(
         args = ["--config", *args]
     parsed = parser.parse_args(join_lists(args, list_arguments(function)))
     try:
+        check_entries(options_kind(function), parsed)
         config = parser.instantiate_classes(parsed)
         if "seed" in config:
             check_seed(config["seed"])
@@ -75,6 +107,34 @@ def parse_function(
         if refusal is None:
             raise
         raise with_flag(refusal, known_keys(parser), args) from error
+
+
+def check_entries(kind: Any, parsed: Any) -> None:
+    """Raise InputError, with the name of the entry, for what the classes of ``{NAME: OPTIONS}`` refuse: all that they
+    say themselves is the option."""
+    for field in fields(kind) if kind else ():
+        entry = ([*get_args(field.type), None, None])[1]
+        for name, options in parsed[field.name].items() if is_dataclass(entry) else ():
+            with within(f"{field.name}.{name}"):
+                entry(**vars(options))
+
+
+def refuse_null(parser: ArgumentParser, parsed: Any) -> None:
+    """Raise InputError for a null where none is allowed: jsonargparse takes it for "not given"."""
+    for action in parser._actions:
+        for name, child in action.choices.items() if isinstance(action.choices, dict) else ():
+            if name in parsed:
+                refuse_null(child, parsed[name])
+        hint = getattr(action, "_typehint", None)
+        takes = (*get_args(hint), hint)
+        if hint is None or action.default is None or not {NoneType, None, Any}.isdisjoint(takes):
+            continue
+        groups = [action.dest.rsplit(".", count)[0] for count in range(action.dest.count("."), -1, -1)]
+        for name in groups:
+            if parsed.get(name, "") is None:
+                must = plain_types(str(hint)) if name == action.dest else "options of its own, as {NAME: VALUE, ...}"
+                place, _ = locate(name, ShortErrors.given, "null")
+                raise InputError(f"{place}: must be {must}, got null")
 
 
 def with_flag(error: InputError, known: Iterable[str], given: Iterable[str]) -> InputError:
@@ -206,112 +266,3 @@ def known_keys(parser: ArgumentParser) -> list[str]:
             keys += known_keys(child)
         keys.append(action.dest)
     return [key for key in dict.fromkeys(keys) if key not in ("help", "subcommand") and not key.endswith(".help")]
-
-
-def explain(message: str, args: list[str], known: list[str], classes: dict[str, tuple[type, ...]]) -> str:
-    """What a jsonargparse ``message`` about ``args`` means, in one line."""
-    message = message.strip()
-    if match := re.match(r"the following arguments are required: (.*)", message, re.IGNORECASE):
-        return f"needed: {', '.join(needed_flag(name, args, ShortErrors.known) for name in match[1].split(', '))}"
-    if match := re.match(r"unrecognized arguments: ([^-]\S*)", message, re.IGNORECASE):
-        return f"{match[1]}: a value that belongs to no argument; a list is written '[a, b]'"
-    if match := re.match(r"unrecognized arguments: -*(\S+?)(?:=.*)?$", message, re.IGNORECASE):
-        return f"--{match[1]}: no such argument{guess(match[1], known)}"
-    if match := re.match(r"Option '([^']+)' is not accepted", message):
-        place, path = locate(match[1], args)
-        options = options_below(path, classes)
-        takes = "".join(f"; {name} takes {', '.join(names)}" for name, names in options.items())
-        near = guess(match[1], [name for names in options.values() for name in names])
-        return f"{place}: no option '{match[1]}'{near}{takes}"
-    if match := re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL):
-        place, path = locate(match[1], args)
-        return f"{place}: {cause(match[2], path, classes)}"
-    return re.sub(r"\s*\n\s*", " ", message)
-
-
-def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
-    """The reason why a value was refused, in words."""
-    named = [kind.__name__ for key, kinds in classes.items() if path.startswith(key) for kind in kinds]
-    if not named and (found := own_class(reason)):
-        return found
-    if match := re.search(r"Expected a dot import path string: (\S+)", reason):
-        return f"no class {match[1]}{guess(match[1], named)}; the classes are {', '.join(named)}, or an import path"
-    if (match := re.search(r"Not a valid subclass of \w+\. Got value: (.*)", reason)) and named:
-        got = "null" if match[1] == "None" else match[1]
-        return f"must be one of {', '.join(named)}, as {{class_path: NAME, init_args: {{...}}}}, got {got}"
-    if "is abstract" in reason:
-        return f"a new slot needs a class first: one of {', '.join(named)}"
-    got = re.search(r"(?:Got value|Given value): (.*)", reason)
-    allowed = re.search(r"Subtypes: \[(.*)\]", reason) or re.search(r"Expected an? (.*?)(?:\. Got value|$)", reason)
-    if got and allowed:
-        return f"must be {plain_types(allowed[1])}, got {got[1]}"
-    return re.sub(r"\s*\n\s*", " ", reason)
-
-
-def own_class(reason: str) -> str | None:
-    """Why a class of the user's own cannot be taken, None if ``reason`` is about something else."""
-    match = re.search(
-        r"Subtypes: \[<class '[\w.]*?(?P<kind>[A-Z]\w*)'>, <class 'NoneType'>\]\s*Errors:\s*- (?P<why>.*?)\s*"
-        r"- Expected a <class 'NoneType'>.*Given value:\s*(?P<given>.*)",
-        reason,
-        re.DOTALL,
-    )
-    if match is None or match["why"].startswith("Expected a <class"):  # a plain type
-        return None
-    why = re.sub(r"Problem with given class_path '[^']*':|With fail_untyped=True, ", "", match["why"])
-    must = f"must be the import path of a {match['kind']} (my_file.My{match['kind']}), got {match['given']!r}"
-    return f"{must}: {' '.join(why.split())}"
-
-
-def plain_types(text: str) -> str:
-    """``<class 'int'>, typing.Literal['epoch']`` as ``int or 'epoch'``."""
-    text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text).replace("NoneType", "null")
-    if match := re.fullmatch(r"typing\.Literal\[(.*)\]", text):
-        return f"one of {match[1]}"
-    text = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", text)
-    return " or ".join(part.strip() for part in re.split(r",(?![^\[]*\])", text))
-
-
-def needed_flag(name: str, args: Iterable[str], known: Iterable[str]) -> str:
-    """The flag of an argument that was not given: of the command, or of the class that one of ``args`` names."""
-    if name in known:
-        return f"--{name}"
-    classes = [match[1] for arg in args if (match := re.fullmatch(r"--([\w.]+)=[\w.]*\b[A-Z]\w*", arg))]
-    return f"--{classes[0]}.{name}" if len(classes) == 1 else name
-
-
-def locate(key: str, args: Iterable[str]) -> tuple[str, str]:
-    """Where the user wrote ``key`` (the flag, or the line of a config file), and its whole dotted path if known."""
-    args = list(args)
-    files = [after for flag, after in itertools.pairwise(args) if flag in ("--config", "-c")]
-    files += [arg.split("=", 1)[1] for arg in args if arg.startswith(("--config=", "-c="))]
-    for arg in args:
-        flag = arg.split("=", 1)[0].lstrip("-").rstrip("+")
-        if arg.startswith("--") and (flag == key or flag.endswith(f".{key}")):
-            return f"--{flag}", flag
-    for file in files:
-        path = Path(file)
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        for number, line in enumerate(lines, 1):
-            if re.search(rf"\b{re.escape(key.rsplit('.', 1)[-1])}\s*:", line):
-                return f"{file}, line {number}: {key}", key
-    return f"--{key}", key
-
-
-def options_below(path: str, classes: dict[str, tuple[type, ...]]) -> dict[str, list[str]]:
-    """Class -> options, of the classes that may stand at ``path``; of all classes if only the last name is known."""
-    chosen = [kind for key, kinds in classes.items() if path.startswith(key) or "." not in path for kind in kinds]
-    return {kind.__name__: options_of(kind) for kind in chosen}
-
-
-def options_of(kind: type) -> list[str]:
-    """The options that a class takes."""
-    if is_dataclass(kind):
-        return [field.name for field in fields(kind)]
-    return list(inspect.signature(kind).parameters)
-
-
-def guess(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean X?)`` if one of ``known`` is near, else nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]}?)" if near else ""

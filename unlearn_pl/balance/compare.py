@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unlearn_pl.analysis.conflict import Conflict, measure_conflict
 from unlearn_pl.balance.path import OVER, UNDER, MergePath, Point, Ray, open_path
 from unlearn_pl.balance.scorer import Measurement, MergeScorer
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, check_distinct
 from unlearn_pl.evaluation.inputs import EvaluationInputs
 from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.files import write_json, write_text
@@ -47,6 +47,7 @@ class ComparisonOptions:
         for name in ("methods", "densities"):
             if getattr(self, name) == []:
                 raise InputError("at least one is needed, got none", name)
+            check_distinct(getattr(self, name), name)
         for method in self.methods or ():
             find_method(method, argument="methods")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from unlearn_pl.balance.path import Ray
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, check_distinct
 from unlearn_pl.merging.methods import find_method
 
 
@@ -40,6 +40,7 @@ class BalanceOptions:
         for name in ("methods", "scales", "densities"):
             if getattr(self, name) == []:
                 raise InputError("at least one is needed, got none", name)
+            check_distinct(getattr(self, name), name)
         for scale in self.scales:
             if not 0 < scale < math.inf:
                 raise InputError(f"must be above 0 and finite, got {scale}", "scales")

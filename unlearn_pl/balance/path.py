@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, check_distinct
 from unlearn_pl.merging.adapters import Adapter, check_base, check_shared_start, check_sizes, read_adapters
 from unlearn_pl.merging.factors import Delta, norm, scaled
 from unlearn_pl.merging.merge import MergedAdapter, merge_modules
@@ -196,6 +196,7 @@ def open_path(base: PreTrainedModel, adapters: Sequence[str | Path], seed: int =
     """
     if len(adapters) != 2:
         raise InputError(f"two are needed, the over- and the under-forgetting one, got {len(adapters)}", "adapters")
+    check_distinct([str(Path(adapter).expanduser().resolve()) for adapter in adapters], "adapters")
     # what any method needs; each method asks for more when it is used
     over, under = read_adapters(adapters, MergeOptions(method=EXACT).settings(2))
     check_base(base, [over, under])

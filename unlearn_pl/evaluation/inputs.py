@@ -72,6 +72,7 @@ def read_inputs(data: Benchmark | EvaluationData, options: EvaluationOptions) ->
     for note in benchmark.notes(inputs.rows):
         warnings.warn(f"scores: {note}", stacklevel=2)
     members, nonmembers = read_sides(benchmark, sets, options.membership)
+    options.check_documents(nonmembers)
     with within("choice"):
         subjects = read_subjects(options.choice.folder, options.choice.shots, options.choice.limit)
     return EvaluationInputs(

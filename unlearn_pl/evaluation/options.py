@@ -1,5 +1,6 @@
 """What is measured beside a benchmark's rows, and how: one dataclass for commands, callbacks, recipes and Python."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from unlearn_pl.errors import InputError
@@ -45,11 +46,10 @@ class EvaluationOptions:
         self._check_metrics()
 
     def _check_metrics(self) -> None:
-        """A family that is asked for by name must be able to be measured. Raises InputError."""
+        """A family that is asked for by name must be able to be measured, as far as options tell. Raises InputError."""
         if unknown := sorted(set(self.metrics or ()) - set(FAMILIES)):
             raise InputError(f"must be among {', '.join(FAMILIES)}, got {', '.join(unknown)}", "metrics")
         given: dict[Need, tuple[str, object]] = {
-            "documents": ("membership.nonmember", self.membership.nonmember),
             "sampling": ("sampling.samples", self.sampling.samples),
             "truth": ("truth.forget or truth.retain", self.truth.forget or self.truth.retain),
         }
@@ -58,6 +58,13 @@ class EvaluationOptions:
                 name, value = given.get(need, ("", True))
                 if not value:
                     raise InputError(f"{family} needs {name}, got {value}", "metrics")
+
+    def check_documents(self, nonmembers: Sequence[str]) -> None:
+        """Raise InputError if a family that is asked for by name needs ``nonmembers``, and there are none: a benchmark
+        may bring its own."""
+        for family in self.metrics or ():
+            if not nonmembers and "documents" in shared_needs(METRICS, family):
+                raise InputError(f"{family} needs membership.nonmember, got None", "metrics")
 
     @property
     def families(self) -> tuple[str, ...]:

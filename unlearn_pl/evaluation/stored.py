@@ -30,6 +30,7 @@ from unlearn_pl.models.lora import open_adapter, without_adapter
 from unlearn_pl.models.tokenizer import difference, find_tokenizer, guard_ids, same_tokens
 from unlearn_pl.provenance import provenance
 from unlearn_pl.stopping import advising
+from unlearn_pl.tasks.checked import checked_settings
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def evaluate_stored(
     harness = harness or Harness()
     manager = None if harness.tasks is None else task_manager(harness)
     sources = source_hashes(inputs, options)
-    settings = inputs.benchmark.settings() | asdict(options)
+    settings = checked_settings(inputs.benchmark) | asdict(options)
     other = None if retrained is None else read_retrained(retrained)
     if other is not None:
         refuse_others(other, sources, settings)

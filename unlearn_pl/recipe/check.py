@@ -24,10 +24,15 @@ from unlearn_pl.tasks.mmlu import read_subjects
 from unlearn_pl.tasks.synthetic import benchmark
 from unlearn_pl.training import memorise
 
+LONGEST_NAME = 255
+"""Bytes that a file system takes in the name of a folder."""
+
 
 def check_options(options: RecipeOptions) -> None:
     """Raise InputError for a recipe that does not fit together; nothing is read but what lies where it says."""
-    if not options.name or Path(options.name).is_absolute() or not {".", ".."}.isdisjoint(options.name.split("/")):
+    parts = options.name.split("/")
+    leaves = not options.name or Path(options.name).is_absolute() or not {".", ".."}.isdisjoint(parts)
+    if leaves or not options.name.isprintable() or max(len(part.encode()) for part in parts) > LONGEST_NAME:
         raise InputError(f"must be the name of a folder below logs, got {options.name!r}", "name")
     check_names(options)
     check_seeds(options.seeds)
@@ -175,7 +180,8 @@ def check_fit(recipe: Recipe, name: str, config: str) -> None:
     where = place(recipe.options, name)
     arguments = recipe.fit_arguments(name, config)
     try:
-        built = Built(["fit", *arguments])
+        with ShortErrors.on_behalf_of(f"--{where}: {config} cannot be run here: "):
+            built = Built(["fit", *arguments])
     except SystemExit as end:
         if end.code:
             raise

@@ -20,7 +20,7 @@ CAUTION = (
     "An evaluation can show that something is left of what had to be forgotten; that nothing is left it cannot show. "
     "Who must rely on it should try other prompts, drawn answers, relearning and quantisation too."
 )
-WITHOUT_BASE = "Its base knew what had to be forgotten: whoever has the base can still ask it."
+WITHOUT_BASE = "What its base knew of what had to be forgotten, whoever has the base can still ask it for."
 METHOD = {
     "method": "merge method", "weights": "weights", "density": "density", "scale": "scale",
     "majority_sign": "sign by", "seed": "seed",

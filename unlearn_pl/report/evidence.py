@@ -93,6 +93,20 @@ def change(before: Model, after: Model, names: Sequence[str], title: str) -> Evi
     return replace(found, value=fmean(new[key] - old[key] for key in rows), low=low, high=high)
 
 
+def empty(model: Model, names: Sequence[str], title: str) -> Evidence | None:
+    """Share of the texts of these sets that hold nothing; None where each holds something."""
+    rows = [row for row in model.samples if row.get("split") in names and isinstance(row.get("generated"), str)]
+    values = [float(not row["generated"].strip()) for row in rows]
+    units = [tuple(str(row.get(name)) for name in ("split", "task", "document")) for row in rows]
+    return mean_of(values, units, title) if any(values) else None
+
+
+def has(row: Sample, score: str) -> bool:
+    """Whether a row was given a score, which a text without words is not; yes where its file does not say."""
+    given = row.get("scores")
+    return not isinstance(given, Mapping) or number(given.get(score)) is not None
+
+
 def mean_of(values: Sequence[float], units: Sequence[Hashable], title: str) -> Evidence | None:
     """A mean with its interval; None of nothing."""
     if not values:

@@ -67,4 +67,5 @@ def unmeasured(run: Run, case: Case) -> list[str]:
         found.append("answers drawn at random (leak@k): only the greedy text of each prompt was looked at")
     if not dig(facts, "config.retrained"):
         found.append("a model retrained without the documents, which would say what AUC is right")
+    found.append("texts without sense that repeat nothing: only repetitions and empty texts were looked for")
     return [*found, "relearning, quantised weights and paraphrased prompts: no part of this evaluation"]

@@ -1,7 +1,9 @@
 """What a benchmark gives, checked: a class of one's own may give anything, and what it gives becomes a result."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
@@ -25,6 +27,20 @@ def checked_sets(benchmark: Benchmark) -> list[RowSet]:
         if count > 1:
             raise InputError(f"{name} has {count} {what} called {most!r:.80}; they must differ")
     return sets
+
+
+def checked_settings(benchmark: Benchmark) -> dict[str, Any]:
+    """What a benchmark was made with. Raises InputError unless the results can hold it."""
+    name = f"{type(benchmark).__name__}.settings"
+    found = benchmark.settings()
+    if not isinstance(found, dict):
+        raise InputError(f"{name} must be a dict, got {found!r:.60}")
+    for key, value in found.items():
+        try:
+            json.dumps({key: value}, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name} must be what JSON holds, got {value!r:.60} for {key!r:.60}") from error
+    return found
 
 
 def refuse_other_rows(one: RowSet, benchmark: str) -> None:

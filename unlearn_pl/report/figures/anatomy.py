@@ -25,9 +25,10 @@ def anatomy_figures(run: Run) -> list[Figure]:
         Figure(
             key="anatomy",
             title="Sign conflict, trimmed mass and direction by layer",
-            caption="What each merge met in its two adapters: the share of entries whose signs differ after pruning, "
-            "the share of the sum of magnitudes that pruning dropped (no line for a method that does not prune), and "
-            "the cosine of the two deltas; dashed: all layers together.",
+            caption="What each merge met in its adapters, in what its method merges (the factors A and B, or the "
+            "deltas): of the entries that two adapters have after pruning, the share whose signs differ; the share of "
+            "the sum of magnitudes that pruning dropped (no line for a method that does not prune). And the cosine of "
+            "the two deltas, whatever the method merges. Dashed: all layers together.",
             panels=[
                 Panel(
                     title=title,
