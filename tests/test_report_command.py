@@ -29,12 +29,27 @@ def test_the_page_and_the_files_for_a_paper(
     assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".md", ".tex", ".csv"}
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("demo: balanced: Forgotten? ")
-    assert said[-2:] == ["wrote tables", "wrote report.html"]
+    assert said[-1] == "wrote tables, report.html"
     assert len(said) <= 10
     (folder / "over/angles.json").unlink()
     command(monkeypatch, "logs/demo", "--output=report.html", "--overwrite")
     assert "angles of over" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "are missing, with the reasons on the page" in capsys.readouterr().out
+
+
+def test_a_card_is_written_where_a_model_was_evaluated(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, "logs/demo", "--card", "card.md")
+    assert (tmp_path / "card.md").read_text(encoding="utf-8").startswith("---\n")
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote card.md, report.html"
+    command(monkeypatch, "logs/demo/over", "--card", "none.md", "--output", "over.html")
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == [
+        "no model card: the first run has no evaluated model that it could be about",
+        "wrote over.html",
+    ]
+    assert not (tmp_path / "none.md").exists()
 
 
 @pytest.mark.parametrize(

@@ -39,17 +39,18 @@ def report(
     """
     check(output, {"figures": figures, "tables": tables}, card, overwrite)
     content = content_of(read_runs(runs), mask_pii)
+    text = model_card(content.runs[0]) if card is not None else None
     write_text(output, page(content))
     if tables is not None:
         write_tables(content.tables, Path(tables))
     if figures is not None:
         write_figures(content, Path(figures))
-    if card is not None and (text := model_card(content.runs[0])):
+    if card is not None and text:
         write_text(card, text)
     print(summary(content))
-    for folder in (figures, tables, card, output):
-        if folder is not None:
-            print(f"wrote {folder}")
+    if card is not None and not text:
+        print("no model card: the first run has no evaluated model that it could be about")
+    print("wrote " + ", ".join(place for place in (figures, tables, text and card, output) if place))
 
 
 def check(output: str, folders: Mapping[str, str | None], card: str | None, overwrite: bool) -> None:
