@@ -142,6 +142,8 @@ def test_a_refusal_names_the_flag(base_folder, adapters, data, membership, tmp_p
         (compare_merges, ["--adapters", adapters[0]], r"^--adapters: two are needed"),
         (balance, ["--search.scales=[1, 1.0]"], r"^--search\.scales: each only once, got 1.0 twice"),
         (compare_merges, ["--methods=[ties, cat, ties]"], r"^--methods: each only once, got ties twice"),
+        (balance, ["--search.densities=[0.5, 2]"], r"^--search\.densities: must be in \(0, 1\], got 2"),
+        (compare_merges, ["--densities=[0]"], r"^--densities: must be in \(0, 1\], got 0"),
         (compare_merges, ["--methods=[]"], r"^--methods: at least one is needed"),
     ):
         documents = [] if "nonmember" in message else ["--membership.nonmember", membership.nonmember]
@@ -170,7 +172,7 @@ def test_compared_methods_have_both_scores_and_one_norm(
     assert (output / "merges.md").read_text().strip() in capsys.readouterr().out
     with pytest.raises(InputError, match=r"^methods: must be one of .*did you mean ties"):
         compare_merges(base_folder, adapters, data, str(tmp_path / "x"), ["tiez"], options=options)
-    with pytest.raises(InputError, match=r"density: must be in"):
+    with pytest.raises(InputError, match=r"^densities: must be in"):
         compare_merges(
             base_folder, adapters, data, str(tmp_path / "x"), ["ties"], densities=[0.5, 1.5], options=options
         )

@@ -111,6 +111,36 @@ def test_a_mistake_in_a_config_is_named_with_its_line(
     )
 
 
+OWN = """from unlearn_pl import Objective
+class Half(Objective):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("class_path: NPO", "class_path: own_half.Half", "own_half.Half is abstract: it lacks a method"),
+        ("class_path: NPO", "class_path: own_torn.Torn", r"own_torn\.py, line 1: not Python: '\(' was never closed"),
+        ("seed_everything: 42", "seed_everything: null", "line 1: seed_everything: must be int, got null"),
+        ("lora:", "learning_rate: null\n  lora:", r"line \d+: model\.learning_rate: must be float, got null"),
+        ("lora:", "learning_rate: 1\n  learning_rate: 2\n  lora:", r"model\.learning_rate is given twice, on lines"),
+    ],
+)
+def test_what_a_fit_cannot_take_is_one_line(
+    old: str, new: str, message: str, config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(config)
+    monkeypatch.syspath_prepend(str(path.parent))
+    for name, text in (("half", OWN), ("torn", "x = (\n")):
+        path.with_name(f"own_{name}.py").write_text(text)
+    text = path.read_text()
+    path.write_text(text.replace(old, new) if old in text else f"{new}\n{text}")
+    told = fails(["fit", "--config", config], capsys, monkeypatch)
+    assert re.search(message, told)
+    assert "\n" not in told
+
+
 def test_a_bad_row_is_named(config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(config).with_name("forget.jsonl")
     rows = path.read_text().splitlines()

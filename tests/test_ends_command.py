@@ -124,6 +124,35 @@ def test_two_processes_stop_together_and_leave_none_behind(finished: Path) -> No
     assert found.stdout == "", "no process of the launch is left"
 
 
+AGAIN = """
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+with stoppable():
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+"""
+AMID = """
+class Kept:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+with stoppable():
+    Kept()
+    time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize("program", [AGAIN, AMID])
+def test_a_signal_ends_a_command_in_order_whenever_it_comes(program: str) -> None:
+    """Once more while the process ends, as `run` hands on what came to its fit too; and in a finaliser, where Python
+    drops what is raised."""
+    program = "import atexit, os, signal, time\nfrom unlearn_pl.stopping import stoppable" + program
+    done = subprocess.run([sys.executable, "-c", program], cwd=TESTS.parent, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 143
+    assert done.stderr.splitlines() == [
+        "unlearn-pl: stopped by SIGTERM; nothing of it was kept: run the same command again"
+    ]
+
+
 def quietly(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
     """The exit code of a command line in this process."""
     monkeypatch.setattr(sys, "argv", ["unlearn-pl", *arguments])

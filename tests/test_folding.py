@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from unlearn_pl.balance.search import find_balance
 from unlearn_pl.errors import InputError
+from unlearn_pl.inference.forward import evaluating
 from unlearn_pl.merging.adapters import read_adapters
 from unlearn_pl.merging.factors import Factors
 from unlearn_pl.merging.folding import FoldedWeights
@@ -19,6 +20,7 @@ from unlearn_pl.models.adapter_folder import PREFIX
 
 IDS = torch.arange(24).reshape(2, 12)
 Q_PROJ = PREFIX + "model.layers.0.self_attn.q_proj"
+LATER = PREFIX + "model.layers.1.self_attn.q_proj"
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,40 @@ def test_folds_do_not_pile_up_and_restoring_gives_the_exact_bytes_back(tiny_mode
     assert same(weights(base), before)
     folded.fold(first.deltas)
     assert same(weights(base), once)
+
+
+def test_a_second_interrupt_does_not_leave_half_a_merge(tiny_model, pair, monkeypatch):
+    """The first ends the search, the second comes while the weights are put back; or one while the modes are set."""
+    model = tiny_model()
+    model.model.layers[1].train()
+    before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    real, calls = Tensor.copy_, []
+
+    def broken_off(target, source):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(target, source)
+
+    def interrupted_search():
+        with FoldedWeights(model, [Q_PROJ, LATER]) as weights:
+            weights.fold({name: torch.ones(32, 32) for name in (Q_PROJ, LATER)})
+            monkeypatch.setattr(Tensor, "copy_", broken_off)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_search()
+    assert len(calls) == 4
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+    def interrupted_eval(training):
+        for module in list(model.modules())[:3]:
+            module.training = training
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "train", interrupted_eval)
+    with pytest.raises(KeyboardInterrupt), evaluating(model):
+        pass
+    assert [module.training for module in model.modules()] == modes
 
 
 def test_the_parameters_stay_where_they_are(tiny_model, pair):

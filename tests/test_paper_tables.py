@@ -76,6 +76,7 @@ def test_table_1_has_the_papers_rows_beside_the_runs(run: Run) -> None:
     assert cells(table, "merged")["MIA AUC"].value == results[AUC]
     assert table.is_best([row.name for row in table.rows].index("merged (TIES)"), 0)
     assert "not there: not published (merged, official test: MIA AUC)" in markdown(table)
+    assert "- Chosen by a balance search (balanced): half of the documents" in markdown(table)
 
 
 def test_the_number_of_rows_stands_once_where_it_is_one_for_all() -> None:
@@ -177,6 +178,23 @@ def test_runs_that_differ_by_the_seed_alone_are_one(tmp_path: Path) -> None:
     hyper = table_3([runs])
     assert hyper is not None
     assert cells(hyper, "seed")["over"].text == "0, 1, 2"
+
+
+def test_a_seed_whose_fit_was_interrupted_is_a_seed_like_others(tmp_path: Path) -> None:
+    """Its configuration names the checkpoint that it went on from; another run's is a setting."""
+    runs = [seeded(tmp_path / f"demo/seed_{seed}", seed) for seed in (0, 1)]
+    folder = "logs/demo/seed_1/over"
+
+    def going_on(checkpoint: str) -> Run:
+        config = {"trainer": {"default_root_dir": folder}, "ckpt_path": checkpoint, "seed_everything": 1}
+        return replace(runs[1], fits={"over": replace(runs[1].fits["over"], config=config)})
+
+    plain = {"trainer": {"default_root_dir": "logs/demo/seed_0/over"}, "ckpt_path": None, "seed_everything": 0}
+    whole = replace(runs[0], fits={"over": replace(runs[0].fits["over"], config=plain)})
+    mate = going_on(f"{folder}/checkpoints/interrupted.ckpt")
+    assert by_recipe([whole, mate]) == [[whole, mate]]
+    other = going_on("logs/demo/seed_0/over/checkpoints/last.ckpt")
+    assert by_recipe([whole, other]) == [[whole], [other]]
 
 
 def test_other_settings_or_the_same_seed_are_not_a_seed_more(tmp_path: Path) -> None:

@@ -120,7 +120,10 @@ def test_a_key_twice_is_refused_wherever_it_stands(tmp_path: Path, capsys: pytes
     [
         ("parts: null", r"parts: must be .*, got null"),
         ("parts: {a: null}", r"parts\.a: must be options of its own, as {NAME: VALUE, ...}, got null"),
-        ("parts: {a: x}", r"parts\.a: must be options of its own, as {NAME: VALUE, ...}, got x"),
+        (
+            "parts: {a: x}",
+            r"parts\.a: must be options of its own, as {NAME: VALUE, ...}, or the import path of a class, got x",
+        ),
         ("parts: {b: {share: 0.1}, a: {share: many}}", r"parts\.a\.share: must be float, got many"),
         ("parts: {b: {share: 0.1}, a: {shar: 0.1}}", r"parts\.a\.shar: no option 'shar'"),
         ("whole: null", r"whole: must be options of its own, as {NAME: VALUE, ...}, got null"),
@@ -140,3 +143,14 @@ def test_a_value_that_cannot_be_is_told_with_the_whole_name_of_its_key(
         parse_function(command_of_lists, [str(file)], "command")
     told = capsys.readouterr().err.removeprefix("unlearn-pl: error: ") or str(refused.value)
     assert re.fullmatch(message if message.startswith("--") else rf"{file}, line 1: {message}", told.strip()), told
+
+
+def test_a_line_is_named_of_a_file_in_another_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("configs").mkdir()
+    Path("configs/c.yaml").write_text("model: m\nwhole: {share: many}\n")
+    with pytest.raises(SystemExit):
+        parse_function(command_of_lists, ["configs/c.yaml"], "command")
+    assert capsys.readouterr().err.startswith("unlearn-pl: error: configs/c.yaml, line 2: whole.share: must be float")

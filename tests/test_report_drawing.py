@@ -300,3 +300,19 @@ def test_a_panel_draws_on_given_axes() -> None:
     draw_panel(axes, lines(), looks_of(figure(lines())))
     assert axes.get_xlabel() == "optimizer step"
     assert axes.get_legend() is None
+
+
+def test_a_dashed_line_of_one_point_is_told_from_the_line_beside_it() -> None:
+    """A validation loss that was measured once has no dashes to be seen: its marker is open."""
+    from matplotlib.figure import Figure as Canvas
+
+    curves = [
+        Line(name="over", x=[0, 1], y=[0.0, 1.0], markers=True),
+        Line(name="over, validation", x=[1], y=[0.5], dashed=True, markers=True, colour="over"),
+    ]
+    panel = Panel(title="", x=Axis(title="step"), y=Axis(title="loss"), series=curves)
+    axes = Canvas().subplots()
+    draw_panel(axes, panel, looks_of(figure(panel)))
+    assert [line.get_markerfacecolor() == "none" for line in axes.lines[:2]] == [False, True]
+    data = spec(figure(panel))["data"]
+    assert [trace["marker"]["symbol"].endswith("-open") for trace in data[:2]] == [False, True]

@@ -140,7 +140,7 @@ def test_terms_are_drawn_a_task_a_panel() -> None:
     assert isinstance(first, Line)
     assert isinstance(second, Line)
     assert (first.name, first.dashed, list(first.x), list(first.y)) == (
-        "forget: regurgitation",
+        "forget: 1 - regurgitation",  # what is drawn
         True,
         [0, 3],
         [0.5, None],

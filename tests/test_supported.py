@@ -55,6 +55,11 @@ def test_callbacks_that_need_the_weights_early_are_refused(base_folder: str, tmp
     assert f"callbacks: {type(callback).__name__} is not supported" in refused(base_folder, tmp_path, [callback])
 
 
+def test_an_accumulation_of_no_batches_is_refused(base_folder: str, tmp_path: Path) -> None:
+    message = refused(base_folder, tmp_path, accumulate_grad_batches=0)
+    assert message == "accumulate_grad_batches: must be at least 1, got 0"
+
+
 @pytest.mark.parametrize("name", StrategyRegistry.available_strategies())
 def test_a_name_of_a_strategy_is_a_ddp_kind_or_refused(name: str) -> None:
     if name.startswith("ddp"):

@@ -157,6 +157,9 @@ def test_a_searched_model_is_judged_by_documents_held_out_of_the_search() -> Non
     after = model("m", membership__loss__auc={"value": 0.5, "low": 0.45, "high": 0.55})
     one = findings(after, search=search)["balanced"]
     assert (one.answer, one.evidence[0].n) == ("over-forgotten", 48)
+    assert "found no balance" not in one.words
+    failed = Search(name="m", folder=FOLDER, found=found | {"crosses": False, "message": "no crossing: nowhere near"})
+    assert "found no balance (no crossing: nowhere near)" in findings(after, search=failed)["balanced"].words
 
 
 def test_documents_that_chose_a_model_do_not_clear_it_of_attacks() -> None:

@@ -107,6 +107,8 @@ class UnlearnCLI(LightningCLI):
             self.config = parser.parse_args(args)  # without Lightning's warning that sys.argv holds something too
         except OmegaConfBaseException as error:  # a ${...} that leads nowhere
             raise InputError(f"a value of the configuration or the command line: {one_line(error)}") from error
+        except SyntaxError as error:  # of a file of the user's own
+            raise InputError(f"{error.filename}, line {error.lineno}: not Python: {error.msg}") from error
         except RepresenterError as error:  # Lightning's Timer has such a default
             raise InputError(f"a class that is named has an argument that no YAML holds: {one_line(error)}") from error
 

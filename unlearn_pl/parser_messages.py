@@ -18,6 +18,9 @@ def explain(
     message = message.strip()
     if match := re.match(r"the following arguments are required: (.*)", message, re.IGNORECASE):
         return f"needed: {', '.join(needed_flag(name, args, every) for name in match[1].split(', '))}"
+    if match := re.match(r'Key "([^"]+)\.[^".]+" not found in namespace', message):
+        place, _ = locate(match[1], args, "null")
+        return f"{place}: must be options of its own, as {{NAME: VALUE, ...}}, got null"
     if match := re.match(r"unrecognized arguments: ([^-]\S*)", message, re.IGNORECASE):
         return f"{match[1]}: a value that belongs to no argument; a list is written '[a, b]'"
     if match := re.match(r"unrecognized arguments: -*(\S+?)(?:=.*)?$", message, re.IGNORECASE):
@@ -41,12 +44,15 @@ def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
         return found
     match = re.search(r"Not a valid subclass of \w+\. Got value: (.*)|Expected a dot import path string: (\S+)", reason)
     if match and not named:
-        return f"must be options of its own, as {{NAME: VALUE, ...}}, got {plain_value(match[1] or match[2])}"
+        kinds = "options of its own, as {NAME: VALUE, ...}" + (", or the import path of a class" if match[2] else "")
+        return f"must be {kinds}, got {plain_value(match[1] or match[2])}"
     if match := re.search(r"Expected a dot import path string: (\S+)", reason):
         return f"no class {match[1]}{guess(match[1], named)}; the classes are {', '.join(named)}, or an import path"
     if (match := re.search(r"Not a valid subclass of \w+\. Got value: (.*)", reason)) and named:
         got = "null" if match[1] == "None" else match[1]
         return f"must be one of {', '.join(named)}, as {{class_path: NAME, init_args: {{...}}}}, got {got}"
+    if (match := re.search(r"but (\S+) is abstract", reason)) and not match[1].startswith("unlearn_pl."):
+        return f"{match[1]} is abstract: it lacks a method that every class of its kind defines"
     if "is abstract" in reason:
         return f"a new slot needs a class first: one of {', '.join(named)}"
     got = got_in(reason)
@@ -94,8 +100,9 @@ def plain_types(text: str) -> str:
 
 def needed_flag(name: str, args: Iterable[str], known: Iterable[str]) -> str:
     """The flag of an argument that was not given: of the command, or of the class that one of ``args`` names."""
-    if name in known:
-        return f"--{name}"
+    below = name.partition(".")[2]  # of a subcommand
+    if name in known or below in known:
+        return f"--{name if name in known else below}"
     classes = [match[1] for arg in args if (match := re.fullmatch(r"--([\w.]+)=[\w.]*\b[A-Z]\w*", arg))]
     return f"--{classes[0]}.{name}" if len(classes) == 1 else name
 

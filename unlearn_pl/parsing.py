@@ -3,11 +3,11 @@ came, and exit code 2."""
 
 import inspect
 import itertools
-import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any, ClassVar, NoReturn, get_args
@@ -33,6 +33,8 @@ class ShortErrors(ArgumentParser):
     """What is being parsed: a recipe parses the command lines of its fits too."""
     known: ClassVar[list[str]] = []
     """The arguments that the parser of ``given`` takes."""
+    folder: ClassVar[str] = "."
+    """Where the names of files in ``given`` start."""
     whose: ClassVar[str] = ""
     """What stands before each error: whose command line ``given`` is, where that is not the user's own."""
 
@@ -42,8 +44,10 @@ class ShortErrors(ArgumentParser):
         """Lightning and jsonargparse, after what a shell user leaves out has been added (see ``completed``)."""
         given = ShortErrors.given = sys.argv[1:] if args is None else list(args)
         ShortErrors.known = known_keys(self)
+        ShortErrors.folder = ShortErrors.folder if hasattr(self, "parent_parser") else os.getcwd()
         parsed = super().parse_args(completed(given, switches(self)), *more, **options)
-        refuse_null(self, parsed)
+        if not hasattr(self, "parent_parser"):  # else what is needed has not been looked for yet
+            refuse_null(self, parsed)
         return parsed
 
     def parse_path(self, path: Any, *more: Any, **options: Any) -> Any:
@@ -76,7 +80,8 @@ class ShortErrors(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = known_keys(self)
-        told = explain(message, self.given, known, self.classes(), self.known)
+        with chdir(self.folder):  # jsonargparse reads a file in its own folder
+            told = explain(message, self.given, known, self.classes(), self.known)
         print(f"unlearn-pl: error: {self.whose}{told}", file=sys.stderr)
         sys.exit(2)
 
@@ -232,7 +237,13 @@ def gathered(args: list[str], name: str, switches: set[str]) -> list[str]:
 
 def list_item(text: str) -> str:
     """A value within a YAML list: numbers as they are, anything else quoted."""
-    return text if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) else json.dumps(text)
+    return text if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) else quoted(text)
+
+
+def quoted(text: str) -> str:
+    """A text as YAML quotes it: JSON would write a character such as an emoji as two halves, which YAML refuses."""
+    plain = (one if one.isascii() and one.isprintable() and one not in '"\\' else f"\\U{ord(one):08X}" for one in text)
+    return f'"{"".join(plain)}"'
 
 
 def switches(parser: ArgumentParser) -> set[str]:
@@ -253,7 +264,7 @@ def completed(args: Iterable[str], switches: set[str]) -> list[str]:
         if not equals and flag.startswith("--") and flag[2:] in switches and after.startswith("-"):
             arg = f"{flag}=true"
         elif flag.startswith("--") and value.startswith("#"):
-            arg = f"{flag}={json.dumps(value)}"
+            arg = f"{flag}={quoted(value)}"
         done.append(arg)
     return done
 

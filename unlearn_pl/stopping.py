@@ -1,6 +1,7 @@
 """What SIGTERM and SIGINT (Ctrl-C) do to a command: it ends with 128 + the signal's number, and a last line that says
 how to go on."""
 
+import _thread
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A terminal, a scheduler and `run` may all hand on the same signal: within so many seconds it counts once.
@@ -49,6 +51,16 @@ def advising(advice: Callable[[], str | None]) -> Iterator[None]:
         raise
 
 
+def surely(undo: Callable[[], None]) -> None:
+    """Call what puts a user's model back; from its start once more if something, such as a second Ctrl-C, breaks it
+    off, which is raised then."""
+    try:
+        undo()
+    except BaseException:
+        undo()
+        raise
+
+
 class StopSignals:
     """The handler of both signals. It raises ``Stopped`` at once, or, while ``deferring``, notes the first signal for
     whoever finishes a step; a second one, some seconds later, raises all the same."""
@@ -74,6 +86,16 @@ class StopSignals:
         # not print: the signal may have come in the middle of one
         os.write(2, b"\nunlearn-pl: stopping after this step; once more to stop at once, without a checkpoint\n")
 
+    def again(self, signum: int) -> None:
+        """Come once more in a moment, since what was raised came to nothing. Asked for amid anything: takes no lock."""
+        self._last = -SECONDS
+
+        def come() -> None:
+            time.sleep(0.05)
+            os.kill(os.getpid(), signum)
+
+        _thread.start_new_thread(come, ())
+
     def install(self) -> None:
         """Take over both signals; libraries may have put their own handlers in the meantime, and a launcher
         may have forked this process to train."""
@@ -91,15 +113,27 @@ STOP = StopSignals()
 def stoppable() -> Iterator[None]:
     """Inside the block the signals raise ``Stopped``; at its end that becomes the last line and the exit code."""
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    hook = sys.unraisablehook
+
+    def not_lost(ignored: Any) -> None:
+        # Python drops what is raised in a finaliser, where the collector, and so a signal, may come at any moment
+        if isinstance(ignored.exc_value, Stopped):
+            STOP.again(ignored.exc_value.signum)
+        else:
+            hook(ignored)
+
     STOP.__init__()  # type: ignore[misc]
     STOP.install()
+    sys.unraisablehook = not_lost
     try:
         yield
     except Stopped as stop:
+        before = {}  # `run` may hand the signal on once more, which nothing else is to meet while the process ends
         sys.stdout.flush()
         print(f"unlearn-pl: {stop}", file=sys.stderr, flush=True)
         sys.exit(stop.exit_code)
     finally:
+        sys.unraisablehook = hook
         if threading.current_thread() is threading.main_thread():
             for signum, handler in before.items():
                 signal.signal(signum, handler)

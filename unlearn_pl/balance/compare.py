@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.analysis.conflict import Conflict, measure_conflict
+from unlearn_pl.balance.options import check_densities
 from unlearn_pl.balance.path import OVER, UNDER, MergePath, Point, Ray, open_path
 from unlearn_pl.balance.scorer import Measurement, MergeScorer
 from unlearn_pl.errors import InputError, check_distinct
@@ -48,6 +49,7 @@ class ComparisonOptions:
             if getattr(self, name) == []:
                 raise InputError("at least one is needed, got none", name)
             check_distinct(getattr(self, name), name)
+        check_densities(self.densities)
         for method in self.methods or ():
             find_method(method, argument="methods")
 

@@ -1,12 +1,20 @@
 """Where to search for a balanced merge."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
 from unlearn_pl.balance.path import Ray
 from unlearn_pl.errors import InputError, check_distinct
 from unlearn_pl.merging.methods import find_method
+
+
+def check_densities(densities: Sequence[float] | None) -> None:
+    """Raise InputError unless all are in (0, 1]: in a recipe the merges come after hours of training."""
+    for density in densities or ():
+        if not 0 < density <= 1:
+            raise InputError(f"must be in (0, 1], got {density}", "densities")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,7 @@ class BalanceOptions:
         for scale in self.scales:
             if not 0 < scale < math.inf:
                 raise InputError(f"must be above 0 and finite, got {scale}", "scales")
+        check_densities(self.densities)
         if not 0 < self.tolerance < 0.5:
             raise InputError(f"must be in (0, 0.5), got {self.tolerance}", "tolerance")
         for method in self.methods:

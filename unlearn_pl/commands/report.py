@@ -39,22 +39,23 @@ def report(
     """
     check(output, {"figures": figures, "tables": tables}, card, overwrite)
     content = content_of(read_runs(runs), mask_pii)
+    text = model_card(content.runs[0]) if card is not None else None
     write_text(output, page(content))
     if tables is not None:
         write_tables(content.tables, Path(tables))
     if figures is not None:
         write_figures(content, Path(figures))
-    if card is not None and (text := model_card(content.runs[0])):
+    if card is not None and text:
         write_text(card, text)
     print(summary(content))
-    for folder in (figures, tables, card, output):
-        if folder is not None:
-            print(f"wrote {folder}")
+    if card is not None and not text:
+        print("no model card: the first run has no evaluated model that it could be about")
+    print("wrote " + ", ".join(place for place in (figures, tables, text and card, output) if place))
 
 
 def check(output: str, folders: Mapping[str, str | None], card: str | None, overwrite: bool) -> None:
-    """Raise InputError if something cannot be written, before anything is read."""
-    for name, file in (("output", output), ("card", card)):
+    """Raise InputError if something cannot be written, or would replace what is no report, before anything is read."""
+    for name, file, endings in (("output", output, (".html", ".htm")), ("card", card, (".md",))):
         if file is None:
             continue
         path = Path(file)
@@ -62,10 +63,24 @@ def check(output: str, folders: Mapping[str, str | None], card: str | None, over
             raise InputError(f"{file} is a folder; give a file", name)
         if path.exists() and not overwrite:
             raise InputError(f"{file} exists already; give another file, or overwrite to replace it", name)
+        if path.exists() and path.suffix.lower() not in endings:  # a file of a run, perhaps
+            raise InputError(f"{file} exists already, and overwrite replaces only {endings[0]} files", name)
         check_writable(path.parent, name)
     for name, folder in folders.items():
         if folder is not None:
             check_writable(folder, name)
+    refuse_shared({"output": output, "card": card, **folders})
+
+
+def refuse_shared(places: Mapping[str, str | None]) -> None:
+    """Raise InputError if a file of the report is to be another's place; two folders may be one."""
+    taken: dict[Path, str] = {}
+    for name, place in places.items():
+        if place is None:
+            continue
+        other = taken.setdefault(Path(place).resolve(), name)
+        if other != name and other in ("output", "card"):
+            raise InputError(f"{place} is given for {other} too", name)
 
 
 def write_figures(content: Content, folder: Path) -> None:

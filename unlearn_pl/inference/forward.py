@@ -13,6 +13,7 @@ from unlearn_pl.inference.padding import right_padded
 from unlearn_pl.models.body import body_of, causal_model, head_is_plain, vocabulary_head
 from unlearn_pl.models.fast.linear import frozen_linears
 from unlearn_pl.models.rope import forget_length, position_limit, remembers_length
+from unlearn_pl.stopping import surely
 
 # Tokens of a forward are a multiple of the first, from the second on of the third: each number costs a compiled
 # kernel, which is kept.
@@ -23,13 +24,17 @@ ROUND_FEW, MANY, ROUND_MANY = 16, 512, 64
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode and inference mode inside the block; afterwards each submodule's own mode again."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+
+    def put_back() -> None:
+        for module, training in modes:
+            module.training = training
+
     try:
+        model.eval()
         with torch.inference_mode():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        surely(put_back)
 
 
 class Forward:

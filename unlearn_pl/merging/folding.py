@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from unlearn_pl.errors import InputError
 from unlearn_pl.merging.factors import Delta, Factors
 from unlearn_pl.models.adapter_folder import PREFIX
+from unlearn_pl.stopping import surely
 
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -40,7 +41,7 @@ class FoldedWeights:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.restore()
+        surely(self.restore)
 
     @torch.no_grad()
     def fold(self, deltas: Mapping[str, Delta]) -> None:

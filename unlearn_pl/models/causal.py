@@ -23,8 +23,8 @@ def refuse_reading_ahead(model: nn.Module) -> None:
     other = row.clone()
     other[:, -LAST:] += LAST
     training = model.training
-    model.eval()
     try:
+        model.eval()
         one, two = (logits_of(causal, ids) for ids in (row, other))
     finally:
         model.train(training)

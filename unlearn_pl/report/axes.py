@@ -51,7 +51,9 @@ def handles(panel: Panel, looks: Mapping[str, Look]) -> dict[str, Any]:
             found[name] = Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white")
             continue
         dash = "none" if isinstance(series, Points) else "--" if series.dashed else "-"
-        found[name] = Line2D([], [], color=look.colour, marker=look.marker or None, markersize=4.5, linestyle=dash)
+        inside = "none" if dash == "--" else look.colour
+        mark: dict[str, Any] = {"marker": look.marker or None, "markersize": 4.5, "markerfacecolor": inside}
+        found[name] = Line2D([], [], color=look.colour, linestyle=dash, **mark)
         if isinstance(series, Points) and series.ringed:
             found[name].set(**_ring(look))
     for guide in panel.guides:
@@ -125,8 +127,10 @@ class Drawing:
         marker = None if is_shaded(series) else look.marker or None
         every = 1 if series.markers else max(-(-len(x) // MARKS), 1)
         style = {"color": colour, "linestyle": "--" if series.dashed else "-", "linewidth": 1.3}
+        # of a dashed line of one point only the marker is seen, so it is open
+        style |= {"marker": marker, "markersize": 4, "markerfacecolor": "none" if series.dashed else colour}
         # lines of one place have their markers at different points
-        self.axes.plot(x, y, marker=marker, markersize=4, markevery=(number % every, every), **style)
+        self.axes.plot(x, y, markevery=(number % every, every), **style)
         if series.low is not None and series.high is not None:
             low, high = places(self.panel.y, series.low), places(self.panel.y, series.high)
             self.axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -243,6 +243,8 @@ def balanced(case: Case) -> Finding:
         said = _balanced(found)
     if found is not None and case.search is not None:
         said = said._replace(words=f"{said.words} Documents that took part in the choice do not count here.")
+    if case.search is not None and case.search.found.get("crosses") is False:
+        said = said._replace(words=f"{said.words} The search found no balance ({case.search.found.get('message')}).")
     evidence = known([found, entry(case.results, "membership/loss/score", "membership score (1 at AUC 0.5)")])
     return Finding(key="balanced", question="Balanced?", said=said, evidence=evidence)
 

@@ -59,8 +59,17 @@ def table_1(groups: Sequence[Sequence[Run]]) -> Table:
         stub="model",
         columns=[Column(name=name, better=DIRECTIONS[key]) for name, key in HEADS.items()],
         rows=[*paper, *(row for table in own for row in table.rows)],
-        notes=list(dict.fromkeys(note for table in own for note in table.notes)),
+        notes=[*dict.fromkeys(note for table in own for note in table.notes), *chosen(groups)],
     )
+
+
+def chosen(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """What is to be known of models that were chosen by documents that they are scored on."""
+    names = dict.fromkeys(name for runs in groups for run in runs for name in run.searches if name in run.models)
+    if not names:
+        return []
+    half = "half of the documents behind their MIA scores took part in their choice"
+    return [f"Chosen by a balance search ({', '.join(names)}): {half}; the table of the search has those held out."]
 
 
 def scored(runs: Sequence[Run]) -> Table:

@@ -22,15 +22,16 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     """
     if not folders:
         raise InputError("at least one folder of a run is needed, got none", "runs")
-    runs: list[Run] = []
-    for folder in dict.fromkeys(map(Path, folders)):
+    distinct: dict[Path, Path] = {}
+    for folder in map(Path, folders):
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder", "runs")
         found = [folder] if is_run(folder) else [child for child in _children(folder) if is_run(child)]
         if not found:
             raise InputError(f"{folder} holds none of the files that a run writes", "runs")
-        runs += map(read_run, found)
-    return _named_apart(runs)
+        for one in found:  # by another path, too, and where it is in a folder that is given beside it
+            distinct.setdefault(one.resolve(), one)
+    return _named_apart([read_run(one) for one in distinct.values()])
 
 
 def is_run(folder: Path) -> bool:

@@ -37,10 +37,13 @@ def recipe_of(run: Run) -> str:
 
 
 def settings_of(fit: Fit) -> Any:
-    """The configuration of a fit without its seeds, and with paths below its run's folder told from there."""
-    config = fit.config or {}
+    """The configuration of a fit without its seeds, and with paths below its run's folder told from there. That it went
+    on from a checkpoint of its own, after an interruption, is no setting."""
+    config = dict(fit.config or {})
     trainer = config.get("trainer")
     root = trainer.get("default_root_dir") if isinstance(trainer, Mapping) else None
+    if isinstance(root, str) and PurePath(str(config.get("ckpt_path"))).is_relative_to(root):
+        config["ckpt_path"] = None
     return without_seed(config, str(PurePath(root).parent) if isinstance(root, str) else "")
 
 

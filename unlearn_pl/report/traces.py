@@ -75,7 +75,8 @@ class Tracer:
             "x": x,
             "y": y,
             "line": {"color": colour, "width": 2, "dash": "dash" if series.dashed else "solid"},
-            "marker": {"color": colour, "symbol": look.symbol, "size": 6},
+            # of a dashed line of one point only the marker is seen, so it is open
+            "marker": {"color": colour, "symbol": look.symbol + "-open" * series.dashed, "size": 6},
             "hovertext": hover(series, panel),
             **self._named(series),
         }

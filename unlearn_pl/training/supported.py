@@ -38,6 +38,8 @@ def refuse_unsupported(trainer: Trainer) -> None:
         raise InputError(
             f"{PRECISION}, got {trainer.precision} ({type(precision).__name__}): {WHY_FLOAT32}", "precision"
         )
+    if trainer.accumulate_grad_batches < 1:
+        raise InputError(f"must be at least 1, got {trainer.accumulate_grad_batches}", "accumulate_grad_batches")
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, REFUSED_CALLBACKS):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unlearn_pl.stopping import surely
+
 # torch sends float32 products to MKL. oneDNN, which torch carries as well and calls from compiled code, is faster at
 # the shapes of a training step on AMD cores, and more exact where few rows meet a long inner dimension (the gradient
 # of a vocabulary head). Not public, hence the default.
@@ -40,13 +42,17 @@ def frozen_linears(model: nn.Module) -> Iterator[None]:
     """Inside the block the linear layers of ``model`` compute by ``frozen_linear``, where that is another way."""
     layers = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
     layers = [layer for layer in layers if layer.weight.dtype == torch.float32 and layer.weight.device.type == "cpu"]
-    for layer in layers:
-        layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
+
+    def put_back() -> None:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
     try:
+        for layer in layers:
+            layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
         yield
     finally:
-        for layer in layers:
-            del layer.forward
+        surely(put_back)
 
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ def terms(history: Sequence[Mapping[str, Any]], name: str = "", identity: Mappin
         split, _, rest = term.partition("/")
         task, _, kind = rest.rpartition("/")
         values = [entry["terms"].get(term) for entry in history]
-        line = Line(name=f"{split}: {kind}", x=steps, y=values, dashed=split == "forget", markers=True, colour=kind)
+        drawn = f"1 - {kind}" if split == "forget" else kind
+        line = Line(name=f"{split}: {drawn}", x=steps, y=values, dashed=split == "forget", markers=True, colour=kind)
         panels.setdefault(task, []).append(line)
     of = f" of {name}" if name else ""
     return Figure(
