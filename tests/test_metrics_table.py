@@ -238,12 +238,21 @@ def test_what_is_not_defined_for_a_row_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("family", "needs"),
-    [("membership", "membership.nonmember"), ("sampling", "sampling.samples"), ("truth", "truth.forget or")],
+    [("sampling", "sampling.samples"), ("truth", "truth.forget or")],
 )
 def test_a_family_by_name_needs_what_it_is_measured_on(family: str, needs: str) -> None:
     with pytest.raises(InputError, match=f"^metrics: {family} needs {needs}"):
         EvaluationOptions(metrics=["collapse", family])
     assert family in EvaluationOptions().families
+
+
+def test_attacks_by_name_need_documents_wherever_they_come_from() -> None:
+    """A benchmark may bring its own, so that only the read inputs tell."""
+    asked = EvaluationOptions(metrics=["collapse", "membership"])
+    asked.check_documents(["a text of no member"])
+    with pytest.raises(InputError, match=r"^metrics: membership needs membership\.nonmember, got None"):
+        asked.check_documents([])
+    EvaluationOptions(metrics=["collapse"]).check_documents([])
 
 
 def test_needs_that_a_whole_family_has() -> None:
