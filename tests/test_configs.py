@@ -136,7 +136,7 @@ def setting(built: Built, flag: str) -> Any:
     if parts[:2] == ["model", "objectives"]:
         return getattr(built.model.objectives[parts[2]], parts[3])
     if flag == "trainer.callbacks.density":
-        return next(one.settings.density for one in built.trainer.callbacks if isinstance(one, MergeAfterFit))
+        return next(one.settings.options.density for one in built.trainer.callbacks if isinstance(one, MergeAfterFit))
     return built.model.seed if flag == "seed_everything" else getattr(built.model, parts[1])
 
 
