@@ -162,7 +162,7 @@ DEMO = [
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fitt"], "'fitt' is no command; the commands are run, fit,"),
+        (["fitt"], "'fitt' is no command; the commands are run, sweep, fit,"),
         (["merge", "--base=x", "--adapters", "a", "b", "--output=o", "--method=tis"], "ties"),
         (["merge", "--base=x", "--adapters", "a", "b"], "output"),
         (["evaluate", "--model=./nowhere", "--data.forget=f", "--data.retain=r", "--output=o"], "nowhere"),

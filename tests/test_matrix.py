@@ -5,6 +5,7 @@ means exit code 2, one error without a traceback, and no adapter.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -148,9 +149,11 @@ def test_two_processes(server: CommandServer, setting: tuple[Path, list[str]], p
 @pytest.mark.parametrize("config", FITS, ids=[str(path.relative_to(CONFIGS)) for path in FITS])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_every_shipped_fit(
-    server: CommandServer, setting: tuple[Path, list[str]], config: Path, precision: str
+    server: CommandServer, setting: tuple[Path, list[str]], plain: dict[str, Tensor], config: Path, precision: str
 ) -> None:
     """Three steps of each, in both precisions that are offered; a dry run leaves no adapter."""
+    folder = setting[0]  # configs/demo/merge.yaml merges with an adapter of the demo
+    shutil.copytree(folder / "plain/adapter", folder / "elsewhere/logs/demo/over/adapter", dirs_exist_ok=True)
     name = f"{config.parent.name}-{config.stem}-{precision}"
     options = [f"--trainer.precision={precision}", "--trainer.fast_dev_run=3"]
     done = fit(server, setting, name, *options, config=str(config))
