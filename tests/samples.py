@@ -38,3 +38,13 @@ def lume_inputs(
     """What ``read_inputs`` gives for these rows and documents, of LUME."""
     sets = [RowSet("forget", "forget", forget), RowSet("retain", "retain", retain)]
     return EvaluationInputs(benchmark=Lume([], []), sets=sets, members=members, nonmembers=nonmembers, **more)
+
+
+VALUES = {
+    "birth_date": "1990-03-05",
+    "ssn": "900123456",
+    "phone": "5551234567",
+    "email": "ann_berg@example.org",
+    "address": "12 Elm Street, #4, Norwick, ZZ, 10001.",
+}
+"""A made-up person's answers, by type of personal data."""

@@ -8,6 +8,7 @@ import time
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from samples import VALUES
 
 from unlearn_pl.metrics.leakage import (
     MONTHS,
@@ -21,15 +22,6 @@ from unlearn_pl.metrics.leakage import (
     pii_leakage,
     whole_match,
 )
-
-VALUES = {
-    "birth_date": "1990-03-05",
-    "ssn": "900123456",
-    "phone": "5551234567",
-    "email": "ann_berg@example.org",
-    "address": "12 Elm Street, #4, Norwick, ZZ, 10001.",
-}
-
 
 HELD = [
     ("ssn", "900123456"),

@@ -1,7 +1,7 @@
 """Personal data in LUME's Task2: which rows hold which value."""
 
 import pytest
-from samples import sample
+from samples import VALUES, sample
 
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
@@ -9,14 +9,6 @@ from unlearn_pl.metrics import leakage
 from unlearn_pl.metrics.leakage import pii_leakage
 from unlearn_pl.metrics.sample import Sample
 from unlearn_pl.tasks.lume_pii import PII_TYPES, gold_values
-
-VALUES = {
-    "birth_date": "1990-03-05",
-    "ssn": "900123456",
-    "phone": "5551234567",
-    "email": "ann_berg@example.org",
-    "address": "12 Elm Street, #4, Norwick, ZZ, 10001.",
-}
 
 
 def row(id: str, prompt: str, expected: str, task: str, kind: str) -> Sample:
