@@ -112,6 +112,12 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
 
+def printable(text: str) -> str:
+    """``text`` as a terminal can show it in one line: what moves the cursor, hides or turns letters is written as in
+    Python, ``\\n`` or ``\\u202e``, and so are halves of characters."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 # What a disk answers whatever the program does right; safetensors says it in a text, with the number.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 

@@ -39,6 +39,8 @@ def explain(
 
 def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
     """The reason why a value was refused, in words."""
+    if match := re.match(r"Unable to load config '(.*?)' - ", reason, re.DOTALL):
+        return f"must be options of its own, as {{NAME: VALUE, ...}}, or a file of them, got {match[1]:.100}"
     named = [kind.__name__ for key, kinds in classes.items() if path.startswith(key) for kind in kinds]
     if not named and (found := own_class(reason)):
         return found
@@ -48,6 +50,10 @@ def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
         return f"must be {kinds}, got {plain_value(match[1] or match[2])}"
     if match := re.search(r"Expected a dot import path string: (\S+)", reason):
         return f"no class {match[1]}{guess(match[1], named)}; the classes are {', '.join(named)}, or an import path"
+    if named and re.fullmatch(r"argument of type '\w+' is not iterable", reason):
+        return (
+            f"must be one of {', '.join(named)}, as {{class_path: NAME, init_args: {{...}}}}; its class_path is no text"
+        )
     if (match := re.search(r"Not a valid subclass of \w+\. Got value: (.*)", reason)) and named:
         got = "null" if match[1] == "None" else match[1]
         return f"must be one of {', '.join(named)}, as {{class_path: NAME, init_args: {{...}}}}, got {got}"

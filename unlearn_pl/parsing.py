@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NoReturn, get_args
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 from unlearn_pl.config_file import ConfigError, check_config
-from unlearn_pl.errors import InputError, check_seed, refusal_behind, within
+from unlearn_pl.errors import InputError, check_seed, printable, refusal_behind, within
 from unlearn_pl.parser_messages import explain, locate, plain_types
 
 # docstrings under dataclass fields become --help; ${trainer.default_root_dir} in a config needs no `fit.` before it
@@ -82,7 +82,7 @@ class ShortErrors(ArgumentParser):
         known = known_keys(self)
         with chdir(self.folder):  # jsonargparse reads a file in its own folder
             told = explain(message, self.given, known, self.classes(), self.known)
-        print(f"unlearn-pl: error: {self.whose}{told}", file=sys.stderr)
+        print(f"unlearn-pl: error: {printable(self.whose + told)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -125,7 +125,8 @@ def check_entries(kind: Any, parsed: Any) -> None:
 
 
 def refuse_null(parser: ArgumentParser, parsed: Any) -> None:
-    """Raise InputError for a null where none is allowed: jsonargparse takes it for "not given"."""
+    """Raise InputError for a null where none is allowed, which jsonargparse takes for "not given", and for a group of
+    options that is none."""
     for action in parser._actions:
         for name, child in action.choices.items() if isinstance(action.choices, dict) else ():
             if name in parsed:
@@ -136,10 +137,12 @@ def refuse_null(parser: ArgumentParser, parsed: Any) -> None:
             continue
         groups = [action.dest.rsplit(".", count)[0] for count in range(action.dest.count("."), -1, -1)]
         for name in groups:
-            if parsed.get(name, "") is None:
-                must = plain_types(str(hint)) if name == action.dest else "options of its own, as {NAME: VALUE, ...}"
-                place, _ = locate(name, ShortErrors.given, "null")
-                raise InputError(f"{place}: must be {must}, got null")
+            value, own = parsed.get(name, ""), name == action.dest
+            if value is None or (not own and isinstance(value, list | int | float)):
+                must = plain_types(str(hint)) if own else "options of its own, as {NAME: VALUE, ...}"
+                got = "null" if value is None else f"{value!r:.100}"
+                place, _ = locate(name, ShortErrors.given, got)
+                raise InputError(f"{place}: must be {must}, got {got}")
 
 
 def with_flag(error: InputError, known: Iterable[str], given: Iterable[str]) -> InputError:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.files import sha256_of
 from unlearn_pl.merging.factors import Factors, embeddings_of, factors_of, shared_start
 from unlearn_pl.merging.folding import is_transposed
@@ -103,6 +104,10 @@ def read_adapter(folder: str | Path, name: str = "adapters") -> Adapter:
             )
     config = _read_object(folder / CONFIG_FILE, name)
     check_config(config, str(folder), name)
+    try:
+        LoraConfig.from_pretrained(str(folder))
+    except Exception as error:  # its fields have no types at run time: each value fails in its own way
+        raise InputError(f"{folder}: {CONFIG_FILE} is not what PEFT writes: {one_line(error)}", name) from error
     state = _read_tensors(folder / WEIGHTS_FILE, name)
     copies = {tensor: state.pop(tensor) for tensor in list(state) if tensor.endswith(BASE_COPY)}
     factors = factors_of(state, str(folder), name)
