@@ -105,7 +105,8 @@ def read_adapter(folder: str | Path, name: str = "adapters") -> Adapter:
     config = _read_object(folder / CONFIG_FILE, name)
     check_config(config, str(folder), name)
     try:
-        LoraConfig.from_pretrained(str(folder))
+        with warnings.catch_warnings(action="ignore"):  # they come where it is used
+            LoraConfig.from_pretrained(str(folder))
     except Exception as error:  # its fields have no types at run time: each value fails in its own way
         raise InputError(f"{folder}: {CONFIG_FILE} is not what PEFT writes: {one_line(error)}", name) from error
     state = _read_tensors(folder / WEIGHTS_FILE, name)

@@ -49,7 +49,7 @@ def read_checkpoint(
         raise InputError(f"must be a checkpoint file of `unlearn-pl fit`, got {path}, which is no file", name)
     kept = check_seal(file, name, needed=False)
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=weights_only)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=weights_only)  # nosec B614
     except Exception as error:  # whatever the bytes are that it reads
         if kept:
             raise InputError(
