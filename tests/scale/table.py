@@ -51,7 +51,7 @@ def run_case(case: Case, folder: Path) -> Row:
     try:
         got = case.got(folder)
     except Exception as error:
-        traceback.print_exc()
+        traceback.print_exc(limit=-2)
         got = f"{type(error).__name__}: {' '.join(str(error).split())[-600:]}"
     return Row(case, got, time.monotonic() - began)
 

@@ -19,8 +19,6 @@ FACTS_NEEDED = {"base", "adapter", "settings", "initial_factors", "arguments"}
 FACTS = "unlearn_pl"  # the key of a checkpoint under which they are
 # Of a model's configuration: what says nothing of what the model computes, or changes with the version.
 UNTOLD = ("transformers_version", "use_cache", "dtype", "torch_dtype")
-# What the optimizer's state brings with it, so that the argument is not used.
-KEPT = ("learning_rate", "weight_decay")
 
 
 def facts_of(checkpoint: Mapping[str, Any], path: object = "the checkpoint", name: str = "ckpt_path") -> dict[str, Any]:
@@ -117,22 +115,19 @@ def options_of(objective: Objective) -> str:
     return f"{type(objective).__name__}({', '.join(f'{name}={value}' for name, value in vars(objective).items())})"
 
 
-def check_settings(old: Mapping[str, Any], new: Mapping[str, Any], within_window: bool) -> None:
-    """One warning for each setting that a resumed run has changed, by the argument that says it. Raises InputError if
-    the checkpoint stands within an accumulation window that would have another length."""
-    for name in dict.fromkeys([*old, *new]):
+def check_settings(old: Mapping[str, Any], new: Mapping[str, Any], within_window: bool) -> set[str]:
+    """The settings that a resumed run has changed, after one warning for each, by the argument that says it. Raises
+    InputError if the checkpoint stands within an accumulation window that would have another length."""
+    changed = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+    for name in changed:
         before, now = old.get(name), new.get(name)
-        if before == now:
-            continue
         if name == "accumulate_grad_batches" and within_window:
             raise InputError(f"stands within an accumulation window; {name} was {before} and is {now}", "ckpt_path")
-        if name in KEPT:
-            rank_zero_warn(f"{name} {now} is not used: the optimizer state in the checkpoint goes on with {before}")
-        else:
-            rank_zero_warn(
-                f"ckpt_path: {name} was {before} and is {now} from here on; what follows is not the run that was "
-                "interrupted"
-            )
+        rank_zero_warn(
+            f"ckpt_path: {name} was {before} and is {now} from here on; what follows is not the run that was "
+            "interrupted"
+        )
+    return set(changed)
 
 
 def mend_epochs(checkpoint: dict[str, Any]) -> None:
