@@ -49,6 +49,7 @@ class CheckpointedModule(LightningModule):
             "settings": resume.settings_of(self),
             "arguments": self.arguments,
         }
+        checkpoint[resume.VALIDATION_DUE] = resume.validation_due(self.trainer)
         if self.trainer.fit_loop._should_accumulate():  # within a window
             checkpoint["gradients"] = {name: self._gradients(value) for name, value in trained.items()}
 
@@ -61,6 +62,7 @@ class CheckpointedModule(LightningModule):
         self.initial_factors = facts["initial_factors"]
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             resume.mend_epochs(checkpoint)
+            resume.mend_validation(checkpoint)
             self._checkpoint_settings, self._open_window = facts["settings"], checkpoint.get("gradients", {})
 
     @classmethod

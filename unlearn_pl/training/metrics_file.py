@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from unlearn_pl.files import write_text
+from unlearn_pl.training.resume import at_batch_end
 
 
 class MetricsFile(CSVLogger):
@@ -93,9 +94,7 @@ def unlogged(trainer: Trainer) -> dict[str, float] | None:
     """What Lightning will log of the step that was just made, which it does after the checkpoint of that step; None if
     nothing."""
     loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
-    batches: Any = loop.batch_progress.current
-    at_batch_end = batches.processed > batches.completed
-    if not at_batch_end or trainer.fit_loop._should_accumulate() or not connector.should_update_logs:
+    if not at_batch_end(trainer) or trainer.fit_loop._should_accumulate() or not connector.should_update_logs:
         return None
     place = {"epoch": trainer.current_epoch, "step": loop._batches_that_stepped}
     return place | convert_tensors_to_scalars(connector.metrics["log"])

@@ -240,6 +240,8 @@ class UnlearningModule(CheckpointedModule):
         if loop.total_batch_idx < 0:  # a fresh start, though a search for the learning rate may have come before it
             set_first_rate(self.trainer, self._schedule)
             return
+        if loop.epoch_loop.val_loop.restarted_mid_evaluation:  # by mend_validation, which counts a batch too many
+            loop.epoch_loop.val_loop.batch_progress.total.reset()
         epochs: Any = loop.epoch_progress.current
         if epochs.processed == epochs.started:
             loop.epoch_loop.restarting = False  # a new epoch begins; with max_steps Lightning would repeat the old one
