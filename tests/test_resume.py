@@ -108,14 +108,18 @@ def test_every_checkpoint_gives_the_bits_of_the_uninterrupted_run(
 
 
 def test_the_steps_that_are_logged_are_those_of_the_uninterrupted_run(base_folder: str, tmp_path: Path) -> None:
-    """From the end of a batch within a window, of an epoch's last batch, and of an epoch."""
+    """From the end of a batch within a window, of an epoch's last batch, whose validation is still to come, and of an
+    epoch."""
     options = {"accumulate_grad_batches": 2, "log_every_n_steps": 1}
     straight = Logged()
     run(base_folder, tmp_path, tmp_path, logger=straight, **options)
     for place, step in (("03-batch", 1), ("05-batch", 3), ("05-epoch", 3)):
         rest = Logged()
         run(base_folder, tmp_path, ckpt=tmp_path / f"{place}.ckpt", logger=rest, **options)
-        assert rest.rows == [row for row in straight.rows if row[0] is not None and row[0] >= step], place
+        validation = [row for row in straight.rows if row[0] == step - 1 and "val/loss" in row[1]]
+        assert len(validation) == (step == 3)
+        later = [row for row in straight.rows if row[0] is not None and row[0] >= step]
+        assert rest.rows == (validation if place == "05-batch" else []) + later, place
 
 
 @pytest.mark.parametrize(("accumulate", "hook"), [(1, "epoch"), (3, "train")])
