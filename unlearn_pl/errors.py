@@ -112,6 +112,14 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
 
+def server_fault(error: BaseException) -> str | None:
+    """What W&B said if ``error`` is its own, which comes before training: no server, or no key; else None. Later it
+    keeps a run on the disk by itself and tries again."""
+    if not type(error).__module__.startswith("wandb."):
+        return None
+    return f"W&B: {one_line(error)} WANDB_MODE=offline keeps the run on the disk, for `wandb sync` later"
+
+
 # What a disk answers whatever the program does right; safetensors says it in a text, with the number.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
