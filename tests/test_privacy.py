@@ -158,3 +158,16 @@ def test_a_pickle_in_place_of_weights_is_refused_unopened(base_folder: str, tmp_
             assert (done.code, len(done.errors)) == (2, 1), (words, done.err)
             assert "Traceback" not in done.err
             assert not mark.exists(), words
+
+
+def test_a_wandb_server_that_gets_no_key_is_one_line_before_training(base_folder: str, tmp_path: Path) -> None:
+    rows = [f"--data.{split}={path}" for split, path in write_rows(tmp_path).items()]
+    words = ["fit", f"--model.base={base_folder}", "--model.objectives.ga=NPO", "--trainer.accelerator=cpu", *rows]
+    nobody = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none"), "WANDB_MODE": "online", "WANDB_API_KEY": ""}
+    with CommandServer() as server:
+        done = server.run(tmp_path, *words, "--trainer.logger=WandbLogger", "--trainer.logger.save_dir=x", **nobody)
+    assert (done.code, len(done.errors)) == (2, 1), done.err
+    assert "W&B: No API key configured" in done.errors[0]
+    assert "WANDB_MODE=offline keeps the run on the disk" in done.errors[0]
+    assert "Traceback" not in done.err
+    assert not list(tmp_path.rglob("adapter"))

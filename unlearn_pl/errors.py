@@ -113,8 +113,7 @@ def one_line(error: BaseException) -> str:
 
 
 def server_fault(error: BaseException) -> str | None:
-    """What W&B said if ``error`` is its own, which comes before training: no server, or no key; else None. Later it
-    keeps a run on the disk by itself and tries again."""
+    """What W&B said if ``error`` is its own, such as no server or no key, which it says before training; else None."""
     if not type(error).__module__.startswith("wandb."):
         return None
     return f"W&B: {one_line(error)} WANDB_MODE=offline keeps the run on the disk, for `wandb sync` later"
