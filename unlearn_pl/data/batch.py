@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.pairing import Pair
 from unlearn_pl.data.records import Split
+from unlearn_pl.data.step import StepTokens
 
 EncodedPair = Mapping[Split, Encoded]
 
@@ -75,6 +76,8 @@ class PairBatch:
 
     rows: dict[Split, Rows]
     batch_size: int
+    step: dict[Split, StepTokens] | None = None
+    """Of the optimizer step, where a term asks for it."""
 
     def __len__(self) -> int:
         """Pairs."""

@@ -18,6 +18,7 @@ from unlearn_pl.data.readers import check_columns, keep
 from unlearn_pl.data.records import Record, Split
 from unlearn_pl.data.sets import check_documents_per_task, read_split
 from unlearn_pl.data.splits import SIDES, encode_splits
+from unlearn_pl.data.step import StepShape, StepTokens
 from unlearn_pl.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class ForgetRetainData(LightningDataModule):
         self.retain_records: list[Record] = []
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._pairs: Pairs | None = None
+        self._turns: tuple[int, list[Pair]] | None = None  # an epoch, and its pairs on all processes
         self._rows_hash = ""
         self._loaded: dict[str, Any] | None = None
 
@@ -133,6 +135,7 @@ class ForgetRetainData(LightningDataModule):
             *(encode_splits(side, rows, tokenizer, self.encoding) for side, rows in zip(SIDES, sets, strict=True))
         )
         self._tokenizer, self._pairs, self._rows_hash = tokenizer, pairs, rows_hash(pairs.splits)
+        self._turns = None
         for note in notes(pairs, self._new_sampler(pairs).n_unseen_retain, self.encoding.max_length, tokenizer):
             rank_zero_warn(note)
 
@@ -162,6 +165,25 @@ class ForgetRetainData(LightningDataModule):
         """All rows of every split, as they are trained on."""
         assert self._pairs is not None, "setup comes first"
         return self._pairs.splits
+
+    def step_tokens(self) -> dict[Split, StepTokens]:
+        """By split, of the optimizer step to which the batch that is being trained on belongs.
+
+        Every process knows the order of all pairs, so nothing is exchanged.
+        """
+        assert self._pairs is not None, "setup comes first"
+        assert self.trainer is not None, "only while a trainer fits"
+        trainer, (epoch, done) = self.trainer, self._position()
+        sampler, per_batch = self._new_sampler(self._pairs), self._pairs_a_batch
+        if self._turns is None or self._turns[0] != epoch:
+            self._turns = epoch, sampler.turns_of_epoch(epoch)
+        batches, accumulate = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+        shape = StepShape(sampler.num_replicas, self.batch_size, per_batch, sampler.num_samples, accumulate, batches)
+        batch = done // per_batch
+        step = [self._pairs[pair] for pair in self._turns[1][shape.places(batch)]]
+        return {
+            split: StepTokens.of((pair[split] for pair in step), shape.shares(batch)) for split in self._pairs.splits
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next pair of the run stands, and what such a place depends on."""

@@ -70,9 +70,12 @@ class PairSampler(DistributedSampler[Any]):
         epoch, skipped = self._position() if self._position else (self.epoch, self._n_skipped)
         self._n_skipped = 0
         assert 0 <= skipped <= self.num_samples, f"{skipped} of {self.num_samples} pairs"
+        return iter(self.turns_of_epoch(epoch)[self.rank :: self.num_replicas][skipped:])
+
+    def turns_of_epoch(self, epoch: int) -> list[Pair]:
+        """The pairs that all ranks visit: one each in every turn, the first ones again where the last turn has room."""
         pairs = self.pairs_of_epoch(epoch)
-        mine = [pairs[place % self.n_forget] for place in range(self.rank, self.total_size, self.num_replicas)]
-        return iter(mine[skipped:])
+        return [pairs[place % self.n_forget] for place in range(self.total_size)]
 
     def pairs_of_epoch(self, epoch: int) -> list[Pair]:
         """The pairs of all ranks, none repeated."""

@@ -7,15 +7,17 @@ it by its name here, and by its import path elsewhere.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from numbers import Real
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError, check_choices
-from unlearn_pl.objectives.passes import Needs, Passes
+from unlearn_pl.objectives.passes import Needs, Pass, Passes
 
 Reduction = Literal["sequence_sum", "sequence_mean", "batch_mean"]
+# A mean over tokens is a sum of shares, so it can be taken over rows that are never in one place.
+MeanReduction = Literal["sequence_sum", "sequence_mean", "batch_mean", "step_mean"]
 
 
 class Objective(ABC):
@@ -25,6 +27,8 @@ class Objective(ABC):
     """
 
     weight: float
+    alike: ClassVar[str] = "sequence_mean"
+    """The reduction nearest to `batch_mean` that does not depend on which rows share a micro-batch."""
 
     def __post_init__(self) -> None:
         """Dataclasses call it. One that has its own calls this one too."""
@@ -38,6 +42,17 @@ class Objective(ABC):
     @abstractmethod
     def __call__(self, passes: Passes) -> Tensor:
         """The unweighted term of a micro-batch: a scalar in nats."""
+
+    @property
+    def over_step(self) -> bool:
+        """Whether the term is a mean over the whole optimizer step, so that ``Pass.step`` is needed."""
+        return getattr(self, "reduction", None) == "step_mean"
+
+    @property
+    def layout_free(self) -> str:
+        """What to set, such as `reduction=step_mean`, so that the term does not depend on which rows share a
+        micro-batch, hence not on processes and accumulation; empty if it does not."""
+        return f"reduction={self.alike}" if getattr(self, "reduction", None) == "batch_mean" else ""
 
 
 def check_terms(objectives: Mapping[str, Objective]) -> None:
@@ -80,3 +95,11 @@ def reduce_nll(nll: Tensor, tokens: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "sequence_mean":
         return nll / tokens
     return nll.sum()[None] / tokens.sum()
+
+
+def mean_nll(answers: Pass, reduction: MeanReduction) -> Tensor:
+    """Answer NLL of a micro-batch, a scalar in nats: the mean of ``reduce_nll``; or, for ``step_mean``, the
+    micro-batch's share in the mean over all answer tokens of the optimizer step, on all processes."""
+    if reduction == "step_mean":
+        return answers.nll.sum() / answers.answer_divisor
+    return reduce_nll(answers.nll, answers.tokens, reduction).mean()

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
-from unlearn_pl.objectives.base import Objective, Reduction, reduce_nll
+from unlearn_pl.objectives.base import MeanReduction, Objective, Reduction, mean_nll, reduce_nll
 from unlearn_pl.objectives.passes import Needs, Passes
 
 
@@ -86,13 +87,14 @@ class GradAscent(Objective):
 
     weight: float = 1.0
     """Factor of this term in the loss."""
-    reduction: Reduction = "batch_mean"
-    """What NLL means: `sequence_sum`, `sequence_mean`, or `batch_mean`, the token mean over the micro-batch."""
+    reduction: MeanReduction = "batch_mean"
+    """What NLL means: `sequence_sum`, `sequence_mean`, `batch_mean`, the token mean over the micro-batch, or
+    `step_mean`, that over the optimizer step, on all processes."""
+    alike: ClassVar[str] = "step_mean"
 
     @property
     def needs(self) -> Mapping[Split, Needs]:
         return {"forget": Needs()}
 
     def __call__(self, passes: Passes) -> Tensor:
-        answers = passes["forget"]
-        return -reduce_nll(answers.nll, answers.tokens, self.reduction).mean()
+        return -mean_nll(passes["forget"], self.reduction)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from unlearn_pl.data.records import Split
+from unlearn_pl.data.step import StepTokens
 from unlearn_pl.errors import InputError, check_choices
 from unlearn_pl.models.head import IGNORED, Head, PositionFunction
 
@@ -98,6 +100,8 @@ class Pass:
     """[M] the token that follows each if it belongs to the answer, else ``IGNORED``."""
     padding_kl: Tensor | None = None
     """KL(base || policy) at a position of padding: a scalar, or None."""
+    step: StepTokens | None = None
+    """Tokens of a micro-batch on average over the optimizer step; None outside of training."""
     wider: "Pass | None" = None
     """The pass of which this one is the answer's positions."""
 
@@ -120,6 +124,19 @@ class Pass:
     def tokens(self) -> Tensor:
         """[B] answer tokens of each row."""
         return self.per_row(self.is_answer.float())
+
+    @property
+    def answer_divisor(self) -> Tensor:
+        """Scalar by which a sum over answer tokens becomes its share in their mean over the whole optimizer step,
+        on all processes; outside of training the micro-batch's own tokens."""
+        own = self.is_answer.sum()
+        return own if self.step is None else own.new_tensor(self.step.answer, dtype=torch.float64)
+
+    @property
+    def attended_divisor(self) -> Tensor:
+        """The same for a sum over all attended tokens."""
+        own = torch.tensor(len(self.targets), device=self.targets.device)
+        return own if self.step is None else own.new_tensor(self.step.attended, dtype=torch.float64)
 
     @property
     def token_nll(self) -> Tensor:

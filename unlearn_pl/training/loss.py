@@ -68,6 +68,11 @@ class PackedLoss:
         return sum_one_by_one(losses, trained), terms
 
     @property
+    def over_step(self) -> bool:
+        """Whether a term needs ``PairBatch.step``."""
+        return any(objective.over_step for objective in self.objectives.values())
+
+    @property
     def reads_padding(self) -> bool:
         """Whether a term needs ``pad_token_id``."""
         return any(needs.padding for needs in self.needs.values())
@@ -78,8 +83,9 @@ class PackedLoss:
         return sorted({layer for needs in self.needs.values() for layer in (*needs.layers, *needs.reference_layers)})
 
     def _units(self, micro_batch: PairBatch) -> list[Unit]:
+        step = micro_batch.step or {}
         return [
-            Unit(slots, [Part(split, micro_batch.rows[split], self.needs[split]) for split in splits])
+            Unit(slots, [Part(split, micro_batch.rows[split], self.needs[split], step.get(split)) for split in splits])
             for splits, slots in self.groups.items()
         ]
 
@@ -133,4 +139,5 @@ class PackedLoss:
             layer_rows=attended.rows,
             layer_targets=attended.targets,
             padding_kl=padding,
+            step=part.step,
         )

@@ -1,6 +1,7 @@
 """UnlearningModule: a base model with a LoRA adapter, trained on a sum of objectives."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,6 +33,7 @@ from unlearn_pl.training.base import Base, as_name
 from unlearn_pl.training.cache import ReferenceCache, open_or_build
 from unlearn_pl.training.checkpointed import CheckpointedModule
 from unlearn_pl.training.divergence import refuse_divergence
+from unlearn_pl.training.layout import check_layout_of_loss
 from unlearn_pl.training.loss import PackedLoss
 from unlearn_pl.training.packs import refuse_long_rows, refuse_missing
 from unlearn_pl.training.prepare import adamw, prepare_policy
@@ -194,6 +196,7 @@ class UnlearningModule(CheckpointedModule):
         if self.trainer.precision == "16-mixed":
             # the packs of a batch are differentiated before the loss is scaled, which float16 would not survive
             self.packed_loss.tokens_per_forward = None
+        check_layout_of_loss(self.objectives, self.trainer)
         rows = self._checked_rows()
         if rows is None:  # a data module from elsewhere
             return
@@ -251,6 +254,8 @@ class UnlearningModule(CheckpointedModule):
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        if self.packed_loss.over_step:
+            batch = replace(batch, step=self.trainer.datamodule.step_tokens())  # type: ignore[attr-defined]
         loss, terms = self._loss(batch, "train")
         self._terms = {slot: term + self._terms.get(slot, 0) for slot, term in terms.items()}
         return loss
@@ -300,12 +305,19 @@ class UnlearningModule(CheckpointedModule):
     def _loss(self, batch: PairBatch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:
         with torch_products(not self.fast):
             loss, terms = self.packed_loss(self.model, batch, self.reference)
+        self._log_loss(stage, loss.detach(), terms, len(batch))
+        return loss, terms
+
+    def _log_loss(self, stage: str, loss: Tensor, terms: dict[str, Tensor], batch_size: int) -> None:
+        if stage == "train" and self.trainer.world_size > 1:  # all at once: Lightning's sync_dist takes them one by one
+            mean = self.trainer.strategy.reduce(torch.stack([loss, *terms.values()]), reduce_op="mean")
+            loss, *means = mean.unbind()
+            terms = dict(zip(terms, means, strict=True))
         shown = {f"{stage}/{slot}": term for slot, term in terms.items()}
         shown |= {f"{stage}/{slot}_weighted": self.objectives[slot].weight * term for slot, term in terms.items()}
-        options: dict[str, Any] = {"batch_size": len(batch), "sync_dist": stage != "train"}
+        options: dict[str, Any] = {"batch_size": batch_size, "sync_dist": stage != "train"}
         self.log_dict(shown, **options)
-        self.log(f"{stage}/loss", loss.detach(), prog_bar=True, **options)
-        return loss, terms
+        self.log(f"{stage}/loss", loss, prog_bar=True, **options)
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter as PEFT does; an older one in ``folder`` is replaced."""

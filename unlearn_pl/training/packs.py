@@ -12,6 +12,7 @@ from unlearn_pl.data.batch import Rows
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
 from unlearn_pl.data.splits import side_of
+from unlearn_pl.data.step import StepTokens
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.head import IGNORED
 from unlearn_pl.models.rope import position_limit
@@ -26,6 +27,7 @@ class Part:
     split: Split
     rows: Rows
     needs: Needs
+    step: StepTokens | None = None
 
     @cached_property
     def lengths(self) -> list[int]:
