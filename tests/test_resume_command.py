@@ -142,7 +142,7 @@ def test_words_of_lightning_that_name_no_file(
     ("extra", "message"),
     [
         (["--trainer.strategy=fsdp"], r"^--trainer\.strategy: must be auto or one of the ddp .*, got fsdp$"),
-        (["--trainer.strategy=deepspeed"], r"^--trainer\.strategy: must be auto or one of the ddp .*, got deepspeed$"),
+        (["--trainer.strategy=deepspeed"], r"^--trainer\.strategy: deepspeed needs the package deepspeed: pip install"),
         (
             ["--trainer.strategy={class_path: lightning.pytorch.strategies.ModelParallelStrategy}"],
             r"^--trainer\.strategy: must be auto or one of the ddp kinds .*, got ModelParallelStrategy$",
