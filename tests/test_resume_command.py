@@ -102,9 +102,9 @@ def files(tmp_path: Path) -> Path:
     [
         ("fit", "nowhere.ckpt", "must be a checkpoint file of `unlearn-pl fit`, got .*nowhere.ckpt, which is no file"),
         ("validate", "adapter", "is a folder; .* an adapter folder goes to the model's adapter"),
-        ("fit", "torn.ckpt", "torn.ckpt is torn or no checkpoint: "),
-        ("test", "empty.ckpt", "empty.ckpt is torn or no checkpoint: "),
-        ("fit", "pickle.ckpt", "pickle.ckpt is torn or no checkpoint: Weights only load failed"),
+        ("fit", "torn.ckpt", "torn.ckpt is torn, or no checkpoint of `unlearn-pl fit`; give another"),
+        ("test", "empty.ckpt", "empty.ckpt is torn, or no checkpoint of"),
+        ("fit", "pickle.ckpt", "pickle.ckpt is torn, or no checkpoint of"),
         ("predict", "foreign.ckpt", "foreign.ckpt is no checkpoint of `unlearn-pl fit`"),
         ("fit", "list.ckpt", "list.ckpt is no checkpoint of `unlearn-pl fit`"),
     ],

@@ -111,7 +111,9 @@ def command(verb: str) -> Callable[[list[str]], None]:
 
 def fail(message: str) -> None:
     """Print one line and exit with code 2."""
-    print(f"unlearn-pl: error: {message}", file=sys.stderr)
+    from unlearn_pl.errors import printable
+
+    print(f"unlearn-pl: error: {printable(message)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -32,7 +32,7 @@ from unlearn_pl.files import sole_writer
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.objectives.known import known_objectives
 from unlearn_pl.parsing import ShortErrors, with_flag
-from unlearn_pl.training.checkpoint_file import WholeCheckpoints, check_checkpoint_file
+from unlearn_pl.training.checkpoint_file import WholeCheckpoints, check_checkpoint_file, seals
 from unlearn_pl.training.metrics_file import MetricsFile
 from unlearn_pl.training.module import UnlearningModule
 from unlearn_pl.training.supported import refuse_fallback, refuse_names, refuse_unsupported
@@ -142,7 +142,8 @@ class UnlearnCLI(LightningCLI):
         refuse_fallback(self._get(self.config, "trainer").get("precision"), self.trainer)
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint is not None:
-            check_checkpoint_file(str(checkpoint), subcommand, self._get(self.config, "weights_only") is not False)
+            weights_only = self._get(self.config, "weights_only") is not False
+            check_checkpoint_file(str(checkpoint), subcommand, weights_only, seals(self.trainer.strategy.checkpoint_io))
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         trainer = super().instantiate_trainer(**options)

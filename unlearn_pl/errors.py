@@ -109,7 +109,15 @@ def refusal_behind(error: BaseException) -> InputError | None:
 def one_line(error: BaseException) -> str:
     """What an exception of another library says, its lines joined: the first alone often ends where the facts begin."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, TypeError | AttributeError):  # of a library that met a text where it wants a number, say
+        text = f"a value in it is of the wrong type ({text})"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+def printable(text: str) -> str:
+    """``text`` as a terminal can show it in one line: what moves the cursor, hides or turns letters is written as in
+    Python, ``\\n`` or ``\\u202e``, and so are halves of characters."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 # What a disk answers whatever the program does right; safetensors says it in a text, with the number.
@@ -124,6 +132,10 @@ def disk_fault(error: BaseException | None) -> str | None:
             number = int(found[1])
         if number in DISK_FAULTS:
             place = getattr(error, "filename", None)
-            return f"{os.strerror(number)}: {place}" if place else f"{os.strerror(number)}, while a file was written"
+            return (
+                f"{os.strerror(number)}: {place!s:.200}"
+                if place
+                else f"{os.strerror(number)}, while a file was written"
+            )
         error = error.__cause__ or error.__context__
     return None

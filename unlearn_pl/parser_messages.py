@@ -39,6 +39,10 @@ def explain(
 
 def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
     """The reason why a value was refused, in words."""
+    if re.match(r"unsupported operand type", reason):  # jsonargparse, of a name such as `?`
+        return "must be a file that exists"
+    if match := re.match(r"Unable to load config '(.*?)' - ", reason, re.DOTALL):
+        return f"must be options of its own, as {{NAME: VALUE, ...}}, or a file of them, got {match[1]:.100}"
     named = [kind.__name__ for key, kinds in classes.items() if path.startswith(key) for kind in kinds]
     if not named and (found := own_class(reason)):
         return found
@@ -48,6 +52,11 @@ def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
         return f"must be {kinds}, got {plain_value(match[1] or match[2])}"
     if match := re.search(r"Expected a dot import path string: (\S+)", reason):
         return f"no class {match[1]}{guess(match[1], named)}; the classes are {', '.join(named)}, or an import path"
+    if named and re.search(r"argument of type|unhashable type|has no attribute", reason):
+        kinds = ", ".join(named)
+        return (
+            f"must be one of {kinds}, as {{class_path: NAME, init_args: {{...}}}}, with a text and options of its own"
+        )
     if (match := re.search(r"Not a valid subclass of \w+\. Got value: (.*)", reason)) and named:
         got = "null" if match[1] == "None" else match[1]
         return f"must be one of {', '.join(named)}, as {{class_path: NAME, init_args: {{...}}}}, got {got}"
@@ -64,8 +73,8 @@ def cause(reason: str, path: str, classes: dict[str, tuple[type, ...]]) -> str:
 
 def got_in(reason: str) -> str | None:
     """The value that jsonargparse says it was given."""
-    found = re.search(r"(?:Got value|Given value|import path string): (.*)", reason)
-    return found[1] if found else None
+    found = re.search(r"(?:Got value|Given value|import path string):(?: (.*)|\s*$)", reason)
+    return (found[1] or "''") if found else None
 
 
 def plain_value(text: str | None) -> str | None:

@@ -15,13 +15,14 @@ from typing import Any, ClassVar, NoReturn, get_args
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 from unlearn_pl.config_file import ConfigError, check_config
-from unlearn_pl.errors import InputError, check_seed, refusal_behind, within
+from unlearn_pl.errors import InputError, check_seed, printable, refusal_behind, within
 from unlearn_pl.parser_messages import explain, locate, plain_types
 
 # docstrings under dataclass fields become --help; ${trainer.default_root_dir} in a config needs no `fit.` before it
 set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
 
 
+OWN_OPTIONS = "options of its own, as {NAME: VALUE, ...}"
 OPTIONS = "options"
 """The parameter of a command whose fields are flags of the command itself."""
 
@@ -82,7 +83,7 @@ class ShortErrors(ArgumentParser):
         known = known_keys(self)
         with chdir(self.folder):  # jsonargparse reads a file in its own folder
             told = explain(message, self.given, known, self.classes(), self.known)
-        print(f"unlearn-pl: error: {self.whose}{told}", file=sys.stderr)
+        print(f"unlearn-pl: error: {printable(self.whose + told)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -125,21 +126,30 @@ def check_entries(kind: Any, parsed: Any) -> None:
 
 
 def refuse_null(parser: ArgumentParser, parsed: Any) -> None:
-    """Raise InputError for a null where none is allowed: jsonargparse takes it for "not given"."""
+    """Raise InputError for a null where none is allowed, which jsonargparse takes for "not given", and for a group of
+    options that is none."""
+    typed = {action.dest for action in parser._actions if getattr(action, "_typehint", None) is not None}
     for action in parser._actions:
         for name, child in action.choices.items() if isinstance(action.choices, dict) else ():
             if name in parsed:
                 refuse_null(child, parsed[name])
+        groups = [action.dest.rsplit(".", count)[0] for count in range(action.dest.count("."), 0, -1)]
+        for name in groups:
+            if name not in typed and isinstance(value := parsed.get(name), list | int | float):
+                refuse_value(name, OWN_OPTIONS, f"{value!r:.100}")
         hint = getattr(action, "_typehint", None)
         takes = (*get_args(hint), hint)
         if hint is None or action.default is None or not {NoneType, None, Any}.isdisjoint(takes):
             continue
-        groups = [action.dest.rsplit(".", count)[0] for count in range(action.dest.count("."), -1, -1)]
-        for name in groups:
+        for name in (*groups, action.dest):
             if parsed.get(name, "") is None:
-                must = plain_types(str(hint)) if name == action.dest else "options of its own, as {NAME: VALUE, ...}"
-                place, _ = locate(name, ShortErrors.given, "null")
-                raise InputError(f"{place}: must be {must}, got null")
+                refuse_value(name, plain_types(str(hint)) if name == action.dest else OWN_OPTIONS, "null")
+
+
+def refuse_value(name: str, must: str, got: str) -> NoReturn:
+    """Raise InputError, with the place of the argument, for a value that it cannot have."""
+    place, _ = locate(name, ShortErrors.given, got)
+    raise InputError(f"{place}: must be {must}, got {got}")
 
 
 def with_flag(error: InputError, known: Iterable[str], given: Iterable[str]) -> InputError:

@@ -69,7 +69,10 @@ def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[i
         given = tokenizer.eos_token_id
     if given is None:
         raise InputError("it has no EOS token, nor has the model's generation config: no text would end", "tokenizer")
-    ids = frozenset(given if isinstance(given, (list, tuple)) else [given])
+    listed = list(given) if isinstance(given, list | tuple) else [given]
+    if not listed or not all(isinstance(one, int) for one in listed):
+        raise InputError(f"eos_token_id of its generation config must be token ids, got {given!r:.80}", "model")
+    ids = frozenset(listed)
     if tokenizer.eos_token_id not in ids:
         warnings.warn(
             f"generation ends at the model's EOS ids {sorted(ids)}; the tokenizer's, {tokenizer.eos_token_id}, is none",

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.files import sha256_of
 from unlearn_pl.merging.factors import Factors, embeddings_of, factors_of, shared_start
 from unlearn_pl.merging.folding import is_transposed
@@ -103,6 +104,11 @@ def read_adapter(folder: str | Path, name: str = "adapters") -> Adapter:
             )
     config = _read_object(folder / CONFIG_FILE, name)
     check_config(config, str(folder), name)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # they come where it is used
+            LoraConfig.from_pretrained(str(folder))
+    except Exception as error:  # its fields have no types at run time: each value fails in its own way
+        raise InputError(f"{folder}: {CONFIG_FILE} is not what PEFT writes: {one_line(error)}", name) from error
     state = _read_tensors(folder / WEIGHTS_FILE, name)
     copies = {tensor: state.pop(tensor) for tensor in list(state) if tensor.endswith(BASE_COPY)}
     factors = factors_of(state, str(folder), name)
@@ -121,10 +127,19 @@ def check_config(config: dict[str, Any], where: str, name: str = "adapters") -> 
     if config.get("peft_type") != "LORA":
         raise InputError(f"{where}: must be a LoRA adapter, its peft_type is {config.get('peft_type')}", name)
     for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key), (int, float)) or config[key] <= 0:
-            raise InputError(f"{where}: {key} in {CONFIG_FILE} must be a number above 0, got {config.get(key)}", name)
+        if not is_positive(value := config.get(key)):
+            raise InputError(f"{where}: {key} in {CONFIG_FILE} must be a number above 0, got {value!r:.80}", name)
+    for key in ("rank_pattern", "alpha_pattern"):
+        values = config.get(key) or {}
+        if not isinstance(values, dict) or not all(is_positive(value) for value in values.values()):
+            raise InputError(f"{where}: {key} in {CONFIG_FILE} must hold numbers above 0, got {values!r:.80}", name)
     if (reason := why_unmergeable(config)) is not None:
         raise InputError(f"{where} cannot be merged: {reason}", name)
+
+
+def is_positive(value: Any) -> bool:
+    """Whether ``value`` is a finite number above 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def check_alike(adapters: Sequence[Adapter]) -> None:

@@ -54,6 +54,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, what: str = "mode
 def with_end(tokenizer: PreTrainedTokenizerBase, what: str = "tokenizer: it") -> PreTrainedTokenizerBase:
     """``tokenizer``, whose pad token is set to EOS where it has none. Raises InputError, beginning with ``what``, if it
     has no EOS token."""
+    if isinstance(tokenizer.model_max_length, bool) or not isinstance(tokenizer.model_max_length, int | float):
+        raise InputError(f"{what} must have a number as model_max_length, got {tokenizer.model_max_length!r:.80}")
     if tokenizer.eos_token_id is None:
         raise InputError(f"{what} has no EOS token, and answers end with one")
     if tokenizer.pad_token_id is None:
