@@ -2,18 +2,18 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from command_server import CommandServer
-from lightning_runs import write_rows
-from tiny_adapters import adapted
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tests.lightning_runs import write_rows
+from tests.tiny_adapters import adapted
 from unlearn_pl.models.lora import save_adapter
 
 TESTS = Path(__file__).parent
@@ -99,11 +99,11 @@ def write_setting(folder: Path, base: PreTrainedModel, base_folder: str, terms: 
     return path
 
 
-def record(server: CommandServer, config: Path, layout: Layout, *options: str) -> Recorded:
-    """Fit one epoch, ``STEPS`` steps, and read what it left."""
+def record(run: Callable[..., Any], config: Path, layout: Layout, *options: str) -> Recorded:
+    """Fit one epoch, ``STEPS`` steps, by ``run(*words, **environment)``, and read what it left."""
     folder = config.parent / "-".join([config.stem, *str(layout).split(), *options]).replace("/", "_")
-    done = server.run(
-        folder, "fit", f"--config={config}", f"--trainer.default_root_dir={folder / 'run'}", *layout.options, *options,
+    done = run(
+        "fit", f"--config={config}", f"--trainer.default_root_dir={folder / 'run'}", *layout.options, *options,
         "--trainer.callbacks+=step_gradients.RecordSteps", f"--trainer.callbacks.folder={folder / 'recorded'}",
         PYTHONPATH=os.pathsep.join([str(TESTS), str(TESTS.parent)]),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """The gradient of an optimizer step does not depend on how its rows are laid out, or the fit says that it does."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def config(
 @pytest.fixture(scope="module")
 def whole(server: CommandServer, config: Path) -> Recorded:
     """One process, one batch of all pairs."""
-    return record(server, config, ONE_BATCH)
+    return record(partial(server.run, config.parent), config, ONE_BATCH)
 
 
 @pytest.mark.parametrize("layout", [Layout(1, 2, 4, micro_batches=2), Layout(2, 2, 4)], ids=str)
@@ -42,7 +43,7 @@ def test_processes_and_accumulation_give_the_gradient_of_one_batch(
     server: CommandServer, config: Path, whole: Recorded, layout: Layout
 ) -> None:
     """The other layouts are rows of `make test-scale`."""
-    parts = record(server, config, layout)
+    parts = record(partial(server.run, config.parent), config, layout)
     check_rows(whole, parts)
     assert apart(whole.gradients[0], parts.gradients[0]) < SAME
     assert "depend on which rows" not in parts.told
@@ -53,7 +54,10 @@ def test_a_term_of_the_micro_batch_is_told_and_differs(
 ) -> None:
     """So the comparison above sees what it looks for; the line names what to set in place of each."""
     config = write_setting(tmp_path, tiny_model(), base_folder, TIED)
-    one, two = record(server, config, ONE_BATCH), record(server, config, Layout(1, 2, 8))
+    one, two = (
+        record(partial(server.run, config.parent), config, ONE_BATCH),
+        record(partial(server.run, config.parent), config, Layout(1, 2, 8)),
+    )
     assert apart(one.gradients[0], two.gradients[0]) > 1e-3
     assert "which rows share one" not in one.told
     assert two.told.count("which rows share one") == 1

@@ -152,11 +152,8 @@ def test_words_of_lightning_that_name_no_file(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--trainer.strategy=fsdp"], r"^--trainer\.strategy: must be auto, fsdp2 .* or one of the ddp .*, got fsdp$"),
-        (
-            ["--trainer.strategy=deepspeed"],
-            r"^--trainer\.strategy: must be auto, fsdp2 .* or one of the ddp .*, got deepspeed$",
-        ),
+        (["--trainer.strategy=fsdp"], r"^--trainer\.strategy: must be auto, fsdp2 .* one of the ddp .*, got fsdp$"),
+        (["--trainer.strategy=deepspeed"], r"^--trainer\.strategy: deepspeed needs the package deepspeed: pip install"),
         (
             ["--trainer.strategy={class_path: lightning.pytorch.strategies.ModelParallelStrategy}"],
             r"^--trainer\.strategy: must be auto, fsdp2 .* or one of the ddp kinds .*, got ModelParallelStrategy$",

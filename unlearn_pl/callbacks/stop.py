@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.stopping import STOP, Stopped
+from unlearn_pl.training.zero import is_zero
 
 SECONDS_FOR_CHILDREN = 30.0
 
@@ -61,7 +62,8 @@ class StopOnSignal(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         STOP.deferring = False
-        if isinstance(exception, SIGTERMException) and trainer.training and not is_dry(trainer):
+        stopped = isinstance(exception, SIGTERMException) and trainer.training
+        if stopped and not is_dry(trainer) and not is_zero(trainer):  # which has no checkpoint to go on from
             trainer.save_checkpoint(interrupted_checkpoint(trainer.default_root_dir))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -49,6 +49,7 @@ from unlearn_pl.training.schedule import (
     warmup_steps,
 )
 from unlearn_pl.training.supported import refuse_unsupported
+from unlearn_pl.training.zero import refuse_fit_in_zero
 
 if TYPE_CHECKING:
     Folder: TypeAlias = str | Path
@@ -159,6 +160,7 @@ class UnlearningModule(CheckpointedModule):
 
     def setup(self, stage: str) -> None:
         refuse_unsupported(self.trainer)
+        refuse_fit_in_zero(self.trainer, stage, self.dtype_name)
 
     def configure_model(self) -> None:
         if hasattr(self, "model"):  # Lightning calls this hook for every entry point
