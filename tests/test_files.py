@@ -178,6 +178,19 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         pass
 
 
+def test_an_empty_folder_of_a_command_that_was_refused_goes_with_all_that_was_made_for_it(tmp_path: Path) -> None:
+    """One that was there before stays, empty or not, and so does one with something in it."""
+    (tmp_path / "old/empty").mkdir(parents=True)
+    for place in ("new/logs/run", "old/empty", "old/new/run"):
+        with pytest.raises(InputError, match="no"), sole_writer(tmp_path / place, "run"):
+            raise InputError("no")
+    with sole_writer(tmp_path / "used/run", "run"):
+        (tmp_path / "used/run/file").touch()
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")} == {
+        "old", "old/empty", "used", "used/run", "used/run/file"
+    }  # fmt: skip
+
+
 def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match=r"output: .*deep cannot be a folder, since .*file is a file"):

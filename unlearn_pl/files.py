@@ -194,15 +194,28 @@ def locked(folder: str | Path) -> Iterator[bool]:
 
 @contextmanager
 def sole_writer(folder: str | Path, argument: str) -> Iterator[None]:
-    """Inside the block no other process that asks for it writes into ``folder``. Raises InputError if one does."""
+    """Inside the block no other process that asks for it writes into ``folder``, which is made, and taken away again if
+    nothing came of it. Raises InputError if one does."""
     check_writable(folder, argument)
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    path = Path(folder).absolute()
+    made = [place for place in (path, *path.parents) if not place.exists()]
     with ExitStack() as stack:
+        while True:
+            path.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locked(path))
+            except FileNotFoundError:  # another process takes its empty one away at this moment
+                continue
+            except BlockingIOError:
+                raise InputError(f"another process is writing into {folder}; give another folder", argument) from None
+            if path.is_dir():
+                break
         try:
-            stack.enter_context(locked(folder))
-        except BlockingIOError:
-            raise InputError(f"another process is writing into {folder}; give another folder", argument) from None
-        yield
+            yield
+        finally:  # under the lock, so that nobody else has begun in it
+            with suppress(OSError):
+                for place in made:
+                    place.rmdir()
 
 
 def refuse_existing(path: str | Path, overwrite: bool, argument: str = "output") -> None:
