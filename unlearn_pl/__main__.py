@@ -52,9 +52,9 @@ def main() -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Inside the block what a user can mend, and a full disk, end the process with one line and exit code 2; signals
-    end it with a last line that says how to go on."""
-    from unlearn_pl.errors import InputError, disk_fault
+    """Inside the block what a user can mend, a full disk, and a W&B server that cannot be reached end the process with
+    one line and exit code 2; signals end it with a last line that says how to go on."""
+    from unlearn_pl.errors import InputError, disk_fault, server_fault
     from unlearn_pl.stopping import stoppable
 
     try:
@@ -65,7 +65,7 @@ def one_line_errors() -> Iterator[None]:
             traceback.print_exc()
         fail(str(error))
     except Exception as error:
-        reason = disk_fault(error)
+        reason = disk_fault(error) or server_fault(error)
         if reason is None or os.environ.get("UNLEARN_PL_TRACEBACK"):
             raise
         fail(reason)

@@ -46,6 +46,7 @@ from unlearn_pl.training.schedule import (
     linear_schedule,
     planned_steps,
     set_first_rate,
+    set_rate_and_decay,
     warmup_steps,
 )
 from unlearn_pl.training.supported import refuse_unsupported
@@ -201,7 +202,7 @@ class UnlearningModule(CheckpointedModule):
         warmup = warmup_steps(self.warmup, total, epoch)
         if warmup > total:
             rank_zero_warn(f"warmup {self.warmup}: {warmup} steps, but training ends in it, at step {total}")
-        peak = self.learning_rate  # LearningRateFinder sets another one later
+        self._peak = peak = self.learning_rate  # LearningRateFinder sets another one later
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: linear_schedule(step, warmup, total) * (self.learning_rate / peak)
         )
@@ -259,12 +260,15 @@ class UnlearningModule(CheckpointedModule):
         if loop.total_batch_idx < 0:  # a fresh start, though a search for the learning rate may have come before it
             set_first_rate(self.trainer, self._schedule)
             return
+        if loop.epoch_loop.val_loop.restarted_mid_evaluation:  # by mend_validation, which counts a batch too many
+            loop.epoch_loop.val_loop.batch_progress.total.reset()
         epochs: Any = loop.epoch_progress.current
         if epochs.processed == epochs.started:
             loop.epoch_loop.restarting = False  # a new epoch begins; with max_steps Lightning would repeat the old one
         # no epoch starts where a run goes on within one, and a callback may set the accumulation at its start only
         self.trainer.accumulate_grad_batches = accumulation_of(self.trainer, self.current_epoch)
-        self.go_on_within_window()
+        if self.go_on_within_window() & {"learning_rate", "weight_decay"}:  # those of the checkpoint's optimizer came
+            set_rate_and_decay(self._schedule, self._peak, self.weight_decay)
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         # dropout is a function of (seed, epoch, step, rank), so that a resumed run equals an uninterrupted one
