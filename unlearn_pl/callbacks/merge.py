@@ -26,6 +26,7 @@ from unlearn_pl.merging.options import MergeOptions
 from unlearn_pl.models.adapter_folder import is_adapter_folder
 from unlearn_pl.models.load import refuse_quantised
 from unlearn_pl.models.lora import save_adapter
+from unlearn_pl.models.sharding import refuse_sharded
 
 MERGED = "merged/"
 """Begins the names of the scores of the merged model."""
@@ -85,6 +86,8 @@ class MergeAfterFit(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Refuse what cannot be merged, read or written before training, not after it."""
+        if pl_module.base_in_memory:
+            refuse_sharded(pl_module.model, "MergeAfterFit of a base in memory", "base")
         if not is_adapter_folder(self.with_adapter):
             raise InputError(f"{self.with_adapter} is no PEFT adapter folder", "MergeAfterFit.with_adapter")
         start = read_adapter(self.with_adapter, "with_adapter").facts.get("lora_init_sha256", pl_module.initial_factors)

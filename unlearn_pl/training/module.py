@@ -17,16 +17,16 @@ from unlearn_pl.data.batch import PairBatch, Rows
 from unlearn_pl.data.encoding import Encoded, start_ids
 from unlearn_pl.data.records import Split
 from unlearn_pl.data.splits import SIDES, side_of
-from unlearn_pl.errors import InputError, renamed
+from unlearn_pl.errors import InputError
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.fast.linear import torch_products
-from unlearn_pl.models.layers import check_layers, decoder_layers
-from unlearn_pl.models.load import blamed_on, refuse_quantised, with_end
+from unlearn_pl.models.layers import check_layers
+from unlearn_pl.models.load import blamed_on, with_end
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
 from unlearn_pl.models.padding import check_padding
-from unlearn_pl.models.sharding import is_sharded, shard_base
+from unlearn_pl.models.sharding import is_sharded, refuse_sharded
 from unlearn_pl.models.tokenizer import check_ids, find_tokenizer
 from unlearn_pl.objectives.base import Objective, check_terms
 from unlearn_pl.training.arguments import to_plain
@@ -34,10 +34,11 @@ from unlearn_pl.training.base import Base, as_name
 from unlearn_pl.training.cache import Company, ReferenceCache, open_or_build
 from unlearn_pl.training.checkpointed import CheckpointedModule
 from unlearn_pl.training.divergence import refuse_divergence
+from unlearn_pl.training.fsdp2 import FSDP2Strategy
 from unlearn_pl.training.layout import check_layout_of_loss
 from unlearn_pl.training.loss import PackedLoss
 from unlearn_pl.training.packs import refuse_long_rows, refuse_missing
-from unlearn_pl.training.prepare import adamw, prepare_policy
+from unlearn_pl.training.prepare import adamw, prepare_policy, shard_policy
 from unlearn_pl.training.reference import Reference, live_reference
 from unlearn_pl.training.schedule import (
     Warmup,
@@ -133,7 +134,8 @@ class UnlearningModule(CheckpointedModule):
             raise InputError(f"must be at least 1, or null, got {tokens_per_forward}", "tokens_per_forward")
         self._base = Base(base, dtype, trust_remote_code)
         self.base, self.dtype_name = self._base.name, self._base.dtype
-        if self._base.in_memory and tokenizer is None:
+        self.base_in_memory = self._base.in_memory
+        if self.base_in_memory and tokenizer is None:
             raise InputError("needed, since the base is a model in memory", "tokenizer")
         self.arguments = to_plain(arguments)
         self.objectives, self.lora, self.adapter = dict(objectives), lora or Lora(), adapter
@@ -161,6 +163,8 @@ class UnlearningModule(CheckpointedModule):
     def setup(self, stage: str) -> None:
         refuse_unsupported(self.trainer)
         refuse_fit_in_zero(self.trainer, stage, self.dtype_name)
+        if hasattr(self, "model") and not isinstance(self.trainer.strategy, FSDP2Strategy):
+            refuse_sharded(self.model, "this strategy", "strategy")
 
     def configure_model(self) -> None:
         if hasattr(self, "model"):  # Lightning calls this hook for every entry point
@@ -183,14 +187,9 @@ class UnlearningModule(CheckpointedModule):
 
     def _shard(self) -> None:
         """Cut the base if the strategy is one for that: Lightning then has made a mesh of the processes."""
-        if self.device_mesh is None:
-            return
-        with renamed("objectives", "strategy"):
-            layers = decoder_layers(self.model)
-        refuse_quantised(self.model, "its cutting into shards")
-        shard_base(self.model, layers, self.device_mesh["data_parallel"])
-        self.model.to(self.trainer.strategy.root_device)
-        self.packed_loss.keep_step(self._most)
+        if self.device_mesh is not None:
+            shard_policy(self.model, self.device_mesh["data_parallel"], self.trainer.strategy.root_device)
+            self.packed_loss.keep_step(self._most)
 
     def _most(self, number: int) -> int:
         """The largest ``number`` of all processes."""
