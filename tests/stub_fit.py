@@ -1,10 +1,13 @@
 """Stands for `unlearn-pl fit` in the tests of a sweep: it measures at once what a real one takes minutes for.
 
 The score of a model is its learning rate times the measurements so far. `--data.max_length=N` tells what else it does:
-1 fails, 2 fails the first time, 3 waits to be stopped, 4 waits the first time.
+1 fails, 2 fails the first time, 3 waits to be stopped, 4 waits the first time, 5 and 6 are ended by SIGKILL and SIGTERM
+the first time.
 """
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +21,8 @@ def main() -> None:
     if does == "1" or (does == "2" and first):
         print("unlearn-pl: error: no such base", file=sys.stderr)
         sys.exit(2)
+    if does in ("5", "6") and first:
+        os.kill(os.getpid(), signal.SIGKILL if does == "5" else signal.SIGTERM)
     rate = float(given.get("model.learning_rate", 1))
     (folder / "config.yaml").write_text(f"seed_everything: 1\nmodel: {{learning_rate: {rate}}}\n")
     with (folder.parent / "order.txt").open("a") as order:

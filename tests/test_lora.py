@@ -133,9 +133,9 @@ def test_peft_options_arrive_and_none_of_their_tensors_may_lack(name: str, tiny_
 
 def test_an_adapter_that_does_nothing_is_one(tiny_model: Build, tmp_path: Path) -> None:
     save_adapter(attach_lora(tiny_model(), Lora(rank=2), seed=1), tmp_path / "zero")
-    assert torch.equal(
-        open_adapter(tiny_model(), tmp_path / "zero")(input_ids=IDS).logits, tiny_model()(input_ids=IDS).logits
-    )
+    opened, base = open_adapter(tiny_model(), tmp_path / "zero"), tiny_model()
+    # by which kernel torch multiplies depends on where the weights lie in memory
+    torch.testing.assert_close(opened(input_ids=IDS).logits, base(input_ids=IDS).logits, rtol=1e-6, atol=1e-6)
 
 
 def test_adapters_outside_of_the_layers_are_refused(tiny_model: Build, good: Path, tmp_path: Path) -> None:

@@ -130,17 +130,17 @@ def test_rows_that_do_not_fit_are_counted(folder: Path) -> None:
     model = run.models["base"]
     many = [
         {**model.samples[0], "id": f"row{number}", "generated": hashlib.sha512(str(number).encode()).hexdigest()}
-        for number in range(3000)
+        for number in range(5000)
     ]
     large = replace(run, models={"base": replace(model, samples=many)})
     most = 2_300_000
     html = page(content_of([large]), most)
     rows = unpacked(html, "generations")["rows"]
-    assert 500 < len(rows) < 3000
+    assert 500 < len(rows) < 5000
     assert most * 0.9 < len(html.encode()) <= most
-    assert f"{len(rows)} of 3000 rows are shown" in html
+    assert f"{len(rows)} of 5000 rows are shown" in html
     numbers = [int(row[0].removeprefix("row")) for row in rows]
-    assert max(b - a for a, b in itertools.pairwise(numbers)) <= 3000 / len(rows) + 1  # evenly
+    assert max(b - a for a, b in itertools.pairwise(numbers)) <= 5000 / len(rows) + 1  # evenly
     assert within(generations_of([large]), 10)[0].rows == []
 
 

@@ -67,6 +67,7 @@ def made(folder: Path, **content: Any) -> SweepFile:
         ({"metric": {"name": "x", "goal": "most"}}, "metric.goal: must be minimize or maximize, got 'most'"),
         ({"metric": {"name": "x", "impute": "worst"}}, "takes goal, name and target; cannot do 'impute'"),
         ({"run_cap": 0}, "run_cap: must be a whole number of at least 1, got 0"),
+        ({"parameters": {"ckpt_path": {"value": "x"}}}, "parameters: cannot vary 'ckpt_path'"),
         ({"command": "python fit.py"}, "command: must be a list of texts"),
     ],
 )
@@ -259,7 +260,6 @@ def test_bayes_without_optuna_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_bayes_with_optuna_itself(tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
     parameters = {"x": {"min": 0.0, "max": 1.0}, "y": {"values": ["a", "b"]}}
     sweep = made(tmp_path, method="bayes", metric=METRIC, parameters=parameters)
     known: list[Trial] = []

@@ -90,6 +90,26 @@ def test_what_fails_is_told_and_runs_again(stub: Path, capsys: pytest.CaptureFix
     assert sorted(order(stub)) == [f"trial_000{number}" for number in range(1, 9)]
 
 
+def test_a_trial_that_something_else_ends_is_not_lost_in_silence(stub: Path) -> None:
+    file = write_sweep(stub, parameters={"data.max_length": {"values": [9, 5, 6]}})
+    with pytest.raises(InputError) as error:
+        sweep(file)
+    assert error.value.reason == (
+        "1 of 3 trials failed (trial_0002: ended by SIGKILL, perhaps since the memory was full) and 1 of 3 trials did "
+        "not come to their end (trial_0003: ended by SIGTERM); the same command runs them again"
+    )
+    assert states(stub) == {1: "finished", 2: "failed", 3: "interrupted"}
+    sweep(file)
+    assert {*states(stub).values()} == {"finished"}
+
+
+def test_a_sweep_goes_on_when_its_file_changes_in_what_changes_no_trial(stub: Path) -> None:
+    sweep(write_sweep(stub, run_cap=1, project="one"))
+    sweep(write_sweep(stub, run_cap=2, project="two", description="more"))
+    assert states(stub) == {1: "finished", 2: "finished"}
+    assert order(stub) == ["trial_0001", "trial_0002"]
+
+
 def test_a_sweep_in_which_all_fails_ends(stub: Path) -> None:
     file = write_sweep(stub, method="random", parameters={"data.max_length": {"value": 1}})
     with pytest.raises(InputError, match="3 trials failed and none finished; trial_0001: no such base"):

@@ -65,10 +65,17 @@ def main() -> None:
 
 
 @contextmanager
+<<<<<<< HEAD
 def one_line_errors(verb: str = "") -> Iterator[None]:
     """Inside the block what a user can mend, a full disk and a full memory end the process with one line and exit code
     2; signals end it with a last line that says how to go on."""
     from unlearn_pl.errors import InputError, disk_fault, memory_fault
+=======
+def one_line_errors() -> Iterator[None]:
+    """Inside the block what a user can mend, a full disk, and a W&B server that cannot be reached end the process with
+    one line and exit code 2; signals end it with a last line that says how to go on."""
+    from unlearn_pl.errors import InputError, disk_fault, server_fault
+>>>>>>> main
     from unlearn_pl.stopping import stoppable
 
     try:
@@ -83,6 +90,14 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
             raise
         if os.environ.get("UNLEARN_PL_TRACEBACK"):
             traceback.print_exc()
+<<<<<<< HEAD
+=======
+        fail(str(error))
+    except Exception as error:
+        reason = disk_fault(error) or server_fault(error)
+        if reason is None or os.environ.get("UNLEARN_PL_TRACEBACK"):
+            raise
+>>>>>>> main
         fail(reason)
 
 

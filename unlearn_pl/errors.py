@@ -122,6 +122,13 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
 
+def server_fault(error: BaseException) -> str | None:
+    """What W&B said if ``error`` is its own, such as no server or no key, which it says before training; else None."""
+    if not type(error).__module__.startswith("wandb."):
+        return None
+    return f"W&B: {one_line(error)} WANDB_MODE=offline keeps the run on the disk, for `wandb sync` later"
+
+
 def printable(text: str) -> str:
     """``text`` as a terminal can show it in one line: what moves the cursor, hides or turns letters is written as in
     Python, ``\\n`` or ``\\u202e``, and so are halves of characters."""

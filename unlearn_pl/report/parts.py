@@ -34,7 +34,7 @@ class Parts:
     def yaml(self, part: str, path: Path) -> Any:
         """The content of a YAML file that holds a mapping; None if it does not count."""
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return self._parsed(part, path, lambda text: yaml.load(text, loader), dict, ABSENT)
+        return self._parsed(part, path, lambda text: yaml.load(text, loader), dict, ABSENT)  # a safe one  # nosec B506
 
     def lines(self, part: str, path: Path, shape: Any) -> list[Mapping[str, Any]]:
         """The rows of a file with one JSON object a line, those alone that are whole and of ``shape``."""

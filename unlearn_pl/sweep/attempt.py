@@ -76,6 +76,9 @@ class Attempt:
         """Why it failed, as far as it said: its error, else whatever it printed last."""
         text = (self.folder / OUTPUT).read_bytes()[self._before :].decode("utf-8", errors="replace")
         said = [line.strip() for line in text.splitlines() if line.strip()]
+        if (code := self.trial.exit_code) is not None and code < 0:
+            memory = ", perhaps since the memory was full" if code == -signal.SIGKILL else ""
+            return f"ended by {signal.Signals(-code).name}{memory}"
         errors = [line for line in said if line.startswith("unlearn-pl: error: ")]
         return (errors or said or ["it printed nothing"])[-1].removeprefix("unlearn-pl: error: ")
 

@@ -19,6 +19,8 @@ METHODS = ("grid", "random", "bayes")
 READ = {"name", "method", "metric", "parameters", "command", "program", "early_terminate", "run_cap"}
 SERVER = {"project", "entity", "description", "apiVersion"}
 """What says where W&B keeps a sweep, or is for readers: it changes no trial."""
+OWN = {"trainer.default_root_dir", "ckpt_path"}
+"""What each trial gets from the sweep itself."""
 TERM = "forget/Task1/knowledge"
 """What one of the scores by split, task and kind is called."""
 COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
@@ -111,6 +113,10 @@ def sweep_of(path: Path, content: Mapping[str, Any]) -> SweepFile:
         raise InputError("hyperband needs a metric", "early_terminate")
     parameters = list(parameters_of(content.get("parameters")))
     check_distinct([one.name for one in parameters], "parameters")
+    if own := OWN & {one.name for one in parameters}:
+        raise InputError(
+            f"cannot vary {told(own)}: each trial has a folder of its own and goes on by itself", "parameters"
+        )
     if method == "grid":
         [one.grid for one in parameters]  # raises for those that have none
     return SweepFile(

@@ -10,9 +10,11 @@ from typing import Any
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import as_json, sha256_of, write_json
 from unlearn_pl.sweep.command import configs_of
-from unlearn_pl.sweep.file import SweepFile
+from unlearn_pl.sweep.file import SERVER, SweepFile
 
 FILE = "sweep.json"
+FREE = SERVER | {"name", "run_cap"}
+"""Keys of a sweep file that change no trial: a sweep goes on when they change."""
 
 
 def claim(sweep: SweepFile, folder: Path, seed: int, kept: Sequence[str]) -> str:
@@ -29,7 +31,7 @@ def claim(sweep: SweepFile, folder: Path, seed: int, kept: Sequence[str]) -> str
         return str(facts["identity"])
     known = read_facts(path)
     again = "give another name"
-    if known["content"] != facts["content"]:
+    if deciding(known["content"]) != deciding(facts["content"]):
         raise InputError(f"{folder} was begun with another {sweep.path.name}, or it has changed since; {again}", "name")
     if known["seed"] != seed:
         raise InputError(f"{folder} was begun with the seed {known['seed']}, got {seed}; {again}", "name")
@@ -38,6 +40,11 @@ def claim(sweep: SweepFile, folder: Path, seed: int, kept: Sequence[str]) -> str
         raise InputError(f"{' and '.join(changed)} changed since {kept[0]} was begun in {folder}; {again}", "name")
     write_json(path, known | facts)
     return str(known["identity"])
+
+
+def deciding(content: dict[str, Any]) -> dict[str, Any]:
+    """The part of a sweep file that decides what its trials are."""
+    return {key: value for key, value in content.items() if key not in FREE}
 
 
 def refuse_strange(folder: Path) -> None:
@@ -56,6 +63,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = dict(json.loads(path.read_text(encoding="utf-8")))
         sound = {"content", "seed", "configs", "identity"} <= {*facts} and isinstance(facts["configs"], dict)
+        sound = sound and isinstance(facts["content"], dict)
     except (ValueError, TypeError):
         sound = False
     if not sound:

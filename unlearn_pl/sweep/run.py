@@ -92,6 +92,8 @@ class Sweep:
         self.attempts: list[Attempt] = []
         self.failures: dict[str, str] = {}
         """Why trials failed in this call."""
+        self.cut: dict[str, str] = {}
+        """What ended trials of this call that something else told to stop."""
 
     def check(self) -> None:
         """Raise InputError for command lines that no trial can have; nothing is written."""
@@ -208,6 +210,8 @@ class Sweep:
             self.failures[trial.name] = attempt.last_line
             print(f"{trial.name} failed: {attempt.last_line}", flush=True)
             return
+        if trial.state == "interrupted":
+            self.cut[trial.name] = attempt.last_line
         metric = self.plan.metric
         score = ""
         if metric is not None:
@@ -231,8 +235,15 @@ class Sweep:
         if runs:
             report(runs, str(self.folder / "report.html"), overwrite=True)
         print(f"\n{top}")
-        if self.failures:
-            told = "; ".join(f"{name}: {reason}" for name, reason in list(self.failures.items())[:1])
-            raise InputError(
-                f"{len(self.failures)} of {len(trials)} trials failed ({told}); the same command runs them again"
-            )
+        self.refuse_unfinished()
+
+    def refuse_unfinished(self) -> None:
+        """Raise InputError for trials that this call began and that did not come to their end."""
+        ended = {"failed": self.failures, "did not come to their end": self.cut}
+        told = [
+            f"{len(ones)} of {len(self.trials)} trials {what} ({next(iter(ones))}: {next(iter(ones.values()))})"
+            for what, ones in ended.items()
+            if ones
+        ]
+        if told:
+            raise InputError(f"{' and '.join(told)}; the same command runs them again")
