@@ -1,5 +1,6 @@
 """A loss that is not finite ends a fit in one line, and nothing of it is written."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint, OnExceptionCheckpoint
 from lightning_runs import module, trainer, write_rows
+from safetensors.torch import load_file
 
 from unlearn_pl.callbacks.adapter import SaveAdapter
 from unlearn_pl.data.datamodule import ForgetRetainData
@@ -43,6 +45,9 @@ def test_a_loss_of_nan_stops_the_fit(base_folder: str, rows: dict[str, str], tmp
     assert "Lower learning_rate (1e+19)" in message
     assert "\n" not in message
     assert earlier.read_bytes() == before
+    kept = load_file(tmp_path / "last_good/adapter_model.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
+    assert json.loads((tmp_path / "last_good/unlearn_pl.json").read_text())["step"] == 1
     for path in tmp_path.glob("*.ckpt"):
         saved = torch.load(path, weights_only=True)
         assert saved["global_step"] == 1, "the step that diverged was not taken"
@@ -61,6 +66,7 @@ def test_weights_that_are_not_finite_are_not_written(base_folder: str, rows: dic
     with pytest.raises(InputError, match=r"is not finite \(its gradient, the weights or another process\)"):
         trainer(tmp_path, [Spoil(), SaveAdapter()], max_epochs=1).fit(module(base_folder), ForgetRetainData(**rows))
     assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "last_good").exists(), "no weights are left that are finite"
 
 
 def test_a_search_for_the_learning_rate_may_diverge(base_folder: str, rows: dict[str, str], tmp_path: Path) -> None:

@@ -32,6 +32,20 @@ VERBS = {
     "report": ("one page on runs: verdict, tables, figures, every text side by side", "commands.report:report"),
 }
 
+TRAINING = (
+    "--model.tokens_per_forward, --data.batch_size with more --trainer.accumulate_grad_batches, --model.lora.rank"
+)
+TRAINING += ", --model.gradient_checkpointing=true, --model.dtype=bfloat16"
+SCORING = "--generation.batch_size, --membership.batch_size, --choice.batch_size, --dtype=bfloat16"
+LESS_MEMORY = {
+    **dict.fromkeys(("fit", "validate", "test", "predict", "sweep"), TRAINING),
+    "run": f"{SCORING}; of a fit in its configuration {TRAINING.replace('--', '')}",
+    **dict.fromkeys(("evaluate", "balance", "compare-merges"), SCORING),
+    "merge": "--dtype=bfloat16, a smaller --shard_gb for checkpoints",
+    "extract": "a smaller --rank",
+}
+"""verb -> what makes it need less memory, smaller numbers first."""
+
 
 def main() -> None:
     """Run the command line; exit code 2 and one line if what the user gave cannot be used."""
@@ -46,28 +60,44 @@ def main() -> None:
         return
     if args[0] not in VERBS:
         fail(f"{args[0]!r} is no command; the commands are {', '.join(VERBS)}")
-    with one_line_errors():
+    with one_line_errors(args[0]):
         command(args[0])(args[1:])
 
 
 @contextmanager
+<<<<<<< HEAD
+def one_line_errors(verb: str = "") -> Iterator[None]:
+    """Inside the block what a user can mend, a full disk and a full memory end the process with one line and exit code
+    2; signals end it with a last line that says how to go on."""
+    from unlearn_pl.errors import InputError, disk_fault, memory_fault
+=======
 def one_line_errors() -> Iterator[None]:
     """Inside the block what a user can mend, a full disk, and a W&B server that cannot be reached end the process with
     one line and exit code 2; signals end it with a last line that says how to go on."""
     from unlearn_pl.errors import InputError, disk_fault, server_fault
+>>>>>>> main
     from unlearn_pl.stopping import stoppable
 
     try:
         with stoppable():
             yield
-    except InputError as error:
+    except Exception as error:
+        reason = str(error) if isinstance(error, InputError) else disk_fault(error)
+        if (short := memory_fault(error)) is not None:  # also where a library's own error was told as the user's
+            advice = f"; less is needed with a smaller or other {LESS_MEMORY[verb]}" if verb in LESS_MEMORY else ""
+            reason = short + advice
+        if reason is None:
+            raise
         if os.environ.get("UNLEARN_PL_TRACEBACK"):
             traceback.print_exc()
+<<<<<<< HEAD
+=======
         fail(str(error))
     except Exception as error:
         reason = disk_fault(error) or server_fault(error)
         if reason is None or os.environ.get("UNLEARN_PL_TRACEBACK"):
             raise
+>>>>>>> main
         fail(reason)
 
 

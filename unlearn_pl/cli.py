@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing import ProcessRaisedException
@@ -33,6 +35,7 @@ from unlearn_pl.models.lora import Lora
 from unlearn_pl.objectives.known import known_objectives
 from unlearn_pl.parsing import ShortErrors, with_flag
 from unlearn_pl.training.checkpoint_file import WholeCheckpoints, check_checkpoint_file, seals
+from unlearn_pl.training.divergence import Diverged
 from unlearn_pl.training.metrics_file import MetricsFile
 from unlearn_pl.training.module import UnlearningModule
 from unlearn_pl.training.supported import refuse_fallback, refuse_names, refuse_unsupported
@@ -186,11 +189,16 @@ def main(args: list[str]) -> None:
     try:
         UnlearnCLI(args)
     except InputError as error:
+        # all processes stop alike, and the first one tells
+        if isinstance(error, Diverged) and getattr(rank_zero_only, "rank", None):
+            sys.exit(2)
         raise with_flag(error, ShortErrors.known, args) from error
     except MisconfigurationException as error:  # Lightning's name for a mistake of the user
         raise InputError(f"--trainer: {one_line(error)}") from error
     except ProcessRaisedException as error:  # of a process that ddp_spawn or ddp_fork started, with its traceback
         last = str(error).strip().splitlines()[-1]
-        if last.startswith("unlearn_pl.errors.InputError: "):
+        if re.match(r"unlearn_pl\.(errors\.InputError|training\.divergence\.Diverged): ", last):
             raise InputError(last.partition(": ")[2]) from error
+        if "OutOfMemoryError" in last or last.startswith("MemoryError"):
+            raise MemoryError(last) from error
         raise

@@ -100,10 +100,18 @@ def choices(kind: Any) -> Mapping[str, tuple[Any, ...]]:
 
 def refusal_behind(error: BaseException) -> InputError | None:
     """The InputError that ``error`` is or was raised from: parsers wrap what a class refuses in words of their own."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, InputError):
-        cause = cause.__cause__
-    return cause
+    return next((one for one in chain(error, causes=True) if isinstance(one, InputError)), None)
+
+
+def chain(error: BaseException | None, causes: bool = False) -> Iterator[BaseException]:
+    """An exception, what it was raised from, or, unless ``causes`` alone are asked for, while, and so on; each once,
+    also where one was raised from itself."""
+    seen: set[int] = set()
+    while error is not None:
+        seen.add(id(error))
+        yield error
+        before = (error.__cause__, None if causes else error.__context__)
+        error = next((one for one in before if one is not None and id(one) not in seen), None)
 
 
 def one_line(error: BaseException) -> str:
@@ -128,21 +136,35 @@ def printable(text: str) -> str:
 
 
 # What a disk answers whatever the program does right; safetensors says it in a text, with the number.
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FAULTS = (*FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 def disk_fault(error: BaseException | None) -> str | None:
     """What a full or forbidden disk said if that is what ``error`` comes from, else None."""
-    while error is not None:
-        number = error.errno if isinstance(error, OSError) else None
-        if number is None and (found := re.search(r"I/O error: .*\(os error (\d+)\)", str(error))):
+    for one in chain(error):
+        number = one.errno if isinstance(one, OSError) else None
+        if number is None and (found := re.search(r"I/O error: .*\(os error (\d+)\)", str(one))):
             number = int(found[1])
         if number in DISK_FAULTS:
-            place = getattr(error, "filename", None)
-            return (
-                f"{os.strerror(number)}: {place!s:.200}"
-                if place
-                else f"{os.strerror(number)}, while a file was written"
-            )
-        error = error.__cause__ or error.__context__
+            place = getattr(one, "filename", None)
+            where = f": {place!s:.200}" if place else ", while a file was written"
+            advice = "; make room and run the command again, what was written before is whole" if number in FULL else ""
+            return f"{os.strerror(number)}{where}{advice}"
+    return None
+
+
+MEMORY_FAULT = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc", re.I
+)
+
+
+def memory_fault(error: BaseException | None) -> str | None:
+    """What the system or a device said that had no memory left, if that is what ``error`` comes from, else None. torch
+    raises a RuntimeError for the memory of the CPU."""
+    for one in chain(error):
+        short = isinstance(one, MemoryError) or type(one).__name__ == "OutOfMemoryError"
+        if short or (isinstance(one, RuntimeError | OSError) and MEMORY_FAULT.search(str(one))):
+            said = re.search(r"(?:you )?[Tt]ried to allocate [^.]*?\d[\d.]* ?\w+", str(one))
+            return f"out of memory{f' ({said[0][0].lower() + said[0][1:]})' if said else ''}"
     return None

@@ -14,12 +14,14 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.files import refuse_existing, write_json
 from unlearn_pl.merging.adapters import read_adapter
 from unlearn_pl.models.lora import adapter_state, save_adapter
+from unlearn_pl.training.divergence import LAST_GOOD, Diverged
 
 
 class SaveAdapter(Callback):
     """Writes `adapter/` and `spectrum.json` (norm, ranks and singular values of its delta by module and layer) into the
     run folder (`--trainer.default_root_dir`) when the fit ends; older ones there are replaced. A fit that a signal or
-    an error ends, and `--trainer.fast_dev_run`, write none. The command line always adds it."""
+    an error ends, and `--trainer.fast_dev_run`, write none; one that diverges writes its last finite weights into
+    `last_good/`. The command line always adds it."""
 
     def __init__(self) -> None:
         self._saved = False
@@ -44,14 +46,21 @@ class SaveAdapter(Callback):
                 f"step{why_ended(trainer)} (the Trainer's max_time, limit_train_batches)"
             )
 
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Keep the weights that the step which diverged was to change."""
+        if not isinstance(exception, Diverged) or is_dry(trainer) or not trainer.is_global_zero:
+            return
+        if not broken_tensors(pl_module):
+            folder = Path(trainer.default_root_dir) / LAST_GOOD
+            save_adapter(pl_module.model, folder, **training_facts(trainer, pl_module))
+
     def _save(self, trainer: Trainer, pl_module: Any) -> None:
         self._saved = True
         if is_dry(trainer):
             return
         if trainer.is_global_zero:
             folder = adapter_folder(trainer)
-            broken = [name for name, value in adapter_state(pl_module.model).items() if not value.isfinite().all()]
-            if broken:
+            if broken := broken_tensors(pl_module):
                 raise InputError(
                     f"the adapter holds NaN or infinite numbers ({broken[0]} and {len(broken) - 1} more tensors) "
                     f"and was not written; a lower learning_rate may help"
@@ -61,6 +70,11 @@ class SaveAdapter(Callback):
             write_spectrum(folder)
             rank_zero_info(f"adapter: {folder} (optimizer step {trainer.global_step}{why_ended(trainer)})")
         trainer.strategy.barrier("save_adapter")
+
+
+def broken_tensors(pl_module: Any) -> list[str]:
+    """The factors of the adapter that hold NaN or infinite numbers."""
+    return [name for name, value in adapter_state(pl_module.model).items() if not value.isfinite().all()]
 
 
 def is_dry(trainer: Trainer) -> bool:

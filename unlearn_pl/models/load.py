@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.errors import InputError, memory_fault, one_line
 from unlearn_pl.models.adapter_folder import is_adapter_folder
 from unlearn_pl.models.arrival import captured_report, refuse_partial
 
@@ -163,9 +163,9 @@ def load_from(factory: type, name: str, what: str = "model", **options: object):
     with captured_report() as report:
         try:
             return factory.from_pretrained(source, **options)  # type: ignore[attr-defined]
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:  # torn or foreign files raise whatever they make fail
+            if memory_fault(error):
+                raise
             reason = one_line(error) + "".join(f" [{' '.join(line.split())}]" for line in report)
             raise InputError(
                 f"{what}: cannot load {name!r} (a folder, a hub name, or one of {', '.join(PACKAGED)}): {reason}"

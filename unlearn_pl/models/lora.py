@@ -24,7 +24,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.errors import InputError, memory_fault, one_line
 from unlearn_pl.files import new_folder, write_json
 from unlearn_pl.models.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, is_adapter_folder
 from unlearn_pl.models.adapter_kind import refuse_kind, refuse_untrainable
@@ -230,6 +230,8 @@ def open_adapter(model: PreTrainedModel, folder: str | Path, trainable: bool = F
     except KeyError as error:
         raise InputError(f"{where} does not fit this base model: it has no tensor {error}") from error
     except Exception as error:  # torn and foreign files raise whatever they make fail
+        if memory_fault(error):
+            raise
         raise InputError(f"{where} does not fit this base model: {one_line(error)}") from error
     expected = get_peft_model_state_dict(opened, save_embedding_layers=False).keys()
     refuse_partial_adapter(where, expected, arrived.missing_keys, arrived.unexpected_keys)

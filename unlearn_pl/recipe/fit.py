@@ -1,6 +1,7 @@
 """The fits of a recipe: each a process of its own, which signals are handed on to."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +27,10 @@ def run_fit(stage: str, arguments: Sequence[str], run_folder: Path, interrupted:
     code = run_child([sys.executable, "-m", "unlearn_pl", *arguments])
     if code > 128 or code < 0:
         signum = -code if code < 0 else code - 128
+        memory = " (the system does that when memory runs out)" if signum == signal.SIGKILL else ""
         raise InputError(
-            f"stage {stage}: the fit above was ended by signal {signum}; run the same command again: it goes on there"
+            f"stage {stage}: the fit above was ended by signal {signum}{memory}; run the same command again: it goes "
+            "on there"
         )
     if code:
         raise InputError(f"stage {stage}: the fit above ended with exit code {code}; fix it and run the recipe again")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +177,7 @@ def fill(model: PeftModel, split: Split, rows: Sequence[Encoded], needs: Needs, 
         shape = (count,) if column.width is None else (count, column.width)
         path = folder / f"{split}.{column.name}.npy"
         arrays[column] = np.lib.format.open_memmap(path, mode="w+", dtype=column.dtype(dtype), shape=shape)
+        reserve(path)
     for pack, output in reference_outputs(model, split, rows, needs):
         for column, array in arrays.items():
             values, counts = column.of(output), column.counts([rows[index] for index in pack], needs)
@@ -185,6 +187,14 @@ def fill(model: PeftModel, split: Split, rows: Sequence[Encoded], needs: Needs, 
                 array[ends[column.ends][index] - len(own) : ends[column.ends][index]] = own
     for array in arrays.values():
         array.flush()
+
+
+def reserve(path: Path) -> None:
+    """Take the room of a sparse file on the disk now: where there is none, writing into its memory map would end the
+    process by a signal."""
+    if hasattr(os, "posix_fallocate"):  # not on a Mac
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
 
 
 def reference_outputs(

@@ -10,6 +10,13 @@ from torch.nn.utils import get_total_norm
 
 from unlearn_pl.errors import InputError
 
+LAST_GOOD = "last_good"
+"""Folder in a run folder with the adapter before the step that diverged."""
+
+
+class Diverged(InputError):
+    """A training whose numbers are not finite."""
+
 
 def refuse_divergence(
     trainer: Trainer, terms: Mapping[str, Tensor], tensors: Sequence[Tensor], learning_rate: float
@@ -31,8 +38,8 @@ def refuse_divergence(
         return
     shown = ", ".join(f"{slot} {term.item():.4g}" for slot, term in terms.items() if not term.isfinite())
     place = f"slot {shown}" if shown else "its gradient, the weights or another process"
-    raise InputError(
+    raise Diverged(
         f"training diverged at optimizer step {trainer.global_step + 1}: the loss is not finite ({place}). Lower "
-        f"learning_rate ({learning_rate:g}) or lengthen warmup; no adapter was written, and what is in "
-        f"{trainer.default_root_dir} stays as it was, with the checkpoints before this step"
+        f"learning_rate ({learning_rate:g}) or lengthen warmup; an earlier adapter in {trainer.default_root_dir} stays "
+        f"as it was, with the checkpoints before this step, and {LAST_GOOD} there holds the last finite weights"
     )

@@ -84,10 +84,22 @@ class MetricsWriter(ExperimentWriter):
             earlier = read_rows(path) if self._earlier is None else self._earlier
             write_text(path, as_csv([*earlier, *self.metrics], self.metrics_keys))
         else:
-            with path.open("a", encoding="utf-8", newline="") as stream:
-                stream.write(as_csv(self.metrics, self.metrics_keys, header=False))
+            append(path, as_csv(self.metrics, self.metrics_keys, header=False))
         self.written += len(self.metrics)
         self._earlier, self.metrics = None, []
+
+
+def append(path: Path, text: str) -> None:
+    """Write ``text`` behind what a file holds, all of it or, on a full disk, nothing."""
+    with path.open("ab", buffering=0) as stream:
+        size = stream.tell()
+        try:
+            content = text.encode("utf-8")
+            while content:
+                content = content[stream.write(content) :]
+        except OSError:
+            stream.truncate(size)
+            raise
 
 
 def unlogged(trainer: Trainer) -> dict[str, float] | None:
