@@ -73,6 +73,7 @@ def run(
     """10 pairs in twos, so 5 batches an epoch, with the callbacks of the command line; the final adapter."""
     windows = options.pop("windows", None)
     callbacks: list[Callback] = [Throughput()]
+    callbacks += options.pop("callbacks", [])
     callbacks += [GradientAccumulationScheduler(dict(windows))] if windows else []
     callbacks += [SaveEverywhere(saved, stop_after)] if saved else []
     model = module(base, **options.pop("model", {}))
@@ -107,14 +108,18 @@ def test_every_checkpoint_gives_the_bits_of_the_uninterrupted_run(
 
 
 def test_the_steps_that_are_logged_are_those_of_the_uninterrupted_run(base_folder: str, tmp_path: Path) -> None:
-    """From the end of a batch within a window, of an epoch's last batch, and of an epoch."""
+    """From the end of a batch within a window, of an epoch's last batch, whose validation is still to come, and of an
+    epoch."""
     options = {"accumulate_grad_batches": 2, "log_every_n_steps": 1}
     straight = Logged()
     run(base_folder, tmp_path, tmp_path, logger=straight, **options)
     for place, step in (("03-batch", 1), ("05-batch", 3), ("05-epoch", 3)):
         rest = Logged()
         run(base_folder, tmp_path, ckpt=tmp_path / f"{place}.ckpt", logger=rest, **options)
-        assert rest.rows == [row for row in straight.rows if row[0] is not None and row[0] >= step], place
+        validation = [row for row in straight.rows if row[0] == step - 1 and "val/loss" in row[1]]
+        assert len(validation) == (step == 3)
+        later = [row for row in straight.rows if row[0] is not None and row[0] >= step]
+        assert rest.rows == (validation if place == "05-batch" else []) + later, place
 
 
 @pytest.mark.parametrize(("accumulate", "hook"), [(1, "epoch"), (3, "train")])
@@ -150,18 +155,36 @@ def checkpoint(base_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_changed_settings_are_said_once_each(base_folder: str, checkpoint: Path, tmp_path: Path) -> None:
     terms = objectives() | {"ga": NPO(0.9)}
     model = {"learning_rate": 0.5, "weight_decay": 0.5, "objectives": terms, "lora": Lora(rank=4, alpha=8, dropout=0.2)}
-    with pytest.warns(UserWarning, match="ckpt_path|is not used") as caught:
+    with pytest.warns(UserWarning, match="ckpt_path") as caught:
         run(base_folder, tmp_path, ckpt=checkpoint, accumulate_grad_batches=2, model=model)
-    said = sorted(
-        str(warning.message) for warning in caught if re.search("ckpt_path|is not used", str(warning.message))
-    )
+    said = sorted(str(warning.message) for warning in caught if re.search("ckpt_path", str(warning.message)))
     assert [message.split(" from here on")[0] for message in said] == [
+        "ckpt_path: learning_rate was 0.01 and is 0.5",
         "ckpt_path: lora.dropout was 0.1 and is 0.2",
         "ckpt_path: objectives.ga was NPO(weight=0.5, beta=0.1, reduction=sequence_mean) and is "
         "NPO(weight=0.9, beta=0.1, reduction=sequence_sum)",
-        "learning_rate 0.5 is not used: the optimizer state in the checkpoint goes on with 0.01",
-        "weight_decay 0.5 is not used: the optimizer state in the checkpoint goes on with 0.01",
+        "ckpt_path: weight_decay was 0.01 and is 0.5",
     ]
+
+
+def test_a_rate_and_a_decay_that_are_given_win_over_those_of_the_checkpoint(
+    base_folder: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    """After 1 of 6 steps (10 batches in twos, two epochs of 3): the rate of each step is the new peak's share, by
+    arithmetic; the first epoch warms up (1/3, 2/3, 1), then it falls to 0 over three steps."""
+    seen: list[tuple[float, float]] = []
+
+    class Watch(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+            seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]))
+
+    with pytest.warns(UserWarning, match="ckpt_path: (learning_rate was 0.01 and is 0.03|weight_decay)"):
+        run(
+            base_folder, tmp_path, ckpt=checkpoint, accumulate_grad_batches=2, callbacks=[Watch()],
+            model={"learning_rate": 0.03, "weight_decay": 0.5},
+        )  # fmt: skip
+    assert [decay for _, decay in seen] == [0.5] * 5
+    assert [rate for rate, _ in seen] == pytest.approx([0.01, 0.02, 0.03, 0.02, 0.01])
 
 
 def other_base(base_folder: str, folder: Path, **config: Any) -> str:

@@ -1,5 +1,6 @@
 """Going on from a checkpoint as users do it: the command line, the shipped configuration, processes that are killed."""
 
+import csv
 import errno
 import os
 import re
@@ -31,6 +32,7 @@ def arguments(base_folder: str, folder: Path, *extra: str) -> list[str]:
         "data.batch_size": 2,
         "model.reference_cache.folder": folder.parent / "cache",
         "trainer.max_epochs": 2,
+        "trainer.log_every_n_steps": 1,
         "trainer.accumulate_grad_batches": 4,
         "trainer.default_root_dir": folder,
     }
@@ -46,8 +48,15 @@ def command(args: list[str]) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def metrics(run: Path) -> list[dict[str, str]]:
+    """The rows of the metrics file in order, but for the speed."""
+    with (run / "metrics.csv").open(newline="") as stream:
+        return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in csv.DictReader(stream)]
+
+
 def test_a_fit_that_is_killed_twice_ends_with_the_same_bytes(base_folder: str, tmp_path: Path) -> None:
-    """At the end of a window within the first epoch, and then within a window of the second one."""
+    """At the end of a window within the first epoch, before the row of its step is logged, and then within a window of
+    the second one."""
     done = command(arguments(base_folder, tmp_path / "peace"))
     assert done.returncode == 0, done.stderr
     args = arguments(base_folder, tmp_path / "killed", "--trainer.callbacks+=killing.KillItself")
@@ -63,6 +72,8 @@ def test_a_fit_that_is_killed_twice_ends_with_the_same_bytes(base_folder: str, t
     assert done.returncode == 0, done.stderr
     assert "not the run that was interrupted" not in done.stdout + done.stderr
     assert (tmp_path / "killed" / WEIGHTS).read_bytes() == (tmp_path / "peace" / WEIGHTS).read_bytes()
+    assert [row["step"] for row in metrics(tmp_path / "peace") if row["train/loss"]] == ["0", "1", "2", "3"]
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "peace")
 
 
 def test_mixed_precision_clips_and_trains(base_folder: str, tmp_path: Path) -> None:
@@ -141,11 +152,14 @@ def test_words_of_lightning_that_name_no_file(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--trainer.strategy=fsdp"], r"^--trainer\.strategy: must be auto or one of the ddp .*, got fsdp$"),
-        (["--trainer.strategy=deepspeed"], r"^--trainer\.strategy: must be auto or one of the ddp .*, got deepspeed$"),
+        (["--trainer.strategy=fsdp"], r"^--trainer\.strategy: must be auto, fsdp2 .* or one of the ddp .*, got fsdp$"),
+        (
+            ["--trainer.strategy=deepspeed"],
+            r"^--trainer\.strategy: must be auto, fsdp2 .* or one of the ddp .*, got deepspeed$",
+        ),
         (
             ["--trainer.strategy={class_path: lightning.pytorch.strategies.ModelParallelStrategy}"],
-            r"^--trainer\.strategy: must be auto or one of the ddp kinds .*, got ModelParallelStrategy$",
+            r"^--trainer\.strategy: must be auto, fsdp2 .* or one of the ddp kinds .*, got ModelParallelStrategy$",
         ),
         (["--trainer.precision=16-true"], r"^--trainer\.precision: must be 32-true, .*, got 16-true: the adapter"),
         (["--trainer.precision=transformer-engine"], r"^--trainer\.precision: .*, got transformer-engine: the adapter"),

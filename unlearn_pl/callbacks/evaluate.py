@@ -22,6 +22,7 @@ from unlearn_pl.inference.generation import Generation
 from unlearn_pl.metrics.headline import HEADLINE
 from unlearn_pl.report.draw import draw
 from unlearn_pl.report.figures.terms import terms
+from unlearn_pl.training.metrics_file import MetricsFile
 
 
 class EvaluateDuringFit(Callback):
@@ -93,10 +94,12 @@ class EvaluateDuringFit(Callback):
         # what was measured after the checkpoint was taken is in the file alone
         path = Path(trainer.default_root_dir) / "evaluations.json"
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        logged = [entry["step"] for entry in self.history]
         merged = {entry["step"]: entry for entry in (*kept, *self.history) if entry["step"] <= step}
         self.history = [merged[at] for at in sorted(merged)]
         if self.history and self.history[-1]["step"] == step:
-            self._log(trainer, self.history[-1])  # the metrics file keeps the rows before this step
+            # the metrics file keeps the rows that are older than the checkpoint, other loggers begin anew
+            self._log(trainer, self.history[-1], anew=step not in logged)
             self.shown = True
         if self.history and self.shown:
             show_scores(trainer, scores_of(self.history[-1]))
@@ -142,10 +145,11 @@ class EvaluateDuringFit(Callback):
             shown = ", ".join(f"{key} {value:.3f}" for key, value in results.headline.items() if value is not None)
             rank_zero_info(f"evaluation at step {step}: {shown}")
 
-    def _log(self, trainer: Trainer, entry: dict[str, Any]) -> None:
+    def _log(self, trainer: Trainer, entry: dict[str, Any], anew: bool = True) -> None:
         numbers = {PREFIX + name: value for name, value in scores_of(entry).items() if value is not None}
         for logger in trainer.loggers:
-            logger.log_metrics(numbers, entry["step"])
+            if anew or not isinstance(logger, MetricsFile):
+                logger.log_metrics(numbers, entry["step"])
 
 
 def scores_of(entry: Mapping[str, Any]) -> dict[str, float | None]:

@@ -9,20 +9,24 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from unlearn_pl.callbacks.adapter import is_dry
 from unlearn_pl.files import write_text
-from unlearn_pl.training.metrics_file import MetricsFile
+from unlearn_pl.training.metrics_file import MetricsFile, unlogged
 
 # Options of loggers and checkpoints that say where they write.
 PLACES = ("save_dir", "dirpath")
+# The key of a checkpoint under which it is said what was logged before it.
+LOGGED = "unlearn_pl_logged"
 # Stands for the run folder until the text is made: jsonargparse would rewrite an interpolation.
 MARK = "RUN-FOLDER"
 
 
 class SaveRunConfig(SaveConfigCallback):
     """Writes the resolved `config.yaml` into the run folder, hands it to every logger, and opens the metrics file:
-    all when the first step is about to be made, so that a command that is refused leaves an earlier run as it was."""
+    all when the first step is about to be made, so that a command that is refused leaves an earlier run as it was. A
+    fit that goes on from a checkpoint keeps the rows that were logged before it, and logs what was about to be."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+        self._logged: dict[str, Any] = {}  # by the checkpoint that this fit goes on from
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Too early: the model may still be refused."""
@@ -44,10 +48,23 @@ class SaveRunConfig(SaveConfigCallback):
         verb = str(trainer.state.fn.value)  # type: ignore[union-attr]
         if not trainer.is_global_zero or is_dry(trainer):
             return
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
-                logger.begin(verb, trainer.global_step)
+        logged = self._logged if verb == "fit" else {}
+        rows = list(logged.get("rows", []))
+        for file in metrics_files(trainer):
+            file.begin(verb, rows.pop(0) if rows else 0)
+        if late := dict(logged.get("unlogged") or {}):
+            step = int(late.pop("step"))
+            for logger in trainer.loggers:
+                logger.log_metrics(late, step)
         self.save_config(trainer, pl_module, verb)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            rows = [file.written() for file in metrics_files(trainer)]
+            checkpoint[LOGGED] = {"rows": rows, "unlogged": unlogged(trainer)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._logged = checkpoint.get(LOGGED, {})
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = self.config.clone()
@@ -59,6 +76,11 @@ class SaveRunConfig(SaveConfigCallback):
         if stage == "fit":
             for logger in trainer.loggers:
                 logger.log_hyperparams(self.config.as_dict())
+
+
+def metrics_files(trainer: Trainer) -> list[MetricsFile]:
+    """Those of the trainer's loggers, in order."""
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
 
 
 def follow_run_folder(options: Any, run_folder: str) -> None:

@@ -49,6 +49,7 @@ class CheckpointedModule(LightningModule):
             "settings": resume.settings_of(self),
             "arguments": self.arguments,
         }
+        checkpoint[resume.VALIDATION_DUE] = resume.validation_due(self.trainer)
         if self.trainer.fit_loop._should_accumulate():  # within a window
             checkpoint["gradients"] = {name: self._gradients(value) for name, value in trained.items()}
 
@@ -61,6 +62,7 @@ class CheckpointedModule(LightningModule):
         self.initial_factors = facts["initial_factors"]
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             resume.mend_epochs(checkpoint)
+            resume.mend_validation(checkpoint)
             self._checkpoint_settings, self._open_window = facts["settings"], checkpoint.get("gradients", {})
 
     @classmethod
@@ -85,15 +87,18 @@ class CheckpointedModule(LightningModule):
         module.load_state_dict(checkpoint["state_dict"], strict=False)
         return module
 
-    def go_on_within_window(self) -> None:
-        """Check the settings of the checkpoint that a fit goes on from, and put its gradients in their places."""
+    def go_on_within_window(self) -> set[str]:
+        """Check the settings of the checkpoint that a fit goes on from, and put its gradients in their places; the
+        settings that are others now."""
+        changed: set[str] = set()
         if self._checkpoint_settings is not None:
             within = bool(self._open_window)
-            resume.check_settings(self._checkpoint_settings, resume.settings_of(self), within_window=within)
+            changed = resume.check_settings(self._checkpoint_settings, resume.settings_of(self), within_window=within)
         trained = self.trained()
         for name, gradients in self._open_window.items():
             trained[name].grad = gradients[self.global_rank].to(trained[name].device).clone()
         self._open_window, self._checkpoint_settings = {}, None
+        return changed
 
     def trained(self) -> dict[str, Tensor]:
         """The adapter's factors, by name."""

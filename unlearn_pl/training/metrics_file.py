@@ -5,17 +5,19 @@ import io
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from unlearn_pl.files import write_text
+from unlearn_pl.training.resume import at_batch_end
 
 
 class MetricsFile(CSVLogger):
     """Lightning's CSVLogger, but for three things: the file of a finished run stays as it is until the first numbers
-    of a new run are there; a run that goes on from a checkpoint keeps the rows of the steps before it; and `validate`
-    and `test` write `metrics_validate.csv` and `metrics_test.csv`.
+    of a new run are there; a run that goes on from a checkpoint keeps the rows that were written before it; and
+    `validate` and `test` write `metrics_validate.csv` and `metrics_test.csv`.
 
     Args:
         save_dir: The run folder (the trainer's `default_root_dir`) if not given.
@@ -46,9 +48,14 @@ class MetricsFile(CSVLogger):
         if not self._save_dir:
             self._save_dir = self._root_dir = str(trainer.default_root_dir)
 
-    def begin(self, verb: str, step: int) -> None:
-        """To be called when nothing can be refused any more: from here on the rows of a run that is at ``step``."""
-        self.experiment.begin(verb, step)
+    def begin(self, verb: str, rows: int) -> None:
+        """To be called when nothing can be refused any more: the first ``rows`` of the file are of this run."""
+        self.experiment.begin(verb, rows)
+
+    def written(self) -> int:
+        """Rows of this run, all of which are in the file by now."""
+        self.save()
+        return int(self.experiment.written)
 
 
 class MetricsWriter(ExperimentWriter):
@@ -57,14 +64,16 @@ class MetricsWriter(ExperimentWriter):
     def __init__(self, log_dir: str):
         super().__init__(log_dir)
         self._earlier: list[dict[str, Any]] | None = []
+        self.written = 0
 
     def _check_log_dir_exists(self) -> None:
         """Lightning deletes the file of the run before here."""
 
-    def begin(self, verb: str, step: int) -> None:
+    def begin(self, verb: str, rows: int) -> None:
         if verb != "fit":
-            self.metrics_file_path, step = str(Path(self.log_dir) / f"metrics_{verb}.csv"), 0
-        self._earlier = [row for row in read_rows(Path(self.metrics_file_path)) if int(row["step"]) < step]
+            self.metrics_file_path = str(Path(self.log_dir) / f"metrics_{verb}.csv")
+        self._earlier = read_rows(Path(self.metrics_file_path))[:rows]
+        self.written = len(self._earlier)
         self.metrics_keys = sorted({key for row in self._earlier for key in row})
 
     def save(self) -> None:
@@ -77,7 +86,18 @@ class MetricsWriter(ExperimentWriter):
         else:
             with path.open("a", encoding="utf-8", newline="") as stream:
                 stream.write(as_csv(self.metrics, self.metrics_keys, header=False))
+        self.written += len(self.metrics)
         self._earlier, self.metrics = None, []
+
+
+def unlogged(trainer: Trainer) -> dict[str, float] | None:
+    """What Lightning will log of the step that was just made, which it does after the checkpoint of that step; None if
+    nothing."""
+    loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
+    if not at_batch_end(trainer) or trainer.fit_loop._should_accumulate() or not connector.should_update_logs:
+        return None
+    place = {"epoch": trainer.current_epoch, "step": loop._batches_that_stepped}
+    return place | convert_tensors_to_scalars(connector.metrics["log"])
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

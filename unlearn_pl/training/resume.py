@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from peft import PeftModel
 from torch import Tensor
@@ -17,10 +18,9 @@ from unlearn_pl.training.schedule import accumulation_scheduler
 
 FACTS_NEEDED = {"base", "adapter", "settings", "initial_factors", "arguments"}
 FACTS = "unlearn_pl"  # the key of a checkpoint under which they are
+VALIDATION_DUE = "unlearn_pl_validation_due"  # and that of whether a validation was about to come
 # Of a model's configuration: what says nothing of what the model computes, or changes with the version.
 UNTOLD = ("transformers_version", "use_cache", "dtype", "torch_dtype")
-# What the optimizer's state brings with it, so that the argument is not used.
-KEPT = ("learning_rate", "weight_decay")
 
 
 def facts_of(checkpoint: Mapping[str, Any], path: object = "the checkpoint", name: str = "ckpt_path") -> dict[str, Any]:
@@ -117,22 +117,19 @@ def options_of(objective: Objective) -> str:
     return f"{type(objective).__name__}({', '.join(f'{name}={value}' for name, value in vars(objective).items())})"
 
 
-def check_settings(old: Mapping[str, Any], new: Mapping[str, Any], within_window: bool) -> None:
-    """One warning for each setting that a resumed run has changed, by the argument that says it. Raises InputError if
-    the checkpoint stands within an accumulation window that would have another length."""
-    for name in dict.fromkeys([*old, *new]):
+def check_settings(old: Mapping[str, Any], new: Mapping[str, Any], within_window: bool) -> set[str]:
+    """The settings that a resumed run has changed, after one warning for each, by the argument that says it. Raises
+    InputError if the checkpoint stands within an accumulation window that would have another length."""
+    changed = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+    for name in changed:
         before, now = old.get(name), new.get(name)
-        if before == now:
-            continue
         if name == "accumulate_grad_batches" and within_window:
             raise InputError(f"stands within an accumulation window; {name} was {before} and is {now}", "ckpt_path")
-        if name in KEPT:
-            rank_zero_warn(f"{name} {now} is not used: the optimizer state in the checkpoint goes on with {before}")
-        else:
-            rank_zero_warn(
-                f"ckpt_path: {name} was {before} and is {now} from here on; what follows is not the run that was "
-                "interrupted"
-            )
+        rank_zero_warn(
+            f"ckpt_path: {name} was {before} and is {now} from here on; what follows is not the run that was "
+            "interrupted"
+        )
+    return set(changed)
 
 
 def mend_epochs(checkpoint: dict[str, Any]) -> None:
@@ -151,3 +148,30 @@ def mend_epochs(checkpoint: dict[str, Any]) -> None:
     for progress in (epochs["total"], epochs["current"]):
         progress["processed"] -= cut
         progress["completed"] = progress["processed"]
+
+
+def at_batch_end(trainer: Trainer) -> bool:
+    """Whether this is the end of a training batch, where ModelCheckpoint saves: what Lightning does after it (log the
+    step, validate) is not done yet."""
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return bool(batches.processed > batches.completed)
+
+
+def validation_due(trainer: Trainer) -> bool:
+    """Whether Lightning validates next."""
+    loop = trainer.fit_loop
+    fetcher: Any = loop._data_fetcher
+    return at_batch_end(trainer) and loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def mend_validation(checkpoint: dict[str, Any]) -> None:
+    """Let a fit that goes on begin with the validation that was about to come, which Lightning would leave out: the
+    batch is called done, and the validation one that was broken off before its first batch."""
+    if not checkpoint.get(VALIDATION_DUE):
+        return
+    loop = checkpoint["loops"]["fit_loop"]
+    batches, validation = loop["epoch_loop.batch_progress"], loop["epoch_loop.val_loop.batch_progress"]
+    for progress in (batches["total"], batches["current"]):
+        progress["completed"] = progress["processed"]
+    validation["current"] = dict.fromkeys(validation["current"], 0)
+    validation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}

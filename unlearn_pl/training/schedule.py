@@ -1,7 +1,7 @@
 """The learning-rate schedule: linear warm-up, then linear decay to zero."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -81,3 +81,14 @@ def set_first_rate(trainer: Trainer, schedule: LambdaLR) -> None:
             schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
         ):
             group["lr"] = base * factor(0)
+
+
+def set_rate_and_decay(schedule: LambdaLR, rate: float, decay: float) -> None:
+    """Put a rate (what the schedule's factors are of) and a weight decay into its optimizer, in place of those that a
+    checkpoint brought with it; the place in the schedule stays."""
+    groups: list[dict[str, Any]] = schedule.optimizer.param_groups
+    schedule.base_lrs = [rate for _ in groups]
+    for group, factor in zip(groups, schedule.lr_lambdas, strict=True):
+        group["initial_lr"], group["weight_decay"] = rate, decay
+        group["lr"] = rate * factor(schedule.last_epoch)
+    schedule._last_lr = [group["lr"] for group in groups]

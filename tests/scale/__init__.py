@@ -1,0 +1,1 @@
+"""What takes too long for the ordinary tests, as one table: case, expected, got. `make test-scale` runs it."""
