@@ -65,39 +65,25 @@ def main() -> None:
 
 
 @contextmanager
-<<<<<<< HEAD
 def one_line_errors(verb: str = "") -> Iterator[None]:
-    """Inside the block what a user can mend, a full disk and a full memory end the process with one line and exit code
-    2; signals end it with a last line that says how to go on."""
-    from unlearn_pl.errors import InputError, disk_fault, memory_fault
-=======
-def one_line_errors() -> Iterator[None]:
-    """Inside the block what a user can mend, a full disk, and a W&B server that cannot be reached end the process with
-    one line and exit code 2; signals end it with a last line that says how to go on."""
-    from unlearn_pl.errors import InputError, disk_fault, server_fault
->>>>>>> main
+    """Inside the block what a user can mend, a full disk or memory, and a W&B server that cannot be reached end the
+    process with one line and exit code 2; signals end it with a last line that says how to go on."""
+    from unlearn_pl.errors import InputError, disk_fault, memory_fault, server_fault
     from unlearn_pl.stopping import stoppable
 
     try:
         with stoppable():
             yield
     except Exception as error:
-        reason = str(error) if isinstance(error, InputError) else disk_fault(error)
+        reason = str(error) if isinstance(error, InputError) else disk_fault(error) or server_fault(error)
         if (short := memory_fault(error)) is not None:  # also where a library's own error was told as the user's
             advice = f"; less is needed with a smaller or other {LESS_MEMORY[verb]}" if verb in LESS_MEMORY else ""
             reason = short + advice
-        if reason is None:
+        shown = bool(os.environ.get("UNLEARN_PL_TRACEBACK"))
+        if reason is None or (shown and not isinstance(error, InputError)):
             raise
-        if os.environ.get("UNLEARN_PL_TRACEBACK"):
+        if shown:
             traceback.print_exc()
-<<<<<<< HEAD
-=======
-        fail(str(error))
-    except Exception as error:
-        reason = disk_fault(error) or server_fault(error)
-        if reason is None or os.environ.get("UNLEARN_PL_TRACEBACK"):
-            raise
->>>>>>> main
         fail(reason)
 
 
