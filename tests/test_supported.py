@@ -37,12 +37,12 @@ def test_a_precision_that_casts_the_adapter_is_refused(base_folder: str, tmp_pat
     assert message.endswith("give dtype=bfloat16 or float16")
 
 
-def test_a_strategy_that_shards_is_refused(base_folder: str, tmp_path: Path) -> None:
+def test_a_strategy_that_does_not_know_the_adapter_is_refused(base_folder: str, tmp_path: Path) -> None:
     """One process is enough: the check comes before anything is sharded."""
     strategy = ModelParallelStrategy(process_group_backend="gloo")
     message = refused(base_folder, tmp_path, strategy=strategy)
     torch.distributed.destroy_process_group()
-    assert message.startswith("strategy: must be auto or one of the ddp kinds")
+    assert message.startswith("strategy: must be auto, fsdp2 (a sharded base) or one of the ddp kinds")
     assert message.endswith("got ModelParallelStrategy")
 
 
@@ -62,11 +62,11 @@ def test_an_accumulation_of_no_batches_is_refused(base_folder: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", StrategyRegistry.available_strategies())
-def test_a_name_of_a_strategy_is_a_ddp_kind_or_refused(name: str) -> None:
-    if name.startswith("ddp"):
+def test_a_name_of_a_strategy_is_ours_or_a_ddp_kind_or_refused(name: str) -> None:
+    if name.startswith("ddp") or name == "fsdp2":
         refuse_names(name, None)
     elif name not in NAMES:  # those are looked at in test_zero.py
-        with pytest.raises(InputError, match=rf"must be auto or one of the ddp kinds .*, got {name}$"):
+        with pytest.raises(InputError, match=rf"must be auto, .* or one of the ddp kinds .*, got {name}$"):
             refuse_names(name, None)
 
 

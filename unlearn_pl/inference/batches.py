@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from unlearn_pl.inference.resume import FinishedBatches, ResumeFolder
+from unlearn_pl.models.sharding import in_step
 
 Result = TypeVar("Result")
 Progress = Callable[[str], None]
@@ -22,6 +23,8 @@ class Work:
     progress: Progress | None = None
     kept: ResumeFolder | None = None
     """Without it nothing is kept."""
+    model: nn.Module | None = None
+    """Whose forwards they are; one in shards must be run by all processes alike."""
 
     def finished(self, what: str, identity: Any) -> FinishedBatches | None:
         """What is finished of ``what``."""
@@ -84,14 +87,15 @@ def map_batches(
     total = sum(map(len, mine))
     kept = work.finished(what, [identity, [list(batch) for batch in batches]])
     results: dict[int, Result] = {}
-    for batch in mine:
-        found = None if kept is None else kept.finished.get(tuple(batch))
-        values: Sequence[Result] = compute(batch) if found is None else found
-        if kept is not None and found is None:
-            kept.add(batch, values)
-        results.update(zip(batch, values, strict=True))
-        if work.progress is not None:
-            work.progress(f"{what}: {len(results)} of {total}")
+    with in_step(work.model):
+        for batch in mine:
+            found = None if kept is None else kept.finished.get(tuple(batch))
+            values: Sequence[Result] = compute(batch) if found is None else found
+            if kept is not None and found is None:
+                kept.add(batch, values)
+            results.update(zip(batch, values, strict=True))
+            if work.progress is not None:
+                work.progress(f"{what}: {len(results)} of {total}")
     if count > 1:
         gathered: list[Any] = [None] * count
         distributed.all_gather_object(gathered, results)

@@ -1,6 +1,7 @@
 """Rows of token ids through a language model: many at once where that is exact, else each as the model itself does."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class Engine(Forward):
     def __init__(self, model: nn.Module, work: Work | None = None):
         """``work`` is told how far a request is, and keeps its finished batches."""
         super().__init__(model)
-        self.work = work or Work()
+        self.work = replace(work or Work(), model=model)
         self.trial = tried(model)
         # Longer rows change the angles of all positions, which then depend on the company
         self.switch = switch_length(model)

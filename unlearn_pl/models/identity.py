@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.models.body import causal_model
+from unlearn_pl.models.sharding import whole
 
 # Where a model lies and which version wrote it changes nothing that it computes.
 PLACES = ("transformers_version", "base_model_name_or_path", "inference_mode", "peft_version")
@@ -41,8 +42,9 @@ def add_base(digest: "hashlib._Hash", model: nn.Module) -> None:
 
 
 def bytes_of(weight: Tensor) -> memoryview:
-    """The values of a tensor of any type, as they lie in memory, where possible without a copy."""
-    return weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    """The values of a tensor of any type, as they lie in memory, where possible without a copy. One in shards is
+    gathered, by all processes."""
+    return whole(weight.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -70,8 +70,9 @@ def beside_final(model: nn.Module, layers: Sequence[int], final: bool) -> Iterat
             hook = blocks[layer].register_forward_hook(lambda *call, own=layer: keep(own, call[2]))
             stack.callback(hook.remove)
         if not final and max(layers) + 1 < len(blocks):
-            # before the next layer: an exception within one that is checkpointed would tear what it has saved
-            stack.callback(blocks[max(layers) + 1].register_forward_pre_hook(stop).remove)
+            # before the next layer, and before that is gathered if it is in shards: an exception within one that is
+            # checkpointed would tear what it has saved
+            stack.callback(blocks[max(layers) + 1].register_forward_pre_hook(stop, prepend=True).remove)
         stack.enter_context(replaced_forward(body, run))
         yield widths
 

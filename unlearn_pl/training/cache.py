@@ -20,7 +20,7 @@ from unlearn_pl.errors import InputError, check_choices
 from unlearn_pl.models.body import causal_model
 from unlearn_pl.models.identity import add_base
 from unlearn_pl.objectives.passes import Needs
-from unlearn_pl.training.cache_files import CachedReference, build, facts_hash, predicted_bytes
+from unlearn_pl.training.cache_files import CachedReference, build, compute_only, facts_hash, predicted_bytes
 
 LAYOUT = 2
 # How often a folder that others build and replace at the same time is asked for, and the seconds in between.
@@ -42,6 +42,16 @@ class ReferenceCache:
         check_choices(self)
         if self.max_gigabytes <= 0:
             raise InputError(f"must be above 0, got {self.max_gigabytes}", "max_gigabytes")
+
+
+@dataclass(frozen=True)
+class Company:
+    """How a process stands to those that open or build the same cache in step with it; by default it is alone."""
+
+    any_of: Callable[[bool], bool] = bool
+    """Whether something is so on one of them, asked of all at once."""
+    writes: bool = True
+    """Whether this one writes the cache that all compute together."""
 
 
 def cache_key(
@@ -85,30 +95,47 @@ def open_or_build(
     options: ReferenceCache,
     precision: str,
     report: Callable[[str], None],
+    company: Company | None = None,
 ) -> CachedReference | None:
     """The cache of these rows under this model, from disk or computed now; None if it would be too large.
 
     ``report`` is told the predicted size before anything is written. Whatever is on disk under the right name but is
-    not whole is replaced.
+    not whole is replaced. A model in shards needs ``company``.
     """
+    company = company or Company()
     needs = kept_needs(needs)
     if not needs or options.folder is None:
         return None
     folder = Path(options.folder) / cache_key(model, rows, needs, options.dtype, precision)[:32]
     size = predicted_bytes(model, rows, needs, options.dtype)
     for _ in range(ATTEMPTS):
-        if folder.is_dir():
-            try:
-                return open_whole(folder)
-            except InputError as error:
-                report(f"{error}; it is built anew")
-        if refusal := too_large(size, options):
-            report(f"reference cache: {refusal}; the base model's output is computed in every step")
+        found = if_whole(folder, report)
+        if not company.any_of(found is None):
+            return found
+        refusal = too_large(size, options)
+        if company.any_of(refusal is not None):
+            told = refusal or "another process cannot keep it"
+            report(f"reference cache: {told}; the base model's output is computed in every step")
             return None
-        count = sum(len(rows[split]) for split in needs)
-        report(f"reference cache: {size / 1e9:.3f} GB for {count} rows go to {folder}")
-        build(model, rows, needs, folder, options.dtype)
+        if company.writes:
+            count = sum(len(rows[split]) for split in needs)
+            report(f"reference cache: {size / 1e9:.3f} GB for {count} rows go to {folder}")
+            build(model, rows, needs, folder, options.dtype)
+        else:
+            compute_only(model, rows, needs)
+        company.any_of(False)  # all wait until it is there
     return open_whole(folder)
+
+
+def if_whole(folder: Path, report: Callable[[str], None]) -> CachedReference | None:
+    """The cache in ``folder``; None if there is none, or a torn one, which ``report`` is told."""
+    if not folder.is_dir():
+        return None
+    try:
+        return open_whole(folder)
+    except InputError as error:
+        report(f"{error}; it is built anew")
+        return None
 
 
 def open_whole(folder: Path) -> CachedReference:

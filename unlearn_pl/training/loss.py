@@ -1,6 +1,6 @@
 """The loss of a training batch: micro-batches packed into few forwards, each term as if it had run alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ from unlearn_pl.models.layers import States
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.passes import Needs, Pass, ReferenceOutput
 from unlearn_pl.training.accumulate import sum_one_by_one
-from unlearn_pl.training.packs import Part, first_fit, needs_of, slots_by_splits
+from unlearn_pl.training.packs import Part, first_fit, in_more_parts, needs_of, slots_by_splits
 from unlearn_pl.training.reference import Reference, padding_kl, states_of_parts
 
 
@@ -49,6 +49,14 @@ class PackedLoss:
         self.objectives, self.max_length, self.tokens_per_forward = objectives, max_length, tokens_per_forward
         self.pad_token_id = pad_token_id
         self.needs, self.groups = needs_of(objectives), slots_by_splits(objectives)
+        self._most: Callable[[int], int] | None = None
+
+    def keep_step(self, most: Callable[[int], int]) -> None:
+        """Let all processes run the same forwards, as a model in shards must be run: as many packs as the one that
+        needs ``most`` (its largest argument on any of them), and in each of them whole micro-batches, so that all
+        packs are alike in what is computed of them."""
+        self.groups = {tuple(self.needs): list(self.objectives)}
+        self._most = most
 
     def __call__(self, model: PeftModel, batch: PairBatch, reference: Reference) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and by slot the unweighted terms without gradient, in nats; each a mean over micro-batches."""
@@ -57,6 +65,8 @@ class PackedLoss:
         packs = [
             [units[i] for i in indices] for indices in first_fit([u.tokens for u in units], self.tokens_per_forward)
         ]
+        if self._most is not None:
+            packs = in_more_parts(packs, self._most(len(packs)))
         terms = {
             slot: torch.zeros((), device=next(iter(batch.rows.values())).lengths.device) for slot in self.objectives
         }

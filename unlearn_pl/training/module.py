@@ -17,20 +17,21 @@ from unlearn_pl.data.batch import PairBatch, Rows
 from unlearn_pl.data.encoding import Encoded, start_ids
 from unlearn_pl.data.records import Split
 from unlearn_pl.data.splits import SIDES, side_of
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, renamed
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.fast.linear import torch_products
-from unlearn_pl.models.layers import check_layers
-from unlearn_pl.models.load import blamed_on, with_end
+from unlearn_pl.models.layers import check_layers, decoder_layers
+from unlearn_pl.models.load import blamed_on, refuse_quantised, with_end
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
 from unlearn_pl.models.padding import check_padding
+from unlearn_pl.models.sharding import is_sharded, shard_base
 from unlearn_pl.models.tokenizer import check_ids, find_tokenizer
 from unlearn_pl.objectives.base import Objective, check_terms
 from unlearn_pl.training.arguments import to_plain
 from unlearn_pl.training.base import Base, as_name
-from unlearn_pl.training.cache import ReferenceCache, open_or_build
+from unlearn_pl.training.cache import Company, ReferenceCache, open_or_build
 from unlearn_pl.training.checkpointed import CheckpointedModule
 from unlearn_pl.training.divergence import refuse_divergence
 from unlearn_pl.training.layout import check_layout_of_loss
@@ -171,6 +172,7 @@ class UnlearningModule(CheckpointedModule):
             if self.adapter
             else attach_lora(base, self.lora, self.seed, self.fast)
         )
+        self._shard()
         if not prepare_policy(self.model, self.gradient_checkpointing, self.fast) and self.fast:
             rank_zero_warn(f"{type(base).__name__} takes no packed rows; they are padded in groups of like lengths")
         check_layers(self.model, self.packed_loss.layers)
@@ -178,6 +180,21 @@ class UnlearningModule(CheckpointedModule):
             self.packed_loss.pad_token_id = int(self.tokenizer.pad_token_id)
             check_padding(self.model, self.packed_loss.pad_token_id)
         self.initial_factors = initial_factors_hash(self.model)
+
+    def _shard(self) -> None:
+        """Cut the base if the strategy is one for that: Lightning then has made a mesh of the processes."""
+        if self.device_mesh is None:
+            return
+        with renamed("objectives", "strategy"):
+            layers = decoder_layers(self.model)
+        refuse_quantised(self.model, "its cutting into shards")
+        shard_base(self.model, layers, self.device_mesh["data_parallel"])
+        self.model.to(self.trainer.strategy.root_device)
+        self.packed_loss.keep_step(self._most)
+
+    def _most(self, number: int) -> int:
+        """The largest ``number`` of all processes."""
+        return int(self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="max"))
 
     def configure_optimizers(self) -> Any:
         # Lightning clips no gradients for a fused optimizer under mixed precision
@@ -203,11 +220,16 @@ class UnlearningModule(CheckpointedModule):
         rows = self._checked_rows()
         if rows is None:  # a data module from elsewhere
             return
+        first, strategy = self.trainer.local_rank == 0, self.trainer.strategy
         with self.trainer.precision_plugin.forward_context(), torch_products(not self.fast):
-            if self.trainer.local_rank == 0:
+            if is_sharded(self.model):
+                company = Company(lambda here: strategy.reduce_boolean_decision(here, all=False), first)
+                self.reference = self._open_cache(rows, company)
+                return
+            if first:
                 self.reference = self._open_cache(rows)
-            self.trainer.strategy.barrier("reference cache")
-            if self.trainer.local_rank != 0:
+            strategy.barrier("reference cache")
+            if not first:
                 self.reference = self._open_cache(rows)
 
     def _checked_rows(self) -> dict[Split, Sequence[Encoded]] | None:
@@ -231,10 +253,9 @@ class UnlearningModule(CheckpointedModule):
         self._checked_rows()
         self._language_model = LanguageModel(self.model, self.tokenizer)
 
-    def _open_cache(self, rows: dict[Split, Sequence[Encoded]]) -> Reference:
-        precision = str(self.trainer.precision)
-        needs = self.packed_loss.needs
-        return open_or_build(self.model, rows, needs, self.reference_cache, precision, rank_zero_info) or live_reference
+    def _open_cache(self, rows: dict[Split, Sequence[Encoded]], company: Company | None = None) -> Reference:
+        cache, needs, precision = self.reference_cache, self.packed_loss.needs, str(self.trainer.precision)
+        return open_or_build(self.model, rows, needs, cache, precision, rank_zero_info, company) or live_reference
 
     def on_train_start(self) -> None:
         """What a resumed fit needs that Lightning does not restore, after it has emptied all gradients."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from unlearn_pl.models.head import IGNORED
 from unlearn_pl.models.rope import position_limit
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.passes import Needs, Positions
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,17 @@ def first_fit(sizes: Sequence[int], limit: int | None) -> list[list[int]]:
         bins[place].append(index)
         room[place] -= size
     return bins
+
+
+def in_more_parts(packs: Sequence[list[Item]], count: int) -> list[list[Item]]:
+    """The items of ``packs`` in ``count`` packs, at least as many as before and at most as many as there are items."""
+    assert len(packs) <= count <= sum(map(len, packs)), (packs, count)
+    parts = list(packs)
+    while len(parts) < count:
+        place = max(range(len(parts)), key=lambda i: len(parts[i]))
+        half = len(parts[place]) // 2
+        parts[place : place + 1] = [parts[place][:half], parts[place][half:]]
+    return parts
 
 
 def refuse_long_rows(model: nn.Module, split: Split, rows: Sequence[Encoded]) -> None:

@@ -8,12 +8,16 @@ from lightning.pytorch.strategies.xla import XLAStrategy
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.training import zero
+from unlearn_pl.training.fsdp2 import NAME, FSDP2Strategy
 
 # a copy of the module would be averaged or pruned that was taken before the adapter was there
 REFUSED_CALLBACKS: tuple[type[Callback], ...] = (StochasticWeightAveraging, WeightAveraging, ModelPruning)
 
 
-STRATEGY = "must be auto or one of the ddp kinds (ddp, ddp_spawn, ddp_fork, ddp_notebook), or deepspeed_stage_1 or _2"
+STRATEGY = (
+    f"must be auto, {NAME} (a sharded base) or one of the ddp kinds (ddp, ddp_spawn, ddp_fork, ddp_notebook), or "
+    "deepspeed_stage_1 or _2"
+)
 PRECISION = "must be 32-true, bf16-mixed or 16-mixed"
 WHY_FLOAT32 = "the adapter stays in float32; for a base in half precision give dtype=bfloat16 or float16"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -23,7 +27,8 @@ ALIASES = ("32", "16", "bf16")
 def refuse_names(strategy: object, precision: object) -> None:
     """Raise InputError for the name of a strategy or a precision that is not supported, before Lightning looks for what
     it needs. What is no name is looked at once it is built, by `refuse_unsupported`."""
-    if isinstance(strategy, str) and strategy not in ("auto", *zero.NAMES) and not strategy.startswith("ddp"):
+    known = ("auto", NAME, *zero.NAMES)
+    if isinstance(strategy, str) and strategy not in known and not strategy.startswith("ddp"):
         raise InputError(f"{STRATEGY}, got {strategy}", "strategy")
     zero.refuse_missing_package(strategy)
     if precision is not None and str(precision) not in (*PRECISIONS, *ALIASES):
@@ -34,7 +39,7 @@ def refuse_unsupported(trainer: Trainer) -> None:
     """Raise InputError, naming it, if the trainer has a strategy, a precision or a callback that is not supported."""
     strategy, precision = trainer.strategy, trainer.precision_plugin
     other = isinstance(strategy, XLAStrategy)  # a subclass of DDPStrategy, as DeepSpeedStrategy is
-    if other or not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+    if other or not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy, FSDP2Strategy)):
         raise InputError(f"{STRATEGY}, got {type(strategy).__name__}", "strategy")
     if zero.is_zero(trainer):
         zero.refuse_in_zero(trainer)

@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.body import body_of, causal_model, hidden_states, text_config
 from unlearn_pl.models.rope import switch_length
+from unlearn_pl.models.sharding import is_sharded
 
 PACKED = "packed_sdpa"
 # Of the tokens of a padded forward, where packing is not possible.
@@ -199,7 +200,10 @@ def packed_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[
 
 
 def padded_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
-    """[T, H], in as many forwards as it takes to keep padding below ``MOST_PADDING`` of the tokens of each."""
+    """[T, H], in as many forwards as it takes to keep padding below ``MOST_PADDING`` of the tokens of each; in one if
+    the model is in shards, since all processes must run as many."""
+    if is_sharded(model):
+        return padded_group(model, input_ids, lengths)
     rows = input_ids.split(list(lengths))
     hidden: list[Tensor] = [input_ids] * len(rows)
     for group in groups_of_like_length(lengths):
