@@ -64,22 +64,21 @@ def ddp(shape: Shape, load: Load, cluster: Cluster, devices: int, share: float) 
     return Cost(alone.memory_bytes, alone.step_seconds, sent / (1e9 * cluster.gigabytes_a_second(devices)))
 
 
-def fsdp(shape: Shape, load: Load, cluster: Cluster, devices: int, share: float) -> Cost:
-    """All numbers in n shards but two blocks that are whole at a time, one that computes and one that
-    arrives. Each pack of rows gathers all weights forward and again backward, (n - 1) / n of them sent each time; the
-    adapter's gradient is sent once a step in halves of a ring.
+def fsdp2(shape: Shape, load: Load, cluster: Cluster, devices: int, share: float) -> Cost:
+    """The blocks of the base in n shards, but for two that are whole at a time, one that computes and one that arrives;
+    embedding, head and adapter are whole. Each pack of rows gathers the blocks forward and again backward, (n - 1) / n
+    of them sent each time, and the adapter's gradient is averaged as by ddp.
     """
     alone = estimate_training(shape, load, 1, cluster.tflops * 1e12, share)
     blocks = alone.weights_bytes - 2 * load.weight_bytes * shape.vocabulary * shape.hidden
-    whole = 2 * blocks / shape.layers if devices > 1 else 0
-    memory = (alone.weights_bytes + alone.adapter_bytes) / devices + whole + alone.activations_bytes
+    at_once = min(blocks, blocks / devices + 2 * blocks / shape.layers)
     packs = -(-load.tokens // load.tokens_per_forward)
-    lora = 4 * shape.sizes(load.rank).lora
-    sent = (devices - 1) / devices * (2 * packs * (alone.weights_bytes + lora) + lora)
-    return Cost(round(memory), alone.step_seconds, sent / (1e9 * cluster.gigabytes_a_second(devices)))
+    sent = (devices - 1) / devices * (2 * packs * blocks + 2 * 4 * shape.sizes(load.rank).lora)
+    seconds = sent / (1e9 * cluster.gigabytes_a_second(devices))
+    return Cost(round(alone.memory_bytes - blocks + at_once), alone.step_seconds, seconds)
 
 
-STRATEGIES = {"ddp": ddp, "fsdp": fsdp}
+STRATEGIES = {"ddp": ddp, "fsdp2": fsdp2}
 
 
 def memory(

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.command import run
 from benchmarks.estimate import Load, Shape
-from benchmarks.memory import Cluster, ddp, fsdp, memory
+from benchmarks.memory import Cluster, ddp, fsdp2, memory
 from benchmarks.scale import Point, scale, weak_scaling
 
 CLUSTER = Cluster(tflops=1, in_node=1, between_nodes=0.5, node=8)
@@ -25,15 +25,15 @@ def test_ddp_by_hand() -> None:
     assert sixteen.exchange_seconds == pytest.approx(7.5 * numbers / 0.5e9)
 
 
-def test_fsdp_by_hand() -> None:
-    """An eighth of base and adapter, two of 32 blocks whole, the activations; two packs gather all twice each."""
+def test_fsdp2_by_hand() -> None:
+    """An eighth of the blocks and two of 32 whole, the rest as alone; two packs gather the blocks twice each."""
     shape, lora = Shape(), 32 * 32 * (4 * 2 * 4096 + 3 * (4096 + 11008))
     block = 4 * 4096**2 + 3 * 4096 * 11008
-    base = 2 * (32 * block + 2 * 50304 * 4096)
+    blocks, rest = 2 * 32 * block, 2 * 2 * 50304 * 4096
     activations = 2 * 20 * 4096 * 32 * 320
-    cost = fsdp(shape, LOAD, CLUSTER, 8, 0.5)
-    assert cost.memory_bytes == pytest.approx((base + 16 * lora) / 8 + 2 * 2 * block + activations)
-    assert cost.exchange_seconds == pytest.approx(7 / 8 * (4 * (base + 4 * lora) + 4 * lora) / 1e9)
+    cost = fsdp2(shape, LOAD, CLUSTER, 8, 0.5)
+    assert cost.memory_bytes == pytest.approx(blocks / 8 + 2 * 2 * block + rest + 16 * lora + activations)
+    assert cost.exchange_seconds == pytest.approx(7 / 8 * (4 * blocks + 8 * lora) / 1e9)
     assert cost.compute_seconds == ddp(shape, LOAD, CLUSTER, 8, 0.5).compute_seconds
 
 

@@ -163,7 +163,7 @@ def cases(seed: int, shared: Path) -> Iterator[Case]:
     yield Case("terms of a micro-batch, 2 processes", "another gradient, told once", partial(tied, base=base))
     alone = cache(lambda: fit(shared / "alone", shared, "--data.batch_size=8"))
     alone()
-    for strategy in ("ddp", "ddp_spawn", "ddp_fork", "ddp_find_unused_parameters_true"):
+    for strategy in ("ddp", "ddp_spawn", "ddp_fork", "ddp_find_unused_parameters_true", "fsdp2"):
         options = ("--trainer.devices=2", f"--trainer.strategy={strategy}")
         yield Case(
             f"configs/demo/over.yaml, {strategy}, 2 processes",
