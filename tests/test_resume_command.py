@@ -156,7 +156,7 @@ def test_words_of_lightning_that_name_no_file(
         (["--trainer.strategy=deepspeed"], r"^--trainer\.strategy: deepspeed needs the package deepspeed: pip install"),
         (
             ["--trainer.strategy={class_path: lightning.pytorch.strategies.ModelParallelStrategy}"],
-            r"^--trainer\.strategy: must be auto, fsdp2 .* or one of the ddp kinds .*, got ModelParallelStrategy$",
+            r"^--trainer\.strategy: must be auto, fsdp2 .* one of the ddp kinds .*, got ModelParallelStrategy$",
         ),
         (["--trainer.precision=16-true"], r"^--trainer\.precision: must be 32-true, .*, got 16-true: the adapter"),
         (["--trainer.precision=transformer-engine"], r"^--trainer\.precision: .*, got transformer-engine: the adapter"),
