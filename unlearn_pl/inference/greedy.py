@@ -22,8 +22,8 @@ from unlearn_pl.inference.generation import Answer, Generation, Row, is_decided
 from unlearn_pl.inference.likelihood import Likelihood, read_batch
 from unlearn_pl.inference.lines import ReadRow, row_states
 
-# Rows are computed, and kept by an evaluation that can go on after a kill, in pieces of so many batches' worth: the last
-# rows of a piece run in a batch that is nearly empty. But there are so many pieces at least, for as many processes.
+# Rows are computed, and kept by an evaluation that can go on after a kill, in pieces of so many batches' worth: the
+# last rows of a piece run in a batch that is nearly empty. But there are so many pieces at least, one a process.
 PIECE, PIECES = 4, 8
 
 
