@@ -1,13 +1,13 @@
-"""Evaluation, ours beside the official way of it: the same rows in turn, the time of both, and whether they agree.
+"""Evaluation, ours beside the official way of it and beside batches: the same rows in turn, the time of each, and
+whether they agree.
 
 python -m benchmarks.evaluate --model DIR --data.forget F --data.retain R --json OUT
 """
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.command import BenchData, hashes_of, run, shown, tell
+from benchmarks.competent import answer_batches, attack_batches, attack_one_by_one, continue_batches
 from benchmarks.official import PASSES, answer_each, attack_each, continue_each
+from benchmarks.turns import Calls, Round, Tell, take_turns, time_figures
 from benchmarks.workload import Amounts, Workload, choose_work
 from unlearn_pl.data.records import Record
 from unlearn_pl.data.sets import read_split
@@ -36,33 +38,26 @@ from unlearn_pl.models.lora import open_adapter
 from unlearn_pl.provenance import provenance
 from unlearn_pl.tasks.mmlu import LETTERS, Subject
 
-Tell = Callable[[str], None]
-Calls = dict[str, list[Callable[[], Any]]]
-"""Way -> what it does, in parts that are timed one by one."""
-
-KINDS = ("generation", "choice", "membership", "membership_loss")
-WAYS = ("official", "ours")
-# Both ways take turns after so many rows, so that they see the same minutes of the machine.
+RATIOS = {
+    "ratio_generation": ("generation", ["official"]),
+    "ratio_generation_batched": ("generation", ["batches of 8", "batches of 32"]),
+    "ratio_choice": ("choice", ["official"]),
+    "ratio_choice_batched": ("choice", ["batches"]),
+    "ratio_membership": ("membership", ["official"]),
+    "ratio_membership_batched": ("membership", ["batches"]),
+    "ratio_membership_one_forward": ("membership", ["batches, one forward"]),
+    "ratio_membership_loss": ("membership_loss", ["official"]),
+}
+"""Name of a figure -> the work, and the ways of which the fastest is compared with ours."""
+# All ways take turns after so many rows, so that they see the same minutes of the machine.
 CHUNK_ROWS = 100
 WARM_ROWS, WARM_TOKENS = 2, 16
-
-
-@dataclass
-class Side:
-    """What one way gave in one round, and the seconds it took, part by part."""
-
-    results: list[Any] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-
-Round = dict[str, dict[str, Side]]
-"""Kind of work -> way -> its side."""
 
 
 def compare_evaluation(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, work: Workload, amounts: Amounts, rounds: int, tell: Tell
 ) -> dict[str, Any]:
-    """All figures of ``rounds`` rounds of both ways, JSON-ready.
+    """All figures of ``rounds`` rounds of all ways, JSON-ready.
 
     Raises InputError if a row exceeds the model's positions.
     """
@@ -85,7 +80,7 @@ def compare_evaluation(
             done[-1][kind] = take_turns(calls, device, swapped=number % 2 == 1, tell=tell)
     letters = own_letters(ours, work.subjects)
     return (
-        time_figures(done)
+        time_figures(done, RATIOS)
         | generation_figures(done, work)
         | choice_figures(done, letters, work)
         | score_figures(done, work)
@@ -100,27 +95,31 @@ def asked(row: Record) -> Prompt:
 def calls_of(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, work: Workload, max_new_tokens: int, tell: Tell | None = None
 ) -> dict[str, Calls]:
-    """What each way does for each kind of work."""
+    """What each way does for each kind of work, ours last."""
     # Parts of one size: a last one of a few rows would be no batch at all
     parts = math.ceil(len(work.records) / CHUNK_ROWS)
     chunks = [work.records[len(work.records) * n // parts : len(work.records) * (n + 1) // parts] for n in range(parts)]
+    inputs = [[row.input for row in chunk] for chunk in chunks]
     both, attacks = (model, tokenizer), tuple(PASSES)
     ours = LanguageModel(model, tokenizer, work=Work(tell))
     return {
         "generation": {
-            "official": [
-                partial(continue_each, *both, [row.input for row in chunk], max_new_tokens, tell) for chunk in chunks
-            ],
+            "official": [partial(continue_each, *both, part, max_new_tokens, tell) for part in inputs],
+            "batches of 8": [partial(continue_batches, *both, part, max_new_tokens, 8, tell) for part in inputs],
+            "batches of 32": [partial(continue_batches, *both, part, max_new_tokens, 32, tell) for part in inputs],
             "ours": [
                 partial(ours.generate, [asked(row) for row in chunk], Generation(max_new_tokens)) for chunk in chunks
             ],
         },
         "choice": {
             "official": [partial(answer_each, *both, work.subjects)],
+            "batches": [partial(answer_batches, *both, work.subjects)],
             "ours": [partial(answer_choices, ours, work.subjects)],
         },
         "membership": {
             "official": [partial(attack_each, *both, work.documents, attack) for attack in attacks],
+            "batches": [partial(attack_one_by_one, *both, work.documents, attack) for attack in attacks],
+            "batches, one forward": [partial(attack_batches, *both, work.documents, attacks)],
             "ours": [partial(document_attacks, ours, work.documents, attacks)],
         },
         "membership_loss": {
@@ -130,31 +129,6 @@ def calls_of(
     }
 
 
-def take_turns(calls: Calls, device: torch.device, swapped: bool, tell: Tell | None = None) -> dict[str, Side]:
-    """The first part of both ways, then the second, ...; who begins changes each time. ``swapped``: ours begins."""
-    sides = {way: Side() for way in WAYS}
-    for part in range(max(map(len, calls.values()))):
-        for way in WAYS[::-1] if (part % 2 == 1) != swapped else WAYS:
-            if part >= len(calls[way]):
-                continue
-            result, seconds = timed(calls[way][part], device)
-            sides[way].results.append(result)
-            sides[way].seconds.append(seconds)
-            if tell is not None:
-                tell(f"{way}, part {part + 1} of {len(calls[way])}: {seconds:.1f} s")
-    return sides
-
-
-def timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """What ``call`` gives, and its seconds until the device has done it all."""
-    finish = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    finish()
-    began = time.perf_counter()
-    result = call()
-    finish()
-    return result, time.perf_counter() - began
-
-
 def own_letters(ours: LanguageModel, subjects: Sequence[Subject]) -> list[str | None]:
     """The letters behind the outcomes that ``answer_choices`` gives."""
     prompts = [fitting_prompt(ours, subject, question)[0] for subject in subjects for question in subject.questions]
@@ -162,21 +136,9 @@ def own_letters(ours: LanguageModel, subjects: Sequence[Subject]) -> list[str | 
     return [None if place is None else LETTERS[place] for place in places]
 
 
-def time_figures(done: Sequence[Round]) -> dict[str, Any]:
-    """Times faster (median over rounds of official / ours) with its range, and all seconds behind it."""
-    figures: dict[str, Any] = {}
-    ranges = {}
-    for kind in KINDS:
-        ratios = [sum(sides[kind]["official"].seconds) / sum(sides[kind]["ours"].seconds) for sides in done]
-        figures[f"ratio_{kind}"] = statistics.median(ratios)
-        ranges[f"ratio_{kind}"] = [min(ratios), max(ratios)]
-    raw = [{kind: {way: side.seconds for way, side in sides.items()} for kind, sides in one.items()} for one in done]
-    seconds = {way: {kind: statistics.median(sum(one[kind][way]) for one in raw) for kind in KINDS} for way in WAYS}
-    return figures | {"ranges": ranges, "rounds": len(done), "seconds": seconds, "part_seconds": raw}
-
-
 def generation_figures(done: Sequence[Round], work: Workload) -> dict[str, Any]:
-    """Rows whose text is the same in every round, the ids of the others, and what was generated in the first round.
+    """Rows whose text is the official way's in every round, the ids of the others, how many of the batches' texts are
+    not, and what was generated in the first round.
 
     ``rows_unsure`` had a close call within their expected answer, so our way generated them alone from the first token
     on; rows that it had to redo alone later, for a close call within a batch, are not counted. ``tokens_confirmed`` are
@@ -187,16 +149,21 @@ def generation_figures(done: Sequence[Round], work: Workload) -> dict[str, Any]:
         for one in done
     ]
     differing = {
-        record.id
-        for sides in answers
-        for record, *both in zip(work.records, sides["official"], sides["ours"], strict=True)
-        if both[0].text != both[1].text
+        way: {
+            record.id
+            for sides in answers
+            for record, *both in zip(work.records, sides["official"], sides[way], strict=True)
+            if both[0].text != both[1].text
+        }
+        for way in answers[0]
+        if way != "official"
     }
     recalls = [answer.recall for answer in answers[0]["ours"]]
     return {
         "rows": len(work.records),
-        "identical_rows": len(work.records) - len(differing),
-        "differing_rows": sorted(differing),
+        "identical_rows": len(work.records) - len(differing["ours"]),
+        "differing_rows": sorted(differing["ours"]),
+        "differing_rows_batched": {way: len(rows) for way, rows in differing.items() if way != "ours"},
         "tokens_generated": {way: sum(answer.tokens for answer in found) for way, found in answers[0].items()},
         "ended_share": {way: statistics.fmean(answer.ended for answer in found) for way, found in answers[0].items()},
         "rows_unsure": sum(recall.unsure for recall in recalls),
@@ -257,10 +224,13 @@ def evaluate(
     device: str = "auto",
     seed: int = 42,
 ) -> None:
-    """Evaluate a model by the official way and by ours, in turn within one process, and compare time and results.
+    """Evaluate a model by the official way, in batches, and by ours, in turn within one process, and compare time and
+    results.
 
     The official way is one row at a time: generation as in SemEval-2025 Task 4, one question at a time, and for each
-    membership attack a forward over each document, as in open-unlearning. Multiple choice is made of the question rows.
+    membership attack a forward over each document, as in open-unlearning. Batches, as one writes them with transformers
+    alone: `generate` on 8 and on 32 rows of like length, whole prompts of 8 questions, 8 documents a forward (one for
+    each attack, and one for all). Multiple choice is made of the question rows.
     The file holds ids of rows and no texts.
 
     Args:
@@ -315,7 +285,7 @@ def check_evaluation(model: str, adapter: str | None, rounds: int, dtype: str, d
 
 
 def print_evaluation(figures: dict[str, Any]) -> None:
-    """Print one line for each kind of work, and how far both ways agree."""
+    """Print one line for each comparison, and how far ours agrees with the official way."""
     amounts = {key: figures[key] for key in ("rows", "questions", "documents")}
     rows, questions, documents = (f"{count} {name}" for name, count in amounts.items())
     gaps = figures["largest_relative_difference"]
@@ -326,12 +296,16 @@ def print_evaluation(figures: dict[str, Any]) -> None:
         "membership": (f"{len(gaps)} attacks, {documents}", f"scores within {shown(largest)}"),
         "membership_loss": (f"loss attack, {documents}", f"scores within {shown(gaps['loss'])}"),
     }
-    table = Table("Work", "Official, s", "Ours, s", "Faster", "Range over rounds", "Result")
-    for kind, (name, agreement) in lines.items():
-        seconds = [shown(figures["seconds"][way][kind]) for way in ("official", "ours")]
-        low, high = figures["ranges"][f"ratio_{kind}"]
-        table.add_row(name, *seconds, shown(figures[f"ratio_{kind}"]), f"{shown(low)} to {shown(high)}", agreement)
-    Console(width=120).print(table)
+    table = Table(
+        "Work", "Compared with", "Its s", "Ours, s", "Faster", "Range over rounds", "Ours beside the official way"
+    )
+    for name, (kind, ways) in sorted(RATIOS.items(), key=lambda item: item[1][1] == ["official"]):
+        seconds = {way: found[kind] for way, found in figures["seconds"].items() if kind in found}
+        low, high = figures["ranges"][name]
+        fastest = min(ways, key=lambda way: seconds[way])
+        told = [shown(seconds[fastest]), shown(seconds["ours"]), shown(figures[name]), f"{shown(low)} to {shown(high)}"]
+        table.add_row(lines[kind][0], fastest, *told, lines[kind][1])
+    Console(width=140).print(table)
     tokens, ended = (figures[key]["official"] for key in ("tokens_generated", "ended_share"))
     print(f"{tokens} tokens generated, {ended:.0%} of the rows ended by EOS; {figures['rows_unsure']} rows unsure")
 

@@ -1,4 +1,4 @@
-"""Time, memory and exactness of our training step beside the released one, one optimizer step after the other.
+"""Time, memory and exactness of our training step beside a competent and the released one, step after step in turn.
 
 python -m benchmarks.train --model DIR --data.forget F --data.retain R --json OUT
 """
@@ -28,7 +28,11 @@ from unlearn_pl.provenance import provenance
 PEAK_MEASUREMENTS = 3
 """Of the matrix products' peak, in each round."""
 
+WAYS: tuple[Kind, ...] = ("released", "competent", "ours")
 FIGURES = {
+    "ratio_competent_warm": "times faster than competent, cache there",
+    "ratio_competent_first_epoch": "times faster, cache being built",
+    "peak_memory_ratio_competent": "peak memory, of the competent way's",
     "ratio_warm": "times faster than released, cache there",
     "ratio_first_epoch": "times faster, cache being built",
     "peak_memory_ratio": "peak memory, of the released way's",
@@ -37,7 +41,7 @@ FIGURES = {
     "gradient_relative_difference": "gradient against float64, relative",
     "padding_share": "share of padding in processed tokens",
 }
-# of both ways: key -> name, and what it is divided by
+# of all ways: key -> name, and what it is divided by
 COLUMNS = {
     "seconds": ("seconds", 1),
     "gradient_seconds": ("of these loss and backward", 1),
@@ -54,28 +58,25 @@ class Round:
     """All windows once, in turn, and the cache build before them."""
 
     build: Build
-    windows: dict[Kind, list[Window]] = field(default_factory=lambda: {"released": [], "ours": []})
+    windows: dict[Kind, list[Window]] = field(default_factory=lambda: {kind: [] for kind in WAYS})
     peaks: list[float] = field(default_factory=list)
     """FLOP/s of matrix products, measured between the windows."""
 
     def seconds(self, kind: Kind) -> float:
         return sum(window.seconds for window in self.windows[kind])
 
-    @property
-    def ratio_warm(self) -> float:
-        """How many times longer the released way takes, the cache being there."""
-        return self.seconds("released") / self.seconds("ours")
+    def ratio_warm(self, kind: Kind) -> float:
+        """How many times longer another way takes, the cache being there."""
+        return self.seconds(kind) / self.seconds("ours")
 
-    @property
-    def ratio_first_epoch(self) -> float:
+    def ratio_first_epoch(self, kind: Kind) -> float:
         """The same for the epoch in which the cache is built."""
-        return self.seconds("released") / (self.build.seconds + self.seconds("ours"))
+        return self.seconds(kind) / (self.build.seconds + self.seconds("ours"))
 
-    @property
-    def ratio_window(self) -> float:
+    def ratio_window(self, kind: Kind) -> float:
         """The median of the windows' own ratios."""
-        pairs = zip(self.windows["released"], self.windows["ours"], strict=True)
-        return statistics.median(released.seconds / ours.seconds for released, ours in pairs)
+        pairs = zip(self.windows[kind], self.windows["ours"], strict=True)
+        return statistics.median(theirs.seconds / ours.seconds for theirs, ours in pairs)
 
     def matmul_peak_share(self, flops: int) -> float:
         """Useful operations a second of our loss and gradient, of those of plain matrix products."""
@@ -92,13 +93,12 @@ def compare(model: str, dtype: str, settings: Settings, rounds: int, tell: Calla
             tell("float64 reference of the first window")
             with Remote("plain64", model, dtype, replace(settings, device="cpu")) as worker:
                 plain = worker.ask("check", 0, str(folder / "plain64.safetensors"))
-        kinds: tuple[Kind, ...] = ("released", "ours")
-        workers = {kind: stack.enter_context(Remote(kind, model, dtype, settings)) for kind in kinds}
+        workers = {kind: stack.enter_context(Remote(kind, model, dtype, settings)) for kind in WAYS}
         facts = {kind: worker.ask("facts") for kind, worker in workers.items()}
         workers["ours"].ask("build", str(folder / "warm_up"), [0])
-        differences = {}
+        differences: dict[Kind, dict[str, float]] = {}
         for kind, worker in workers.items():
-            if plain is not None:
+            if plain is not None and kind != "competent":  # whose loss has no padding
                 file = folder / f"{kind}.safetensors"
                 loss = worker.ask("check", 0, str(file))
                 differences[kind] = differences_of(loss, plain, file, folder / "plain64.safetensors")
@@ -111,7 +111,7 @@ def compare(model: str, dtype: str, settings: Settings, rounds: int, tell: Calla
 
 
 def run_round(workers: dict[Kind, Remote], folder: Path, windows: int, tell: Callable[[str], None]) -> Round:
-    """Build the cache anew, then every window by the released way and by ours."""
+    """Build the cache anew, then every window by each way."""
     done = Round(workers["ours"].ask("build", str(folder), list(range(windows))))
     measured = {number * windows // PEAK_MEASUREMENTS for number in range(PEAK_MEASUREMENTS)}
     for number in range(windows):
@@ -144,17 +144,21 @@ def summary(
     unknown = dict.fromkeys(("loss_relative_difference", "gradient_relative_difference"))
     for kind in raw:
         raw[kind] |= differences.get(kind, unknown)
-    ours, released = raw["ours"], raw["released"]
+    ours, released, competent = raw["ours"], raw["released"], raw["competent"]
     ratios: dict[str, list[float]] = {
-        "ratio_warm": [r.ratio_warm for r in rounds],
-        "ratio_first_epoch": [r.ratio_first_epoch for r in rounds],
-        "ratio_warm_median_window": [r.ratio_window for r in rounds],
+        "ratio_warm": [r.ratio_warm("released") for r in rounds],
+        "ratio_first_epoch": [r.ratio_first_epoch("released") for r in rounds],
+        "ratio_warm_median_window": [r.ratio_window("released") for r in rounds],
+        "ratio_competent_warm": [r.ratio_warm("competent") for r in rounds],
+        "ratio_competent_first_epoch": [r.ratio_first_epoch("competent") for r in rounds],
+        "ratio_competent_warm_median_window": [r.ratio_window("competent") for r in rounds],
         "matmul_peak_share": [r.matmul_peak_share(flops) for r in rounds],
     }
     peaks = [statistics.median(r.peaks) for r in rounds]
     return {
         **{name: statistics.median(values) for name, values in ratios.items()},
         "peak_memory_ratio": ours["peak_above_imports_bytes"] / released["peak_above_imports_bytes"],
+        "peak_memory_ratio_competent": ours["peak_above_imports_bytes"] / competent["peak_above_imports_bytes"],
         "peak_memory_above_base_ratio": ours["peak_above_base_bytes"] / released["peak_above_base_bytes"],
         **{name: ours[name] for name in unknown},
         "padding_share": ours["padding_share"],
@@ -164,13 +168,12 @@ def summary(
         "matmul_peak_gflops_all": [peak / 1e9 for r in rounds for peak in r.peaks],
         "useful_flops": flops,
         "tokens": tokens_of(settings),
-        "released": released,
-        "ours": ours,
+        **{kind: raw[kind] for kind in WAYS},
     }
 
 
 def variant_figures(settings: Settings, kind: Kind, facts: Facts, rounds: Sequence[Round]) -> dict[str, Any]:
-    """Times and memory of one way. Both have the same tokens, those of the rows without padding; the peak of ours is
+    """Times and memory of one way. All have the same tokens, those of the rows without padding; the peak of ours is
     that of the cache build if it is higher than that of the optimizer steps."""
     seconds = statistics.median(r.seconds(kind) for r in rounds)
     tokens, warm_peak = tokens_of(settings), max(window.peak for r in rounds for window in r.windows[kind])
@@ -214,7 +217,11 @@ def train(
     device: str = "auto",
     growth: bool = False,
 ) -> None:
-    """Train on the first pairs of an epoch by the released ZJUKLAB way and by ours, in turn, and compare.
+    """Train on the first pairs of an epoch by the released ZJUKLAB way, by a competent one and by ours, in turn, and
+    compare.
+
+    The competent way is what plain libraries give: rows without padding, the adapter switched off for the reference,
+    PEFT's layers, no checkpointing.
 
     Each way has a process of its own; they take turns at every optimizer step. Before that, loss and gradient of the
     first step are compared with the released formulas in float64.
@@ -253,17 +260,17 @@ def train(
 
 
 def print_figures(figures: dict[str, Any]) -> None:
-    """Print the figures, then both ways beside each other."""
+    """Print the figures, then all ways beside each other."""
     table = Table("Figure", "Value", "Range over rounds")
     for key, name in FIGURES.items():
         spread = figures["ranges"].get(key)
         table.add_row(name, shown(figures[key]), f"{shown(spread[0])} to {shown(spread[1])}" if spread else "")
     Console(width=100).print(table)
-    table = Table("", "Released", "Ours")
+    table = Table("", *(kind.capitalize() for kind in WAYS))
     for key, (name, unit) in COLUMNS.items():
-        table.add_row(name, *(shown(figures[kind][key] / unit) for kind in ("released", "ours")))
-    table.add_row("cache build, s", "-", shown(statistics.median(figures["cache_build_seconds"])))
-    table.add_row("matrix products' peak, GFLOP/s", "", shown(figures["matmul_peak_gflops"]))
+        table.add_row(name, *(shown(figures[kind][key] / unit) for kind in WAYS))
+    table.add_row("cache build, s", "-", "-", shown(statistics.median(figures["cache_build_seconds"])))
+    table.add_row("matrix products' peak, GFLOP/s", "", "", shown(figures["matmul_peak_gflops"]))
     Console(width=100).print(table)
     if figures["loss_relative_difference"] is None:
         print("note: the losses are the same, and compared, only with --positions released")

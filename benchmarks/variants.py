@@ -1,4 +1,4 @@
-"""The two ways of training that the benchmark compares, behind one interface: the released one and ours."""
+"""The ways of training that the benchmark compares, behind one interface: the released one, a competent one, ours."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
+from benchmarks.competent_step import CompetentStep
 from benchmarks.measure import Stopwatch, peak_bytes, reset_peak
 from benchmarks.released import EncodedPair, ReleasedStep, Weights
 from unlearn_pl.data.batch import collate_pairs
@@ -34,7 +35,7 @@ KLPositions = Literal["released", "padded", "attended", "answer"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What both ways share."""
+    """What all ways share."""
 
     pairs: Sequence[EncodedPair]
     """In the order of training."""
@@ -134,8 +135,26 @@ class Variant(ABC):
         self.tokens += inputs[0].numel()
 
 
-class Released(Variant):
-    """The released ZJUKLAB way: one backward pass for each pair, everything padded."""
+class PairByPair(Variant):
+    """One backward pass for each pair."""
+
+    @abstractmethod
+    def pair_loss(self, forget: Encoded, retain: Encoded) -> Tensor:
+        """The loss of a pair, in nats."""
+
+    def differentiate(self, pairs: Sequence[EncodedPair]) -> Tensor:
+        losses = []
+        # the steps make their batches on the device of the context
+        with nullcontext() if self.device.type == "cpu" else self.device:
+            for forget, retain in pairs:
+                loss = self.pair_loss(forget, retain) / len(pairs)
+                loss.backward()
+                losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+
+class Released(PairByPair):
+    """The released ZJUKLAB way, everything padded."""
 
     def prepare(self, base: PreTrainedModel) -> None:
         s = self.settings
@@ -143,15 +162,25 @@ class Released(Variant):
         self.policy = self.step.policy
         causal_model(self.policy).config.use_cache = False  # transformers would do it, with a notice
 
-    def differentiate(self, pairs: Sequence[EncodedPair]) -> Tensor:
-        losses = []
-        # the step makes its batches on the device of the context
-        with nullcontext() if self.device.type == "cpu" else self.device:
-            for forget, retain in pairs:
-                loss = self.step.loss([forget], [retain], Weights()) / len(pairs)
-                loss.backward()
-                losses.append(loss.detach())
-        return torch.stack(losses).sum()
+    def pair_loss(self, forget: Encoded, retain: Encoded) -> Tensor:
+        return self.step.loss([forget], [retain], Weights())
+
+
+class Competent(PairByPair):
+    """What a competent user writes with transformers and PEFT: nothing padded, one model, nothing computed twice."""
+
+    def prepare(self, base: PreTrainedModel) -> None:
+        s = self.settings
+        self.step = CompetentStep(base, s.lora, s.seed, s.max_length)
+        self.policy = self.step.policy
+        causal_model(self.policy).config.use_cache = False
+
+    def pair_loss(self, forget: Encoded, retain: Encoded) -> Tensor:
+        return self.step.loss(forget, retain, Weights())
+
+    def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if torch.is_grad_enabled():  # not the reference, which is another model of the released way
+            super()._count(module, inputs)
 
 
 class Plain64(Released):

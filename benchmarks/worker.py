@@ -1,7 +1,7 @@
 """One variant in a process of its own, which does what the parent tells it, one thing at a time.
 
-Both variants then see the same machine in the same minutes, and neither's memory is in the other's measurement: while
-one works the other waits on its pipe.
+All variants then see the same machine in the same minutes, and no one's memory is in another's measurement: while one
+works the others wait on their pipes.
 """
 
 import multiprocessing
@@ -18,13 +18,18 @@ from safetensors.torch import save_file
 
 from benchmarks.flops import pairs_flops, sizes_of
 from benchmarks.measure import matmul_peak, resident_bytes, settle
-from benchmarks.variants import Build, Ours, Plain64, Released, Settings, Variant, Window
+from benchmarks.variants import Build, Competent, Ours, Plain64, Released, Settings, Variant, Window
 from unlearn_pl.console import quiet
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.load import load_base
 
-Kind = Literal["released", "ours", "plain64"]
-VARIANTS: dict[Kind, type[Variant]] = {"released": Released, "ours": Ours, "plain64": Plain64}
+Kind = Literal["released", "competent", "ours", "plain64"]
+VARIANTS: dict[Kind, type[Variant]] = {
+    "released": Released,
+    "competent": Competent,
+    "ours": Ours,
+    "plain64": Plain64,
+}
 
 
 @dataclass(frozen=True)

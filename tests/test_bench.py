@@ -20,7 +20,7 @@ from benchmarks.growth import GrowthSizes, measure_growth
 from benchmarks.measure import matmul_peak, peak_bytes, reset_peak, resident_bytes, seconds_of, settle
 from benchmarks.released import EncodedPair
 from benchmarks.train import Round, train
-from benchmarks.variants import Build, KeepFloat64, Ours, Plain64, Released, Settings, Window
+from benchmarks.variants import Build, Competent, KeepFloat64, Ours, Plain64, Released, Settings, Window
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.models.lora import Lora
 from unlearn_pl.models.padding import STANDING_FOR_ALL
@@ -67,6 +67,20 @@ def test_the_packed_loss_is_the_released_one_in_float64(tiny_model: Tiny, settin
     assert gradient_difference(own_gradient, gradient) < 1e-10
 
 
+def test_the_competent_loss_is_ours_without_padding_in_float64(tiny_model: Tiny, settings: Settings) -> None:
+    """KL summed over the tokens and divided by ``max_length`` is positions `padded`."""
+    settings = replace(settings, positions="padded")
+    found = []
+    for kind in (Competent, Ours):
+        variant = kind(tiny_model(), settings)
+        variant.policy.double()
+        with KeepFloat64():
+            found.append(variant.check(0))
+    (loss, gradient), (own_loss, own_gradient) = found
+    assert own_loss == pytest.approx(loss, rel=1e-10)
+    assert gradient_difference(own_gradient, gradient) < 1e-10
+
+
 @pytest.mark.parametrize("kind", [Released, Ours])
 def test_float32_is_near_and_the_check_leaves_no_trace(
     kind: type[Released] | type[Ours], tiny_model: Tiny, settings: Settings
@@ -87,7 +101,8 @@ def test_a_window_trains_and_counts_its_tokens(tiny_model: Tiny, settings: Setti
     assert ours.build(tmp_path, settings.pairs).seconds > 0
     packed = 9 + 30 + 24 + 6 + 11  # rounded up to a multiple of 16
     padding = 2 * (STANDING_FOR_ALL + 1)  # policy and base, in the one pack of this step
-    for variant, tokens in ((ours, packed + padding), (released, 2 * 2 * 48)):
+    competent = Competent(tiny_model(), settings)
+    for variant, tokens in ((ours, packed + padding), (released, 2 * 2 * 48), (competent, 9 + 30 + 24 + 6)):
         window = variant.window(0)
         assert window.tokens == tokens
         assert 0 < window.gradient_seconds < window.seconds
@@ -152,10 +167,12 @@ def test_a_stopwatch_and_the_peak_of_products() -> None:
 def test_ratios_by_hand() -> None:
     windows = {
         kind: [Window(1.0, seconds, seconds / 2, 0, 10) for seconds in times]
-        for kind, times in (("released", (6.0, 9.0)), ("ours", (2.0, 1.0)))
+        for kind, times in (("released", (6.0, 9.0)), ("competent", (3.0, 3.0)), ("ours", (2.0, 1.0)))
     }
     done = Round(Build(2.0, 0), windows, peaks=[10.0, 30.0, 20.0])  # type: ignore[arg-type]
-    assert (done.ratio_warm, done.ratio_first_epoch, done.ratio_window) == (5.0, 3.0, 6.0)
+    assert (done.ratio_warm("released"), done.ratio_first_epoch("released"), done.ratio_window("released")) == (5, 3, 6)
+    assert (done.ratio_warm("competent"), done.ratio_first_epoch("competent")) == (2, 1.2)
+    assert done.ratio_window("competent") == (1.5 + 3) / 2
     assert done.matmul_peak_share(15) == 15 / 1.5 / 20
 
 
@@ -243,7 +260,9 @@ def test_the_whole_comparison(base_folder: str, tmp_path: Path) -> None:
     assert 0 < figures["gradient_relative_difference"] < 1e-4
     assert 0 <= figures["padding_share"] < 0.4  # each of two packs is rounded up to 16 tokens, and 16 are padding's
     assert figures["versions"]["torch"]
-    for kind in ("released", "ours"):
+    assert figures["ratio_competent_warm"] > figures["ratio_competent_first_epoch"] > 0
+    assert figures["peak_memory_ratio_competent"] > 0
+    for kind in ("released", "competent", "ours"):
         raw = figures[kind]
         assert [len(times) for times in raw["window_seconds"]] == [2, 2]
         assert raw["pairs_per_second"] == pytest.approx(4 / raw["seconds"])

@@ -1,14 +1,16 @@
 """Token-by-token generation of several rows together, each as if it were alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 from torch import Tensor
 
 from unlearn_pl.inference.engine import Engine
-from unlearn_pl.inference.lines import Lines
+from unlearn_pl.inference.lines import ENDED_SHARE, Lines, ReadRow
 from unlearn_pl.inference.own_generate import generate_alone
 from unlearn_pl.inference.token_scores import is_tie, margins
+from unlearn_pl.models.fast.linear import frozen_linears
 
 Pick = Callable[[Tensor, Sequence[int], int], Tensor]
 """(logits [B, V], the rows they belong to, step) -> next token of each [B]."""
@@ -77,25 +79,74 @@ def continue_rows(
             for row, budget, (own_pick, own_stop) in zip(rows, budgets, lone, strict=True)
         ]
     lines = Lines(engine, rows, cached=fast)
-    answers: list[list[int]] = [[] for _ in rows]
-    must_redo: set[int] = set()
+    texts = Texts({row: [] for row in range(len(rows))}, budgets, eos, stop)
     for step in range(max(budgets)):
         logits = lines.logits()
         chosen = logits.argmax(dim=-1) if pick is None else pick(logits, lines.rows, step)
-        ties = [False] * len(lines.rows)
-        if watched:
-            ties = is_tie(margins(logits), logits.dtype, engine.tie_units).tolist()
-        for row, token, tie in zip(list(lines.rows), chosen.tolist(), ties, strict=True):
-            if row in lines.ended:
-                continue
-            answers[row].append(token)
-            if tie:
-                must_redo.add(row)
-            if tie or token in eos or len(answers[row]) == budgets[row] or (stop and stop(row, answers[row])):
-                lines.ended.add(row)
-        if not lines.feed(chosen):
+        texts.take(lines, chosen, ties(engine, logits) if watched else None)
+        if not lines.running:
             break
-    return [None if row in must_redo else answer for row, answer in enumerate(answers)]
+        lines.feed(chosen)
+        lines.drop_ended()
+    return [None if row in texts.unsure else tokens for row, tokens in texts.tokens.items()]
+
+
+def continue_read(engine: Engine, reading: Iterator[ReadRow], size: int, texts: "Texts") -> None:
+    """Add to ``texts`` until they are over, or unsure, those of the rows that ``reading`` gives: at most ``size`` of
+    them run together, and as some end the next are read.
+
+    The engine's trial must have found that rows join. Uses oneDNN on a CPU.
+    """
+    lines = Lines(engine)
+    with frozen_linears(engine.causal):
+        while True:
+            room = size - len(lines.running)
+            new = list(islice(reading, room)) if room >= max(1, ENDED_SHARE * size) else []
+            if new:
+                lines.join(new)
+            else:
+                lines.drop_ended()
+            if not lines.running:
+                return
+            logits = lines.logits()
+            chosen = logits.argmax(dim=-1)
+            texts.take(lines, chosen, ties(engine, logits))
+            lines.feed(chosen)
+
+
+def ties(engine: Engine, logits: Tensor) -> list[bool]:
+    """For each row of ``logits`` [B, V] whether rounding may have chosen its best token."""
+    return is_tie(margins(logits), logits.dtype, engine.tie_units).tolist()
+
+
+class Texts:
+    """The new tokens of rows while they are generated."""
+
+    def __init__(
+        self, tokens: dict[int, list[int]], budgets: Sequence[int], eos: frozenset[int], stop: Stop | None = None
+    ):
+        """``tokens`` are what the rows begin with, fewer than their budgets."""
+        self.tokens = tokens
+        self.budgets, self.eos, self.stop = budgets, eos, stop
+        self.unsure: set[int] = set()
+        """Rows where two tokens came so close that rounding may have chosen between them."""
+
+    def take(self, lines: Lines, chosen: Tensor, tied: Sequence[bool] | None) -> None:
+        """Append the token ``chosen`` [B] for each line that still runs; rows that are over end."""
+        tokens = chosen.tolist()
+        for line in lines.running:
+            row = lines.rows[line]
+            self.tokens[row].append(tokens[line])
+            if tied is not None and tied[line]:
+                self.unsure.add(row)
+            if row in self.unsure or self.over(row):
+                lines.ended.add(row)
+
+    def over(self, row: int) -> bool:
+        """Whether nothing can be added to a row that has tokens."""
+        tokens = self.tokens[row]
+        ended = tokens[-1] in self.eos or len(tokens) == self.budgets[row]
+        return ended or (self.stop is not None and self.stop(row, tokens))
 
 
 def longest(rows: Sequence[Sequence[int]], budgets: Sequence[int]) -> int:

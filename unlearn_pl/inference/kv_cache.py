@@ -1,6 +1,7 @@
 """Key-value caches for evaluation: one that grows without copying itself at each token, one shared by many rows."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,6 +49,24 @@ class GrowingLayer(DynamicLayer):
         """Keep only these rows."""
         super().batch_select_indices(indices)
         self.buffers = None  # what is left lies in a tensor of its own, without room
+
+    def hold(self, rows: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Hold just these rows, keys and values [heads, t, width] of each: they end in the same column, and zeros stand
+        before the shorter ones."""
+        end = max(keys.shape[1] for keys, _ in rows)
+        keys, values = (self._ending_at(end, states) for states in zip(*rows, strict=True))
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self.buffers = (keys, values)
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+
+    @staticmethod
+    def _ending_at(end: int, rows: Sequence[Tensor]) -> Tensor:
+        heads, _, width = rows[0].shape
+        buffer = rows[0].new_zeros(len(rows), heads, end + ROOM, width)  # what is masked must still not be NaN
+        for line, states in enumerate(rows):
+            buffer[line, :, end - states.shape[1] : end] = states
+        return buffer
 
 
 class PrefixLayer(DynamicLayer):

@@ -7,11 +7,13 @@ the true token, it is what greedy decoding gives (the answer is the draft of spe
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import nan
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from unlearn_pl.inference.batches import length_sorted_batches, map_batches
 from unlearn_pl.inference.engine import Engine
@@ -53,12 +55,8 @@ def read_answers(
     """The likelihood of each answer [tokens] after its prompt [tokens]; both have at least one token."""
 
     def compute(batch: Sequence[int]) -> list[dict[str, Any]]:
-        rows = [[*prompts[index], *answers[index]] for index in batch]
-        states = engine.rows_states(rows)
-        return [
-            asdict(likelihood(engine, states[slot, len(prompts[index]) - 1 : len(row)], answers[index]))
-            for slot, (index, row) in enumerate(zip(batch, rows, strict=True))
-        ]
+        found = read_batch(engine, [prompts[index] for index in batch], [answers[index] for index in batch])
+        return [asdict(one) for one in found]
 
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
     batches = length_sorted_batches(lengths, batch_size, engine.tokens_per_forward)
@@ -66,8 +64,23 @@ def read_answers(
     return [Likelihood(**found) for found in map_batches(batches, compute, what, engine.work, identity)]
 
 
+def read_batch(
+    engine: Engine, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], cache: Cache | None = None
+) -> list[Likelihood]:
+    """``read_answers`` in one forward; ``cache``, an empty one, takes up the rows, padded on the right."""
+    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    states = engine.rows_states(rows, cache=cache)
+    return [
+        likelihood(engine, states[slot, len(prompt) - 1 : len(prompt) + len(answer)], answer)
+        for slot, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+    ]
+
+
 def likelihood(engine: Engine, states: Tensor, answer: Sequence[int]) -> Likelihood:
-    """From the ``states`` [T + 1, ...] at the last token of the prompt and at each token of the ``answer`` [T]."""
+    """From the ``states`` [T + 1, ...] at the last token of the prompt and at each token of the ``answer`` [T].
+
+    Of an answer without tokens its likelihood and the measures of it are NaN.
+    """
     targets = torch.tensor([*answer, 0], device=states.device)  # nothing is asked of what follows the answer
     scores = engine.token_scores(states, targets, margin=True)
     best, logprob = scores.argmax.tolist(), scores.logprob[:-1].tolist()
@@ -79,10 +92,10 @@ def likelihood(engine: Engine, states: Tensor, answer: Sequence[int]) -> Likelih
         following=best[accepted],
         unsure=bool(is_tie(margin, states.dtype, engine.tie_units).any()),
         broken=bool(margin.isnan().any()),
-        logprob=fmean(logprob),
-        probability=verbatim_probability(logprob),
-        exact_memorization=exact_memorization(best[:-1], answer),
-        extraction_strength=extraction_strength(best[:-1], answer),
+        logprob=fmean(logprob) if logprob else nan,
+        probability=verbatim_probability(logprob) if logprob else nan,
+        exact_memorization=exact_memorization(best[:-1], answer) if logprob else nan,
+        extraction_strength=extraction_strength(best[:-1], answer) if logprob else nan,
         length=len(answer),
     )
 

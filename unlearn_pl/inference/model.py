@@ -15,7 +15,8 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.inference.batches import Work
 from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.forward import evaluating
-from unlearn_pl.inference.generation import Answer, Generation, GreedyDecoding, Prompt, Row
+from unlearn_pl.inference.generation import Answer, Generation, Prompt, Row
+from unlearn_pl.inference.greedy import GreedyDecoding
 from unlearn_pl.inference.likelihood import Likelihood, read_answers, read_documents
 from unlearn_pl.inference.next_token import choose_next
 from unlearn_pl.inference.own_generate import eos_ids, warn_of_ignored

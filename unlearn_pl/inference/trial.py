@@ -11,10 +11,11 @@ from transformers.cache_utils import DynamicCache
 
 from unlearn_pl.inference.forward import Forward, evaluating
 from unlearn_pl.inference.kv_cache import attends_fully, generates_together, prefix_cache
-from unlearn_pl.inference.lines import Lines
+from unlearn_pl.inference.lines import Lines, ReadRow, row_states
 from unlearn_pl.inference.own_generate import generate_alone
 from unlearn_pl.models.body import causal_model, text_config
 from unlearn_pl.models.causal import refuse_reading_ahead
+from unlearn_pl.models.fast.linear import frozen_linears
 
 # Rows of the trial, and how many tokens each is continued by. The longest is the last but one: padding on both sides.
 LENGTHS, NEW = (3, 9, 5), 3
@@ -32,6 +33,8 @@ class Trial:
     """Rows continued token by token in our cache give the logits that ``generate`` has."""
     together: bool
     """So they do in one batch, padded on the left."""
+    joins: bool
+    """So they do from the cache that they were read into together, padded on the right."""
     prefixes: bool
     """Rows may be read on from the cache of a prefix that they share."""
     noise: float
@@ -80,6 +83,7 @@ def _try(forward: Forward) -> Trial:
     reads = holds(read_together)
     together = generates_together(forward.model) and holds(continue_together)
     continues = together or holds(continue_each)
+    joins = reads and attends_fully(forward.model) and holds(continue_read_rows)
     prefixes = reads and attends_fully(forward.model) and holds(read_from_prefix)
     name = type(forward.causal).__name__
     if not reads:
@@ -89,7 +93,7 @@ def _try(forward: Forward) -> Trial:
             f"{name}: text by our cache would differ from the model's own; rows go one at a time through its generate",
             stacklevel=3,
         )
-    return Trial(reads, continues, together, prefixes, max(noises))
+    return Trial(reads, continues, together, joins, prefixes, max(noises))
 
 
 def trial_rows(forward: Forward) -> list[list[int]]:
@@ -143,6 +147,27 @@ def continue_together(forward: Forward, rows: Rows, tokens: Rows) -> list[Tensor
         steps.append(lines.logits())
         lines.feed(torch.tensor([new[step] for new in tokens], device=forward.device))
     return list(torch.stack(steps, dim=1))
+
+
+def continue_read_rows(forward: Forward, rows: Rows, tokens: Rows) -> list[Tensor]:
+    """Token by token in one batch, from the cache that they were read into; the last row joins one token later."""
+    cache = DynamicCache(config=forward.causal.config)
+    forward.rows_states([[*row, *new] for row, new in zip(rows, tokens, strict=True)], cache=cache)
+    read = [ReadRow(line, row[-1], row_states(cache, line, slice(len(row) - 1))) for line, row in enumerate(rows)]
+    lines, steps = Lines(forward), [list[Tensor]() for _ in rows]
+    joining = [read[:-1], read[-1:]]
+    with frozen_linears(forward.causal):
+        while len(lines.ended) < len(rows):
+            if joining:
+                lines.join(joining.pop(0))
+            logits = lines.logits()
+            for line in lines.running:
+                row = lines.rows[line]
+                steps[row].append(logits[line])
+                if len(steps[row]) == NEW:
+                    lines.ended.add(row)
+            lines.feed(torch.tensor([tokens[row][len(steps[row]) - 1] for row in lines.rows], device=forward.device))
+    return [torch.stack(logits) for logits in steps]
 
 
 def continue_each(forward: Forward, rows: Rows, tokens: Rows) -> list[Tensor]:
