@@ -7,6 +7,7 @@ cases share may be put. Ends with a summary and exit code 0 if every case gave w
 import argparse
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ def main() -> None:
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and what they start
     os.environ["OMP_NUM_THREADS"] = "1"  # each case starts processes of its own, at most one a core
     sys.exit(run_parts(options.parts or PARTS, options.seed, options.jobs, options.keep))
 
