@@ -17,6 +17,7 @@ import hypothesis
 from command_server import CommandServer, Done, Limits
 from fuzz_cases import KINDS, Case
 from fuzz_world import World, make_world
+from tiny_base import build_model, build_tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LIMITS = Limits(seconds=90, memory=10 * 2**30)
@@ -136,6 +137,7 @@ def table(tallies: Mapping[str, Tally]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=2400, help="of all kinds together")
+    parser.add_argument("--each", type=int, help="of each kind")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--seed", type=int, help="of other cases than the same each time")
     options = parser.parse_args()
@@ -145,7 +147,7 @@ def main() -> None:
         world = make_world(Path(name), server, *tiny_base())
         tallies = {}
         for kind in options.kinds:
-            count = -(-options.cases * KINDS[kind][0] // whole)
+            count = options.each or -(-options.cases * KINDS[kind][0] // whole)
             tallies[kind] = fuzz(kind, world, server, count, options.seed, go_on=True)
             for case, reason, done in tallies[kind].broken:
                 print(f"BROKEN ({kind}): {reason}\n{case}\nexit code {done.code}\n{done.out}\n{done.err}\n", flush=True)
@@ -155,10 +157,8 @@ def main() -> None:
 
 def tiny_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Those of the tests."""
-    import conftest
-
-    tokenizer = conftest.tokenizer.__wrapped__()
-    return conftest.tiny_model.__wrapped__(tokenizer)(), tokenizer
+    tokenizer = build_tokenizer()
+    return build_model(tokenizer), tokenizer
 
 
 if __name__ == "__main__":
