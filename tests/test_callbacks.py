@@ -297,7 +297,7 @@ def test_predictions_are_the_texts_of_an_evaluation(
         rows = [{"id": f"{split}{n}qa0", "input": line, "output": "x", "task": "Task1"} for n, line in enumerate(lines)]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = {split: str(tmp_path / f"{split}.jsonl") for split in ("forget", "retain")}
-    monkeypatch.setattr("unlearn_pl.training.module.NEW_TOKENS", 5)
+    monkeypatch.setattr("unlearn_pl.training.predict.NEW_TOKENS", 5)
     data = ForgetRetainData(**files, max_length=8, batch_size=3)
     with pytest.warns(UserWarning, match="have been cut|generation: 1 of 2"):
         trainer(tmp_path, [WritePredictions()]).predict(predicted, data)
@@ -314,7 +314,7 @@ def test_predictions_hold_every_row_once(base_folder: str, rows: dict[str, str],
     predicted = module(base_folder)
     data = ForgetRetainData(**rows, batch_size=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unlearn_pl.training.module.NEW_TOKENS", 3)
+        patch.setattr("unlearn_pl.training.predict.NEW_TOKENS", 3)
         trainer(tmp_path, [WritePredictions()]).predict(predicted, data)
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines if line["split"] == "forget"] == sorted(r.id for r in data.forget_records)

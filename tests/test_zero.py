@@ -61,7 +61,6 @@ def test_stages_that_leave_the_base_whole_are_taken(stage: int) -> None:
         ({"gradient_clip_algorithm": "value"}, "^gradient_clip_algorithm: must be norm under DeepSpeed, got value$"),
         ({"checkpoint_callbacks": [object()]}, "^enable_checkpointing: must be false under DeepSpeed"),
     ],
-    ids=str,
 )
 def test_what_ddp_would_compute_otherwise_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):

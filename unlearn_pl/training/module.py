@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from unlearn_pl.data.batch import PairBatch, Rows
-from unlearn_pl.data.encoding import Encoded, start_ids
+from unlearn_pl.data.batch import PairBatch
+from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
 from unlearn_pl.data.splits import SIDES, side_of
 from unlearn_pl.errors import InputError
-from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.fast.linear import torch_products
@@ -38,6 +37,7 @@ from unlearn_pl.training.fsdp2 import FSDP2Strategy
 from unlearn_pl.training.layout import check_layout_of_loss
 from unlearn_pl.training.loss import PackedLoss
 from unlearn_pl.training.packs import refuse_long_rows, refuse_missing
+from unlearn_pl.training.predict import predicted_texts, record_inputs
 from unlearn_pl.training.prepare import adamw, prepare_policy, shard_policy
 from unlearn_pl.training.reference import Reference, live_reference
 from unlearn_pl.training.schedule import (
@@ -58,8 +58,6 @@ if TYPE_CHECKING:
     TokenizerSource: TypeAlias = Folder | PreTrainedTokenizerBase
 else:  # what a command line can say, which the parser reads off the annotations
     Folder = BaseSource = TokenizerSource = str
-
-NEW_TOKENS = Generation.max_new_tokens
 
 
 class UnlearningModule(CheckpointedModule):
@@ -301,32 +299,13 @@ class UnlearningModule(CheckpointedModule):
         self._loss(batch, "test")
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> list[dict[str, str | None]]:
-        """The greedy continuation of every prompt: ``split``, ``id``, ``generated``, the text that ``evaluate`` gets.
-
-        As there, a prompt is the row's whole input, however much of it training cuts; ``generated`` is None where the
-        model has no position left after it.
-        """
-        options = Generation(max_new_tokens=NEW_TOKENS, batch_size=len(batch))
-        predicted: list[dict[str, str | None]] = []
-        for split, rows in ((side, batch.rows[side]) for side in SIDES):
-            prompts = dict(enumerate(self._prompts(rows)))
-            going = {row: ids for row, ids in prompts.items() if self._language_model.fits(len(ids) + 1)}
-            answers = self._language_model.continue_ids(list(going.values()), options)
-            texts = {row: answer.text for row, answer in zip(going, answers, strict=True)}
-            predicted += [
-                {"split": split, "id": name, "generated": texts.get(row)} for row, name in enumerate(rows.record_ids)
-            ]
-        return predicted
-
-    def _prompts(self, rows: Rows) -> list[list[int]]:
-        """Token ids of the rows' whole inputs, or, with a data module from elsewhere, the prompts as encoded."""
-        data = getattr(self.trainer, "datamodule", None)
-        records = (*getattr(data, "forget_records", ()), *getattr(data, "retain_records", ()))
-        texts = {record.id: record.input for record in records}
-        if texts:
-            return [start_ids(texts[name], self.tokenizer) for name in rows.record_ids]
-        starts = rows.answer_starts.tolist()
-        return [ids[:start] for ids, start in zip(rows.input_ids.tolist(), starts, strict=True)]
+        """The greedy continuation of every prompt: ``split``, ``id``, ``generated`` (see ``predicted_texts``)."""
+        records = record_inputs(self.trainer)
+        return [
+            {"split": split, "id": name, "generated": text}
+            for split in SIDES
+            for name, text in predicted_texts(self._language_model, batch.rows[split], records)
+        ]
 
     def _loss(self, batch: PairBatch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:
         with torch_products(not self.fast):
