@@ -271,7 +271,7 @@ def test_the_other_verbs_of_lightning(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("unlearn_pl.training.module.NEW_TOKENS", 3)
+    monkeypatch.setattr("unlearn_pl.training.predict.NEW_TOKENS", 3)
     monkeypatch.setattr(sys, "argv", ["unlearn-pl", verb, "--config", config])
     main()
     output = capsys.readouterr()
