@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
@@ -24,11 +24,18 @@ SECONDS_FOR_CHILDREN = 30.0
 
 
 class SignalConnector(_SignalConnector):
-    """Lightning's, but for its own handlers, which hang where several processes train."""
+    """Lightning's, but for its own handlers, which hang where several processes train. The one under SLURM also saves
+    amid a step, where no fit can go on from: the signal that asks for it (SIGUSR1) is one more that ends the fit."""
 
     def register_signal_handlers(self) -> None:
+        environment = self.trainer._accelerator_connector.cluster_environment
+        slurm = environment if isinstance(environment, SLURMEnvironment) else None
+        if slurm is not None:
+            slurm.auto_requeue = False
         super().register_signal_handlers()
         STOP.install()
+        if slurm is not None and slurm.requeue_signal is not None:
+            signal.signal(slurm.requeue_signal, STOP)
 
 
 class StopOnSignal(Callback):
