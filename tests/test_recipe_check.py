@@ -191,6 +191,23 @@ def test_a_stage_knows_what_it_depends_on_and_no_more(recipe: RecipeOptions, tmp
         assert stages(changed)["balanced"].settings != one["balanced"].settings
 
 
+def test_a_fit_depends_on_what_its_configuration_names(recipe: RecipeOptions, tmp_path: Path) -> None:
+    """An adapter to go on from, the other side of a merge, documents; but not what the recipe gives in its place."""
+    for name in ("start", "other", "old", "member.jsonl", "unread"):
+        (tmp_path / name).mkdir()
+    merge = {"with_adapter": f"{tmp_path}/other", "membership": {"member": f"{tmp_path}/member.jsonl"}}
+    content = yaml.safe_load(Path(str(recipe.over)).read_text())
+    content["model"] |= {"base": f"{tmp_path}/old", "reference_cache": {"folder": f"{tmp_path}/unread"}}
+    content["trainer"]["callbacks"] = [{"class_path": "MergeAfterFit", "init_args": merge}]
+    config = tmp_path / "more.yaml"
+    config.write_text(yaml.safe_dump(content))
+    options = replace(recipe, over=str(config), fit_args=[f"--model.adapter={tmp_path}/start"])
+    fit = next(iter(Recipe(options).stages()))
+    given = (config, Path(str(recipe.base)), recipe.data.forget, recipe.data.retain)
+    named = (tmp_path / name for name in ("start", "other", "member.jsonl"))
+    assert {*fit.reads} == {Path(str(path)) for path in (*given, *named)}
+
+
 def test_the_short_forms_are_the_graph_of_the_paper(recipe: RecipeOptions) -> None:
     """`over`, `under`, `merging` and `balance` at the top, as recipes had them before there were others."""
     config = str(recipe.over)

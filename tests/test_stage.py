@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.recipe.report import cost_of
 from unlearn_pl.recipe.stage import Stage
 
 
@@ -61,13 +62,22 @@ def test_anything_that_changed_runs_it_again(work: Work, change: str) -> None:
     assert work.calls == [False, False]
 
 
-def test_an_interrupted_stage_knows_it(work: Work) -> None:
+def test_an_interrupted_stage_knows_it(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    """And neither its time nor its memory: nobody measured those of the attempt that was cut off."""
     work.fails = True
     with pytest.raises(RuntimeError):
         run(work)
     work.fails = False
     run(work)
     assert work.calls == [False, True]
+    record = json.loads((work.output.parent / "stages/step.json").read_text())
+    assert (record["finished"], record["seconds"], record["peak_memory_gib"]) == (True, None, None)
+    run(work)
+    assert work.calls == [False, True]
+    assert "== step: finished before with the same inputs, skipped" in capsys.readouterr().out
+    whole = {"seconds": 2.0, "peak_memory_gib": 0.5}
+    assert cost_of([whole, whole | {"peak_memory_gib": 0.7}]) == {"seconds": 4.0, "peak_memory_gib": 0.7}
+    assert cost_of([whole, record]) == {"seconds": None, "peak_memory_gib": None}
 
 
 def test_an_interruption_with_other_inputs_does_not_count(work: Work) -> None:

@@ -190,6 +190,33 @@ def test_what_does_not_go_on_is_refused(stub: Path) -> None:
         assert error.value.name == next(iter(given))
 
 
+@pytest.mark.parametrize("changed", ["base", "rows.jsonl", "alone.jsonl", "other", "given"])
+def test_trials_of_one_sweep_are_of_the_same_base_and_data(stub: Path, changed: str) -> None:
+    """Whether the configuration, a parameter or the command names them; what a trial writes may change."""
+    for name in ("base", "other", "given", "cache"):
+        (stub / name).mkdir()
+        (stub / name / "weights").write_text("1")
+    for name in ("rows.jsonl", "alone.jsonl"):
+        (stub / name).write_text("1")
+    merge = {"class_path": "MergeAfterFit", "init_args": {"with_adapter": "other"}}
+    model = {"base": "base", "reference_cache": {"folder": "cache"}}
+    content = {"model": model, "data": {"forget": "rows.jsonl"}, "trainer": {"callbacks": [merge]}}
+    (stub / "fit.yaml").write_text(yaml.safe_dump(content))
+    parameters = RATES | {"data.forget": {"values": ["rows.jsonl", "alone.jsonl"]}}
+    command = ["python", "-m", "unlearn_pl", "fit", "--config=fit.yaml", "--model.adapter", "given", "${args}"]
+    file = write_sweep(stub, parameters=parameters, command=command)
+    sweep(file, runs=1)
+    (stub / "cache/weights").write_text("2")
+    sweep(file, runs=2)
+    path = stub / changed
+    (path / "weights" if path.is_dir() else path).write_text("2")
+    with pytest.raises(
+        InputError, match=rf"name: {re.escape(changed)} changed since trial_0001 was begun in logs/some; give"
+    ):
+        sweep(file, runs=3)
+    assert len(states(stub)) == 2
+
+
 def test_a_metric_that_only_the_metrics_file_has(stub: Path) -> None:
     file = write_sweep(stub, metric={"name": "train/loss"})
     with pytest.raises(InputError, match=r"read from metrics\.csv, which only csv writes"):

@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -104,12 +105,13 @@ def usage() -> str:
 
 def command(verb: str) -> Callable[[list[str]], None]:
     """The function behind a verb; importing it may take seconds."""
-    from unlearn_pl.console import quiet
+    from unlearn_pl.console import quiet, warning_line
 
     quiet()
     place = VERBS[verb][1]
     name, function = place.split(":")
     module = importlib.import_module(f"unlearn_pl.{name}")
+    warnings.formatwarning = warning_line  # only now, since Lightning sets one of its own when it is imported
     if place == LIGHTNING:
         return lambda args: module.main([verb, *args])
     from unlearn_pl.parsing import parse_function

@@ -1,6 +1,7 @@
 """The text of a configuration: one YAML mapping, with every key once."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,9 @@ from unlearn_pl.errors import InputError
 
 MODES = ("yaml", "omegaconf+")
 """How our parsers read values: the plain commands, and those of Lightning."""
+CONFIG = ("--config", "-c")
+READ = ("base", "adapter", "tokenizer", "forget", "retain", "with_adapter", "member", "nonmember", "choice.folder")
+"""How the keys end of what a fit reads: models, adapters and data."""
 
 
 # also a TypeError: that is what jsonargparse takes for a value that cannot be read, and tells with the argument's name
@@ -58,6 +62,23 @@ def places_of(file: str | Path) -> list[Place]:
         return list(places(Path(file).read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError):
         return []
+
+
+def files_named(words: Sequence[str]) -> list[Path]:
+    """The configurations that the command line of a fit names, and the models, adapters and data that it or they name;
+    those of them that are on this disk, each once. A flag stands for the same key of a configuration."""
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("-") else [word])]
+    given = list(itertools.pairwise(split))
+    configs = [value for flag, value in given if flag in CONFIG]
+    named: dict[str, list[str]] = {}
+    for place in itertools.chain.from_iterable(map(places_of, configs)):
+        named.setdefault(place.path, []).append(place.value)
+    named |= {flag[2:]: [value] for flag, value in given if flag.startswith("--")}
+    values = [
+        value for key, ones in named.items() if f".{key}".endswith(tuple(f".{end}" for end in READ)) for value in ones
+    ]
+    paths = [Path(value).expanduser() for value in dict.fromkeys([*configs, *values]) if value and "\0" not in value]
+    return [path for path in paths if path.exists()]
 
 
 def check_config(text: str, mode: str) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 
 # Notices that say nothing about the user's run; each is matched at the start of the message.
 NOISE = (
@@ -50,6 +51,15 @@ def quiet() -> None:
         "lightning.fabric.utilities.seed",
     ):
         logging.getLogger(name).addFilter(_NoChatter())
+
+
+def warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning in one line: what it says; of another library's also where it comes from. For `formatwarning`."""
+    text = " ".join(str(message).split())
+    own = Path(filename).is_relative_to(Path(__file__).parent)
+    return f"unlearn-pl: warning: {text}\n" if own else f"{filename}:{lineno}: {category.__name__}: {text}\n"
 
 
 def log(line: str) -> None:

@@ -14,6 +14,7 @@ from unlearn_pl.commands.evaluate import EvaluateOptions, measure
 from unlearn_pl.commands.merge import merge
 from unlearn_pl.commands.score_tables import headline
 from unlearn_pl.commands.scoring import ScoringOptions
+from unlearn_pl.config_file import files_named
 from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.evaluation.options import EvaluationOptions
 from unlearn_pl.recipe.fit import run_fit
@@ -122,7 +123,7 @@ class Recipe:
             name,
             kind="fit",
             settings={"arguments": arguments},
-            reads=(Path(config), *local(self.base, self.inputs.forget, self.inputs.retain, *scoring)),
+            reads=(*files_named(arguments), *local(*scoring)),
             outputs=(folder / "adapter",),
             work=lambda interrupted: run_fit(name, ["fit", *arguments], folder, interrupted),
         )

@@ -20,14 +20,26 @@ SCORES = (*HEADLINE, "terms")
 def summarise(recipe: Recipe, records: Sequence[dict[str, Any]]) -> None:
     """Write `summary.json` and `table.md`, and print the table."""
     results = {name: read_scores(recipe.folder / "evaluation" / name) for name in recipe.models}
-    seconds = sum(record["seconds"] for record in records)
-    peak = max(record["peak_memory_gib"] for record in records)
-    facts = {"seconds": seconds, "seed": recipe.options.seed, "peak_memory_gib": peak}
+    cost = cost_of(records)
+    facts = cost | {"seed": recipe.options.seed}
     made_from = provenance(config=asdict(recipe.options))
     write_json(recipe.folder / "summary.json", {"models": results, **facts, **made_from})
     table = plain(scores_table(results))
     write_text(recipe.folder / "table.md", f"{table}\n\n{plain(terms_table(results))}\n")
-    print(f"\n{table}\n\nseed {recipe.options.seed}, {seconds:.0f} s, at most {peak:.1f} GiB")
+    seconds, peak = cost.values()
+    told = "time and memory unknown, since a stage was interrupted"
+    if seconds is not None:
+        told = f"{seconds:.0f} s, at most {peak:.1f} GiB"
+    print(f"\n{table}\n\nseed {recipe.options.seed}, {told}")
+
+
+def cost_of(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """``seconds`` of all stages together, and the highest ``peak_memory_gib``; None where one of them is not known."""
+    seconds, peaks = ([record[key] for record in records] for key in ("seconds", "peak_memory_gib"))
+    return {
+        "seconds": None if None in seconds else sum(seconds),
+        "peak_memory_gib": None if None in peaks else max(peaks),
+    }
 
 
 def read_scores(folder: Path) -> dict[str, Any]:

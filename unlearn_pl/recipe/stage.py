@@ -35,7 +35,8 @@ class Stage:
     def run(self, records: Path) -> dict[str, Any]:
         """Do the work unless ``records`` shows that it is done and its outputs are as they were left.
 
-        Returns the record: ``inputs`` (a hash), ``finished``, ``seconds`` and ``peak_memory_gib``.
+        Returns the record: ``inputs`` (a hash), ``finished``, ``seconds`` and ``peak_memory_gib``; both None if an
+        attempt was interrupted, of which nobody knows them.
         """
         path = records / f"{self.name}.json"
         inputs = self._inputs_hash()
@@ -43,7 +44,7 @@ class Stage:
         outputs = self._outputs_hash()
         if earlier.get("finished") and earlier["inputs"] == inputs and earlier["outputs"] == outputs is not None:
             print(
-                f"== {self.name}: finished before with the same inputs ({earlier['seconds']:.0f} s), skipped",
+                f"== {self.name}: finished before with the same inputs{took(earlier['seconds'])}, skipped",
                 flush=True,
             )
             return earlier
@@ -58,8 +59,8 @@ class Stage:
             "inputs": inputs,
             "finished": True,
             "outputs": self._outputs_hash(),
-            "seconds": time.perf_counter() - began,
-            "peak_memory_gib": peak_memory_gib(),
+            "seconds": None if interrupted else time.perf_counter() - began,
+            "peak_memory_gib": None if interrupted else peak_memory_gib(),
         }
         write_json(path, record)
         return record
@@ -70,6 +71,11 @@ class Stage:
 
     def _outputs_hash(self) -> str | None:
         return sha256_of(*self.outputs) if all(path.exists() for path in self.outputs) else None
+
+
+def took(seconds: float | None) -> str:
+    """In brackets, if it was measured."""
+    return "" if seconds is None else f" ({seconds:.0f} s)"
 
 
 def read_record(path: Path) -> dict[str, Any]:

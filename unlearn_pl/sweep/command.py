@@ -1,6 +1,5 @@
 """The command line of a trial: the file's `command` with its macros filled in, into the trial's own folder."""
 
-import itertools
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from unlearn_pl.callbacks.evaluate import EvaluateDuringFit
 from unlearn_pl.callbacks.merge import MERGED, MergeAfterFit
 from unlearn_pl.callbacks.monitor import PREFIX
 from unlearn_pl.cli import UnlearnCLI
+from unlearn_pl.config_file import files_named
 from unlearn_pl.errors import InputError, one_line, refusal_behind
 from unlearn_pl.parsing import ShortErrors, with_flag
 from unlearn_pl.sweep.file import SweepFile
@@ -118,8 +118,8 @@ def missing_source(metric: str, callbacks: Sequence[Callback]) -> str | None:
     return "MergeAfterFit with score: true" if metric.startswith(MERGED) and not merges else None
 
 
-def configs_of(sweep: SweepFile) -> list[Path]:
-    """The configurations that the command names."""
-    words = [word for part in sweep.command for word in part.split("=", 1)]
-    named = [after for word, after in itertools.pairwise(words) if word in ("--config", "-c")]
-    return [path for path in map(Path, named) if path.is_file()]
+def files_of(sweep: SweepFile) -> list[Path]:
+    """What its trials read that is on this disk: configurations, models, adapters, data."""
+    settings = [f"--{one.name}={value}" for one in sweep.parameters for value in one.values]
+    found = [path for setting in settings or [""] for path in files_named([*sweep.command, setting])]
+    return list(dict.fromkeys(found))

@@ -9,7 +9,7 @@ from typing import Any
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import as_json, sha256_of, write_json
-from unlearn_pl.sweep.command import configs_of
+from unlearn_pl.sweep.command import files_of
 from unlearn_pl.sweep.file import SERVER, SweepFile
 
 FILE = "sweep.json"
@@ -18,10 +18,10 @@ FREE = SERVER | {"name", "run_cap"}
 
 
 def claim(sweep: SweepFile, folder: Path, seed: int, kept: Sequence[str]) -> str:
-    """The name of the sweep in a folder, which is now this one's. Raises InputError if it holds another; the
-    configurations of the fits may change as long as no trial is ``kept``."""
+    """The name of the sweep in a folder, which is now this one's. Raises InputError if it holds another; what the fits
+    read (configurations, models, adapters, data) may change as long as no trial is ``kept``."""
     path = folder / FILE
-    facts = {"content": json.loads(as_json(sweep.content)), "seed": seed, "configs": hashes_of(sweep)}
+    facts = {"content": json.loads(as_json(sweep.content)), "seed": seed, "files": hashes_of(sweep)}
     if not path.is_file():
         refuse_strange(folder)
         facts["identity"] = (
@@ -35,8 +35,9 @@ def claim(sweep: SweepFile, folder: Path, seed: int, kept: Sequence[str]) -> str
         raise InputError(f"{folder} was begun with another {sweep.path.name}, or it has changed since; {again}", "name")
     if known["seed"] != seed:
         raise InputError(f"{folder} was begun with the seed {known['seed']}, got {seed}; {again}", "name")
-    if known["configs"] != facts["configs"] and kept:
-        changed = [name for name, one in hashes_of(sweep).items() if known["configs"].get(name) != one]
+    old, new = known["files"], facts["files"]
+    if old != new and kept:
+        changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         raise InputError(f"{' and '.join(changed)} changed since {kept[0]} was begun in {folder}; {again}", "name")
     write_json(path, known | facts)
     return str(known["identity"])
@@ -54,15 +55,15 @@ def refuse_strange(folder: Path) -> None:
 
 
 def hashes_of(sweep: SweepFile) -> dict[str, str]:
-    """Hashes of the configurations that the command names."""
-    return {str(path): sha256_of(path) for path in configs_of(sweep)}
+    """Hashes of what the trials read."""
+    return {str(path): sha256_of(path) for path in files_of(sweep)}
 
 
 def read_facts(path: Path) -> dict[str, Any]:
     """What an earlier call wrote."""
     try:
         facts = dict(json.loads(path.read_text(encoding="utf-8")))
-        sound = {"content", "seed", "configs", "identity"} <= {*facts} and isinstance(facts["configs"], dict)
+        sound = {"content", "seed", "files", "identity"} <= {*facts} and isinstance(facts["files"], dict)
         sound = sound and isinstance(facts["content"], dict)
     except (ValueError, TypeError):
         sound = False
