@@ -414,7 +414,7 @@ def test_folders_that_hold_no_adapter(copies, tmp_path):
     (copies[0] / "adapter_config.json").write_text("{")
     refuses(copies, "adapter_config.json is not JSON")
     (copies[0] / "adapter_config.json").write_text("[]")
-    refuses(copies, "adapter_config.json must hold a JSON object, got list")
+    refuses(copies, "adapter_config.json must hold a JSON object, got a list")
 
 
 @pytest.mark.parametrize(

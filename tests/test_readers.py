@@ -168,7 +168,7 @@ def test_a_mapping_to_no_field_of_ours(write):
         ("a.parquet", b"", "is empty; it must hold at least one row"),
         ("a.jsonl", json_lines(ROWS) + "{", "line 6: not valid JSON: Expecting property name"),
         ("a.jsonl", json_lines(ROWS[:1]) + "\n" + json_lines(ROWS[1:]), "line 2: not valid JSON: Expecting value"),
-        ("a.jsonl", "[1]\n", "line 1: a line must be one JSON object, got list"),
+        ("a.jsonl", "[1]\n", "line 1: a line must be one JSON object, got a list"),
         (
             "a.jsonl",
             '{"id": "1qa0", "input": "a", "output": "b", "output": "c", "task": "T"}',
@@ -180,7 +180,7 @@ def test_a_mapping_to_no_field_of_ours(write):
         ("a.json", '{"id": {"0": "1qa0"', "not valid JSON: Expecting ',' delimiter (column 20)"),
         ("a.json", "[\n1,\n]", "not valid JSON: "),
         ("a.json", "[" * 100_000, "not valid JSON: "),
-        ("a.json", '["a"]', "row 1: must be an object with the row's fields, got str"),
+        ("a.json", '["a"]', "row 1: must be an object with the row's fields, got a string"),
         ("a.json", '"text"', "a .json file must hold {column: {row: value}}, a list of row objects, or one object"),
         ("a.json", '{"id": ["1qa0"]}', "a .json file must hold {column: {row: value}}"),
         ("a.json", '{"id": {"0": "a", "1": "b"}, "input": {"0": "a"}}', "column 'input' and column 'id' differ in row"),

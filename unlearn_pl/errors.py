@@ -129,6 +129,12 @@ def server_fault(error: BaseException) -> str | None:
     return f"W&B: {one_line(error)} WANDB_MODE=offline keeps the run on the disk, for `wandb sync` later"
 
 
+def json_kind(value: object) -> str:
+    """What JSON calls a value that was read from a file: null, a boolean, a number, a string, a list or an object."""
+    kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    return "null" if value is None else kinds[type(value)]
+
+
 def printable(text: str) -> str:
     """``text`` as a terminal can show it in one line: what moves the cursor, hides or turns letters is written as in
     Python, ``\\n`` or ``\\u202e``, and so are halves of characters."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_pl.data.records import FIELDS, NEEDED, Record, record_from_row, some_of, text_field
-from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.errors import InputError, json_kind, one_line
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
@@ -153,7 +153,7 @@ def json_object(line: str, where: str) -> Row:
     """One JSON object from its text."""
     value = parsed(line, where)
     if not isinstance(value, dict):
-        raise InputError(f"{where}: a line must be one JSON object, got {type(value).__name__}")
+        raise InputError(f"{where}: a line must be one JSON object, got {json_kind(value)}")
     return value
 
 
@@ -176,7 +176,8 @@ def json_rows(content: bytes, where: str) -> Rows:
     if isinstance(value, dict) and not any(isinstance(column, dict | list) for column in value.values()):
         return iter([(f"{where}, row 1", value)])
     expected = "{column: {row: value}}, a list of row objects, or one object a line"
-    raise InputError(f"{where}: a .json file must hold {expected}, got another {type(value).__name__}")
+    got = "another object" if isinstance(value, dict) else json_kind(value)
+    raise InputError(f"{where}: a .json file must hold {expected}, got {got}")
 
 
 def is_json_object(line: str) -> bool:
@@ -191,9 +192,7 @@ def list_rows(values: list[Any], where: str) -> Rows:
     """A list of row objects."""
     for number, value in enumerate(values, start=1):
         if not isinstance(value, dict):
-            raise InputError(
-                f"{where}, row {number}: must be an object with the row's fields, got {type(value).__name__}"
-            )
+            raise InputError(f"{where}, row {number}: must be an object with the row's fields, got {json_kind(value)}")
         yield f"{where}, row {number}", value
 
 

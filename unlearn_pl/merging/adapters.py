@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.errors import InputError, json_kind, one_line
 from unlearn_pl.files import sha256_of
 from unlearn_pl.merging.factors import Factors, embeddings_of, factors_of, shared_start
 from unlearn_pl.merging.folding import is_transposed
@@ -265,7 +265,7 @@ def _read_object(path: Path, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path.parent}: {path.name} is not JSON: {error}", name) from error
     if not isinstance(value, dict):
-        raise InputError(f"{path.parent}: {path.name} must hold a JSON object, got {type(value).__name__}", name)
+        raise InputError(f"{path.parent}: {path.name} must hold a JSON object, got {json_kind(value)}", name)
     return value
 
 
