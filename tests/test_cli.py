@@ -295,3 +295,18 @@ def test_fit_leaves_exactly_these_files(config: str) -> None:
     }
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert resolved["model"]["seed"] == resolved["data"]["seed"] == 42
+
+
+@pytest.mark.parametrize("verb", ["fit", "run", "sweep"])
+def test_a_file_that_is_nested_too_deeply_is_one_line(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep.yaml").write_text("seed: " + "[" * 5000 + "]" * 5000)
+    words = [verb, "--config", str(tmp_path / "deep.yaml")] if verb == "fit" else [verb, str(tmp_path / "deep.yaml")]
+    monkeypatch.setattr(sys, "argv", ["unlearn-pl", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("unlearn-pl: error: ")
+    assert "nested" in line
