@@ -12,6 +12,7 @@ import yaml
 from lightning_runs import write_rows
 
 from unlearn_pl.__main__ import VERBS, main
+from unlearn_pl.errors import printable
 from unlearn_pl.parsing import completed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -310,3 +311,8 @@ def test_a_file_that_is_nested_too_deeply_is_one_line(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("unlearn-pl: error: ")
     assert "nested" in line
+
+
+def test_a_word_that_is_longer_than_any_path_loses_its_middle() -> None:
+    assert printable(f"got {'a' * 99 + 'b' * 900 + 'c' * 20}!") == f"got {'a' * 99}b ... {'c' * 19}!"
+    assert printable(f"{'p' * 599} is a path") == f"{'p' * 599} is a path"
