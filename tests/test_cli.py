@@ -12,6 +12,7 @@ import yaml
 from lightning_runs import write_rows
 
 from unlearn_pl.__main__ import VERBS, main
+from unlearn_pl.errors import printable
 from unlearn_pl.parsing import completed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -295,3 +296,23 @@ def test_fit_leaves_exactly_these_files(config: str) -> None:
     }
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert resolved["model"]["seed"] == resolved["data"]["seed"] == 42
+
+
+@pytest.mark.parametrize("verb", ["fit", "run", "sweep"])
+def test_a_file_that_is_nested_too_deeply_is_one_line(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep.yaml").write_text("seed: " + "[" * 5000 + "]" * 5000)
+    words = [verb, "--config", str(tmp_path / "deep.yaml")] if verb == "fit" else [verb, str(tmp_path / "deep.yaml")]
+    monkeypatch.setattr(sys, "argv", ["unlearn-pl", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("unlearn-pl: error: ")
+    assert "nested" in line
+
+
+def test_a_word_that_is_longer_than_any_path_loses_its_middle() -> None:
+    assert printable(f"got {'a' * 99 + 'b' * 900 + 'c' * 20}!") == f"got {'a' * 99}b ... {'c' * 19}!"
+    assert printable(f"{'p' * 599} is a path") == f"{'p' * 599} is a path"

@@ -426,6 +426,11 @@ def test_folders_that_hold_no_adapter(copies, tmp_path):
         ("use_dora", True, "DoRA magnitudes"),
         ("modules_to_save", ["lm_head"], "whole modules were trained"),
         ("rank_pattern", {"q_proj": 8}, "says rank 8 of .*q_proj, it has 4"),
+        (
+            "target_modules",
+            [0.5, "q_proj"],
+            r"target_modules in adapter_config.json must be names of layers, got \[0.5",
+        ),
         ("trainable_token_indices", [1], "token embeddings"),
         ("target_parameters", ["w"], "bare parameters .experts., not linear layers; list linear layers"),
         ("layer_replication", [[0, 1]], "replicates layers"),

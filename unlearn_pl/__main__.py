@@ -80,6 +80,8 @@ def one_line_errors(verb: str = "") -> Iterator[None]:
         if (short := memory_fault(error)) is not None:  # also where a library's own error was told as the user's
             advice = f"; less is needed with a smaller or other {LESS_MEMORY[verb]}" if verb in LESS_MEMORY else ""
             reason = short + advice
+        if isinstance(error, RecursionError):  # of a reader of YAML or JSON, or of what copies a value
+            reason = "a file or a value that was given is nested too deeply to be read"
         shown = bool(os.environ.get("UNLEARN_PL_TRACEBACK"))
         if reason is None or (shown and not isinstance(error, InputError)):
             raise

@@ -9,6 +9,8 @@ from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 LONGEST = 400
+# Characters of a word in a message, which may be a path.
+LONGEST_WORD = 600
 
 
 class InputError(ValueError):
@@ -117,6 +119,7 @@ def chain(error: BaseException | None, causes: bool = False) -> Iterator[BaseExc
 def one_line(error: BaseException) -> str:
     """What an exception of another library says, its lines joined: the first alone often ends where the facts begin."""
     text = " ".join(str(error).split()) or type(error).__name__
+    text = text.replace("<class 'NoneType'>", "null").replace("NoneType", "null")
     if isinstance(error, TypeError | AttributeError):  # of a library that met a text where it wants a number, say
         text = f"a value in it is of the wrong type ({text})"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
@@ -137,8 +140,10 @@ def json_kind(value: object) -> str:
 
 def printable(text: str) -> str:
     """``text`` as a terminal can show it in one line: what moves the cursor, hides or turns letters is written as in
-    Python, ``\\n`` or ``\\u202e``, and so are halves of characters."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    Python, ``\\n`` or ``\\u202e``, and so are halves of characters; a word that is longer than any path loses its
+    middle."""
+    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:100]} ... {word[0][-20:]}", shown)
 
 
 # What a disk answers whatever the program does right; safetensors says it in a text, with the number.

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from unlearn_pl.data.records import Split
@@ -126,17 +125,16 @@ class Pass:
         return self.per_row(self.is_answer.float())
 
     @property
-    def answer_divisor(self) -> Tensor:
-        """Scalar by which a sum over answer tokens becomes its share in their mean over the whole optimizer step,
-        on all processes; outside of training the micro-batch's own tokens."""
-        own = self.is_answer.sum()
-        return own if self.step is None else own.new_tensor(self.step.answer, dtype=torch.float64)
+    def answer_divisor(self) -> Tensor | float:
+        """What makes a sum over answer tokens its share in their mean over the whole optimizer step, on all processes;
+        outside of training the number of the micro-batch's own tokens."""
+        # a plain number, as a float64 tensor would make the loss float64 and its gradient another one by rounding
+        return self.is_answer.sum() if self.step is None else self.step.answer
 
     @property
-    def attended_divisor(self) -> Tensor:
+    def attended_divisor(self) -> float:
         """The same for a sum over all attended tokens."""
-        own = torch.tensor(len(self.targets), device=self.targets.device)
-        return own if self.step is None else own.new_tensor(self.step.attended, dtype=torch.float64)
+        return len(self.targets) if self.step is None else self.step.attended
 
     @property
     def token_nll(self) -> Tensor:
