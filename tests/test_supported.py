@@ -12,7 +12,7 @@ from lightning_runs import module, trainer, write_rows
 
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError
-from unlearn_pl.training.supported import refuse_fallback, refuse_names
+from unlearn_pl.training.supported import refuse_fallback, refuse_names, refuse_unsupported
 from unlearn_pl.training.zero import NAMES
 
 pytestmark = pytest.mark.filterwarnings(
@@ -28,6 +28,29 @@ def refused(base_folder: str, folder: Path, callbacks: Any = None, **options: An
     assert not (folder / "run").exists()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(("devices", "strategy"), [(1, "auto"), (3, "ddp")])
+def test_another_number_of_processes_than_torchrun_started_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int, strategy: str
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "GROUP_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    told = f"trainer: You set `devices={devices}` and `num_nodes=1` .* does not match the world size .2.. Here: give "
+    with pytest.raises(InputError, match=told):
+        refuse_unsupported(trainer(tmp_path / "run", devices=devices, strategy=strategy))
+
+
+def test_another_number_of_tasks_than_srun_started_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One task may start the processes itself."""
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(InputError, match="trainer: srun started 4 tasks and the trainer has 2 processes; give devices"):
+        refuse_unsupported(trainer(tmp_path / "run", devices=2, strategy="ddp"))
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    refuse_unsupported(trainer(tmp_path / "run", devices=2, strategy="ddp"))
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])

@@ -1,12 +1,14 @@
 """What of Lightning's Trainer this project trains right with; all else would compute something else and is refused."""
 
+import os
+
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
 
-from unlearn_pl.errors import InputError
+from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.training import zero
 from unlearn_pl.training.fsdp2 import NAME, FSDP2Strategy
 
@@ -37,6 +39,7 @@ def refuse_names(strategy: object, precision: object) -> None:
 
 def refuse_unsupported(trainer: Trainer) -> None:
     """Raise InputError, naming it, if the trainer has a strategy, a precision or a callback that is not supported."""
+    refuse_other_launch(trainer)
     strategy, precision = trainer.strategy, trainer.precision_plugin
     other = isinstance(strategy, XLAStrategy)  # a subclass of DDPStrategy, as DeepSpeedStrategy is
     if other or not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy, FSDP2Strategy)):
@@ -57,6 +60,21 @@ def refuse_unsupported(trainer: Trainer) -> None:
                 "the adapter exists, or puts the base into checkpoints; leave it out",
                 "callbacks",
             )
+
+
+def refuse_other_launch(trainer: Trainer) -> None:
+    """Raise InputError if torchrun or SLURM started more or fewer processes than the trainer has. Lightning notices
+    late, or not at all: where the trainer has one process each would train on its own, and where SLURM's tasks are not
+    as many each would start others."""
+    advice = "give devices (of each machine) and num_nodes alike"
+    environment = trainer._accelerator_connector.cluster_environment
+    try:
+        environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+    except ValueError as error:
+        raise InputError(f"{one_line(error)} Here: {advice}", "trainer") from error
+    tasks, processes = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")), trainer.num_devices * trainer.num_nodes
+    if tasks > 1 and tasks != processes:
+        raise InputError(f"srun started {tasks} tasks and the trainer has {processes} processes; {advice}", "trainer")
 
 
 def refuse_fallback(asked: str | int | None, trainer: Trainer) -> None:
