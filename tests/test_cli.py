@@ -12,7 +12,7 @@ import yaml
 from lightning_runs import write_rows
 
 from unlearn_pl.__main__ import VERBS, main
-from unlearn_pl.errors import printable
+from unlearn_pl.errors import one_line, printable
 from unlearn_pl.parsing import completed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -316,3 +316,10 @@ def test_a_file_that_is_nested_too_deeply_is_one_line(
 def test_a_word_that_is_longer_than_any_path_loses_its_middle() -> None:
     assert printable(f"got {'a' * 99 + 'b' * 900 + 'c' * 20}!") == f"got {'a' * 99}b ... {'c' * 19}!"
     assert printable(f"{'p' * 599} is a path") == f"{'p' * 599} is a path"
+
+
+def test_what_a_library_says_is_told_without_python_s_names() -> None:
+    told = TypeError("value [] doesn't match any type in (<class 'int'>,\n <class 'NoneType'>)")
+    assert one_line(told) == "a value in it is of the wrong type (value [] doesn't match any type in (int, null))"
+    shape = ValueError("not enough values to unpack (expected 2, got 1)")
+    assert one_line(shape).startswith("a value in it is of the wrong type (not enough")

@@ -119,8 +119,9 @@ def chain(error: BaseException | None, causes: bool = False) -> Iterator[BaseExc
 def one_line(error: BaseException) -> str:
     """What an exception of another library says, its lines joined: the first alone often ends where the facts begin."""
     text = " ".join(str(error).split()) or type(error).__name__
-    text = text.replace("<class 'NoneType'>", "null").replace("NoneType", "null")
-    if isinstance(error, TypeError | AttributeError):  # of a library that met a text where it wants a number, say
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", text).replace("NoneType", "null")
+    # of a library that met a text where it wants a number, or a vector where it wants a matrix
+    if isinstance(error, TypeError | AttributeError) or "values to unpack" in text:
         text = f"a value in it is of the wrong type ({text})"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
