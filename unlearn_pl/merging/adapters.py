@@ -135,7 +135,9 @@ def check_config(config: dict[str, Any], where: str, name: str = "adapters") -> 
             raise InputError(f"{where}: {key} in {CONFIG_FILE} must hold numbers above 0, got {values!r:.80}", name)
     for key in ("target_modules", "exclude_modules"):
         names = config.get(key) or []
-        if not isinstance(names, str) and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+        if not isinstance(names, str) and not (
+            isinstance(names, list | set) and all(isinstance(n, str) for n in names)
+        ):
             raise InputError(f"{where}: {key} in {CONFIG_FILE} must be names of layers, got {names!r:.80}", name)
     if (reason := why_unmergeable(config)) is not None:
         raise InputError(f"{where} cannot be merged: {reason}", name)
