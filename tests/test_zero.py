@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from unlearn_pl.errors import InputError
@@ -32,6 +33,9 @@ def trainer(stage: int | None = 2, config: dict[str, Any] | None = None, **optio
         "gradient_clip_algorithm": None,
         "checkpoint_callbacks": [],
         "callbacks": [],
+        "_accelerator_connector": SimpleNamespace(cluster_environment=LightningEnvironment()),
+        "num_devices": 2,
+        "num_nodes": 1,
     }
     return SimpleNamespace(**plain | options)
 
