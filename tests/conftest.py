@@ -9,11 +9,13 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
 import torch
+from command_server import CommandServer
+from fuzz_world import World, make_world
 from row_by_row import sharpened
 from tiny_base import build_model, build_tokenizer, write_base
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -63,3 +65,21 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
     monkeypatch.setattr(Engine, "states", spy)
     return seen
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[CommandServer]:
+    """The real command line in a warm process."""
+    with CommandServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def world(
+    server: CommandServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: Callable[[], LlamaForCausalLM],
+    tokenizer: PreTrainedTokenizerFast,
+) -> World:
+    """Whole files of every kind that a command reads."""
+    return make_world(tmp_path_factory.mktemp("world"), server, tiny_model(), tokenizer)

@@ -3,35 +3,16 @@
 All of them: `python tests/fuzzing.py`, part of `make test-scale`.
 """
 
-from collections.abc import Callable, Iterator
-
 import pytest
 from command_server import CommandServer, Done
 from damage import damaged_bytes, damaged_tree, paths
 from fuzz_cases import KINDS
-from fuzz_world import World, make_world
+from fuzz_world import World
 from fuzzing import fault, fuzz
 from hypothesis import given
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SHARE = 25
 """Of all cases one in so many."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[CommandServer]:
-    with CommandServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def world(
-    server: CommandServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_model: Callable[[], PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-) -> World:
-    return make_world(tmp_path_factory.mktemp("fuzz"), server, tiny_model(), tokenizer)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -242,3 +242,23 @@ def test_prompt_beyond_the_positions(model: LlamaForCausalLM, tokenizer: PreTrai
 def test_options_are_checked(options: dict[str, int]) -> None:
     with pytest.raises(InputError, match=rf"^generation.{next(iter(options))}: must be at least 1, got 0"):
         Generation(**options)
+
+
+@pytest.mark.parametrize("size", [2, 32])
+def test_no_token_is_computed_twice(size: int, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Each prompt is read once, and each new token but a row's last is one row of one step; only in a large batch does
+    a row that has ended stay for a while."""
+    own = one_by_one(model, tokenizer, PROMPTS, 12)
+    engine = LanguageModel(model, tokenizer)
+    engine.generate(PROMPTS[:1], Generation(1))  # the trial
+    shapes: list[tuple[int, ...]] = []
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    found = engine.generate(PROMPTS, Generation(12, size))
+    hook.remove()
+    assert [answer.text for answer in found] == own
+    read = [shape for shape in shapes if shape[1] > 1]
+    assert sum(rows for rows, _ in read) == len(PROMPTS)
+    steps = sum(rows for rows, tokens in shapes if tokens == 1)
+    assert steps >= sum(answer.tokens - 1 for answer in found)
+    if size == 2:
+        assert steps == sum(answer.tokens - 1 for answer in found)  # of two rows, one that has ended leaves at once

@@ -4,37 +4,19 @@ import csv
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from command_server import CommandServer, Done, Limits
-from fuzz_world import World, make_world
+from fuzz_world import World
 from fuzzing import TEMPORARY, contents
 from safetensors.torch import load_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearn_pl.errors import disk_fault, memory_fault
 from unlearn_pl.training.cache_files import reserve
 from unlearn_pl.training.checkpoint_file import read_checkpoint
 from unlearn_pl.training.metrics_file import append
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[CommandServer]:
-    with CommandServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def world(
-    server: CommandServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_model: Callable[[], PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-) -> World:
-    return make_world(tmp_path_factory.mktemp("guards"), server, tiny_model(), tokenizer)
 
 
 def fit(world: World, *options: str) -> list[str]:

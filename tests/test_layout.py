@@ -1,6 +1,6 @@
 """The gradient of an optimizer step does not depend on how its rows are laid out, or the fit says that it does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +17,6 @@ from unlearn_pl.objectives.forget import NPO, GradAscent
 from unlearn_pl.objectives.retain import RetainKL, RetainNLL
 
 SAME = 1e-5
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[CommandServer]:
-    with CommandServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

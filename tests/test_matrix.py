@@ -6,7 +6,6 @@ means exit code 2, one error without a traceback, and no adapter.
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -25,12 +24,6 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 FITS = sorted(path for path in CONFIGS.rglob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
 PRECISIONS = [str(value) for part in get_args(_PRECISION_INPUT) for value in get_args(part)]
 STRATEGIES = StrategyRegistry.available_strategies()
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[CommandServer]:
-    with CommandServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

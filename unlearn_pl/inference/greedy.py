@@ -5,6 +5,7 @@ row that goes on from there is continued from the cache of that forward, togethe
 et al. 2022, Orca, OSDI): as rows end, the next are read and take their places.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -111,7 +112,10 @@ class Piece:
 
     def results(self) -> list[dict[str, Any]]:
         """Tokens and likelihood of each row, which JSON can hold."""
-        continue_read(self.engine, self.reading(), self.options.batch_size, self.texts)
+        if self.decoding.joins:
+            continue_read(self.engine, self.reading(), self.options.batch_size, self.texts)
+        else:  # rows are read by the model's own products, where that is what it takes to be exact
+            deque(self.reading(), maxlen=0)
         tokens = self.texts.tokens
         for index in self.texts.unsure:
             tokens[index] = []
@@ -132,13 +136,9 @@ class Piece:
                 self.read[index] = found
                 if tokens := self.decoding.started(row, found):
                     self.texts.tokens[index] = tokens
-                    if cache is not None and not self.texts.over(index) and self.is_fast(row):
+                    if cache is not None and not self.texts.over(index):
                         known = slice(len(row.prompt) + len(tokens) - 1)
                         yield ReadRow(index, tokens[-1], row_states(cache, line, known))
-
-    def is_fast(self, row: Row) -> bool:
-        """Whether our cache is exact up to the last token that a row may have."""
-        return self.engine.generates_fast(len(row.prompt) + row.budget)
 
     def unfinished(self) -> list[list[int]]:
         """Batches of the rows that are not over. Where rounding may have chosen a token, the row is one by itself."""
