@@ -9,13 +9,17 @@ from lightning.pytorch import Callback, Trainer
 
 class SignalAt(Callback):
     """Sends a signal to this process, or to the one that started it, when a batch begins; only once if ``once`` names
-    a file, which it then makes."""
+    a file, which it then makes, and only in the process of ``rank`` if one is given."""
 
-    def __init__(self, batch: int, signum: int = 15, parent: bool = False, once: str | None = None):
-        self.batch, self.signum, self.parent, self.once = batch, signum, parent, once
+    def __init__(
+        self, batch: int, signum: int = 15, parent: bool = False, once: str | None = None, rank: int | None = None
+    ):
+        self.batch, self.signum, self.parent, self.once, self.rank = batch, signum, parent, once, rank
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.fit_loop.epoch_loop.total_batch_idx != self.batch or (self.once and Path(self.once).exists()):
+            return
+        if self.rank not in (None, trainer.global_rank):
             return
         if self.once:
             Path(self.once).touch()

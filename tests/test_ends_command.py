@@ -112,12 +112,14 @@ def test_a_fit_that_is_stopped_tells_how_to_go_on_and_then_is_the_same_fit(
     assert not (run / "checkpoints/interrupted.ckpt").exists(), "nothing is left to go on with"
 
 
-def test_two_processes_stop_together_and_leave_none_behind(finished: Path) -> None:
-    """The signal comes to the first alone."""
-    run = finished / "two"
-    options = ["--trainer.devices=2", "--trainer.strategy=ddp", *at_batch(1, once=finished / "sent to two")]
+@pytest.mark.parametrize(("rank", "signum"), [(0, 15), (1, 2)])
+def test_two_processes_stop_together_and_leave_none_behind(finished: Path, rank: int, signum: int) -> None:
+    """The signal comes to one of them alone, and the first tells its name all the same."""
+    run = finished / f"two{rank}"
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", *at_batch(1, rank=rank, signum=signum)]
     stopped = command(finished, "fit", "--config=fit.yaml", f"--trainer.default_root_dir={run}", *options)
-    assert stopped.returncode == 143, stopped.stderr
+    assert stopped.returncode == 128 + signum, stopped.stderr
+    assert last_line(stopped).startswith(f"unlearn-pl: stopped by SIG{'TERM' if signum == 15 else 'INT'} at ")
     assert "go on with: " in last_line(stopped)
     assert (run / "checkpoints/interrupted.ckpt").is_file()
     found = subprocess.run(["pgrep", "-f", f"default_root_dir={run}"], capture_output=True, text=True)

@@ -79,12 +79,16 @@ class StopSignals:
             return
         if time.monotonic() - self._last < SECONDS:
             return
-        self._last = time.monotonic()
         if not self.deferring or self.noted is not None:
+            self._last = time.monotonic()
             raise Stopped(signum)
-        self.noted = signum
+        self.note(signum)
         # not print: the signal may have come in the middle of one
         os.write(2, b"\nunlearn-pl: stopping after this step; once more to stop at once, without a checkpoint\n")
+
+    def note(self, signum: int) -> None:
+        """Remember the signal that ends the fit: this process got it, or another one of the same fit."""
+        self._last, self.noted = time.monotonic(), signum
 
     def again(self, signum: int) -> None:
         """Come once more in a moment, since what was raised came to nothing. Asked for amid anything: takes no lock."""

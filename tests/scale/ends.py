@@ -44,9 +44,9 @@ def cases(seed: int, shared: Path) -> Iterator[Case]:
 
 
 def stop(folder: Path, layout: Layout, name: str) -> str:
-    """Send a signal in the middle of a fit, then run what its last line says."""
+    """Send a signal to the last process of a fit in its middle, then run what its last line says."""
     peace, run = layout.peace(), folder / "run"
-    place = {"batch": 4, "signum": SIGNALS[name], "once": folder / "sent"}
+    place = {"batch": 4, "signum": SIGNALS[name], "once": folder / "sent", "rank": layout.processes - 1}
     at = ["--trainer.callbacks+=ending_callbacks.SignalAt", *(f"--trainer.callbacks.{k}={v}" for k, v in place.items())]
     stopped = unlearn_pl(*layout.words(run), *at)
     told = re.fullmatch(rf"unlearn-pl: stopped by {name} at optimizer step \d+; go on with: unlearn-pl (fit .*)",

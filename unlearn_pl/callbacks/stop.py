@@ -10,6 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -56,6 +57,8 @@ class StopOnSignal(Callback):
         # all processes decide alike, or one would wait for the others for ever
         if trainer.strategy.reduce_boolean_decision(STOP.noted is not None, all=False):
             trainer._signal_connector.received_sigterm = True
+            signum = torch.tensor(STOP.noted or 0, device=trainer.strategy.root_device)
+            STOP.note(int(trainer.strategy.reduce(signum, reduce_op="max")))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning would break the validation off, where no fit can go on from
