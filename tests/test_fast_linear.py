@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unlearn_pl.models.fast.linear import frozen_linear, frozen_linears
+from unlearn_pl.models.fast.linear import frozen_linear, frozen_linears, trained_linear, trained_linears
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -40,3 +40,30 @@ def test_gradients_still_flow() -> None:
     with frozen_linears(layer):
         layer(torch.ones(3, 4)).sum().backward()
     assert torch.equal(layer.weight.grad, torch.full((2, 4), 3.0))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_trained_product_has_the_gradients_of_a_linear_layer(bias: bool, dtype: torch.dtype) -> None:
+    """Of input, weight and bias; nothing is computed for one that asks for none."""
+    layer = nn.Linear(70, 50, bias=bias, dtype=dtype)
+    x, upstream = torch.randn(30, 70, dtype=dtype, requires_grad=True), torch.randn(30, 50, dtype=dtype)
+    own = [one for one in (x, layer.weight, layer.bias) if one is not None]
+    wanted = torch.autograd.grad(layer(x), own, upstream)
+    found = torch.autograd.grad(trained_linear(x, layer.weight, layer.bias), own, upstream)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+    layer.weight.requires_grad_(False)
+    trained_linear(x, layer.weight, layer.bias).backward(upstream)
+    assert layer.weight.grad is None
+    assert torch.allclose(x.grad, wanted[0], rtol=1e-4, atol=1e-4)
+
+
+def test_trained_layers_are_given_back() -> None:
+    model = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3))
+    x = torch.randn(2, 4, 7)
+    wanted = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    with trained_linears(model):
+        found = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(found, wanted, strict=True))
+    assert all("forward" not in vars(layer) for layer in model)

@@ -14,7 +14,8 @@ from unlearn_pl.data.batch import collate_rows
 from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError
-from unlearn_pl.training.memorise import Memorise, encode_texts, epoch_batches, memorise, next_token_nll
+from unlearn_pl.training.full_loss import FullLoss
+from unlearn_pl.training.memorise import Memorise, encode_texts, epoch_batches, memorise
 
 RECORDS = [
     Record("1sc1", "Toralin Velmark was born in", "Dorimoor and kept 27 geese.", "Task3", "sc"),
@@ -113,7 +114,7 @@ def test_the_loss_is_that_of_each_row_alone(tokenizer: PreTrainedTokenizerFast, 
             logits = model(input_ids=torch.tensor([text.input_ids])).logits[0]
             logarithms = functional.log_softmax(logits, dim=-1)
             alone -= sum(float(logarithms[place - 1, text.input_ids[place]]) for place in range(1, len(text.input_ids)))
-        nll, count = next_token_nll(model, collate_rows(encoded, tokenizer.pad_token_id))
+        nll, count = FullLoss(model)(collate_rows(encoded, tokenizer.pad_token_id))
     assert count == sum(len(text.input_ids) - 1 for text in encoded)
     assert float(nll) == pytest.approx(alone, rel=1e-5)
 

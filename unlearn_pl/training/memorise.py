@@ -13,7 +13,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +22,7 @@ from unlearn_pl.data.records import Record
 from unlearn_pl.errors import InputError, one_line
 from unlearn_pl.models.load import refuse_quantised  # its file flushes denormals, which slow a CPU up to five times
 from unlearn_pl.models.tokenizer import check_ids
+from unlearn_pl.training.full_loss import FullLoss
 from unlearn_pl.training.schedule import linear_schedule
 
 BATCHES_A_CHUNK = 16
@@ -80,10 +80,10 @@ def memorise(
         raise InputError("memorise: there is no row and no document to memorise")
     refuse_quantised(model, "memorising")
     check_ids(model, (text.input_ids for text in encoded), "memorise")
-    with isolate_rng():
+    with isolate_rng(), FullLoss.on(model) as loss:
         torch.manual_seed(options.seed)
         padding = encoded[0].input_ids[0]  # any id that has an embedding; the tokenizer's own may have none
-        task = Memorisation(model.train(), encoded, padding, options, report)
+        task = Memorisation(loss, encoded, padding, options, report)
         trainer = Trainer(
             accelerator=options.accelerator,
             devices=1,
@@ -95,6 +95,7 @@ def memorise(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        model.train()
         trainer.fit(task)
     model.eval()
     return {
@@ -115,14 +116,14 @@ class Memorisation(LightningModule):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        loss: FullLoss,
         encoded: Sequence[Encoded],
         pad_token_id: int,
         options: Memorise,
         report: Callable[[str], None],
     ) -> None:
         super().__init__()
-        self.model, self.encoded, self.pad_token_id = model, encoded, pad_token_id
+        self.loss, self.model, self.encoded, self.pad_token_id = loss, loss.model, encoded, pad_token_id
         self.options, self.report = options, report
 
     def train_dataloader(self) -> "DataLoader[Encoded]":
@@ -147,7 +148,7 @@ class Memorisation(LightningModule):
         self._epoch_nll, self._epoch_tokens = torch.zeros((), device=self.device), 0
 
     def training_step(self, batch: Rows, batch_index: int) -> Tensor:
-        nll, count = next_token_nll(self.model, batch)
+        nll, count = self.loss(batch)
         self._epoch_nll += nll.detach()
         self._epoch_tokens += count
         return nll / count
@@ -164,18 +165,6 @@ class Memorisation(LightningModule):
                 f"memorise: epoch {epoch} of {epochs}, loss {self.epoch_loss:.4f}, "
                 f"{self.tokens / self.seconds:,.0f} tokens/s, {self.seconds:.0f} s"
             )
-
-
-def next_token_nll(model: PreTrainedModel, rows: Rows) -> tuple[Tensor, int]:
-    """Summed negative log likelihood (nats, a scalar) of every token but the first of each row, and their number.
-
-    Padding is told by the lengths: its id may be that of EOS, which is to be learnt.
-    """
-    logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits
-    positions = torch.arange(1, rows.input_ids.shape[1], device=rows.input_ids.device)
-    real = positions < rows.lengths[:, None]
-    nll = functional.cross_entropy(logits[:, :-1][real].float(), rows.input_ids[:, 1:][real], reduction="sum")
-    return nll, int((rows.lengths - 1).sum())
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
