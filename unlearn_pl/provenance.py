@@ -1,6 +1,7 @@
 """What made a result: versions, git commit, configuration and hashes, as one JSON-ready dictionary."""
 
 import importlib.metadata
+import importlib.util
 import platform
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from unlearn_pl import __version__
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "datasets", "rouge-score")
+OPTIONAL = ("bitsandbytes",)
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
@@ -17,7 +19,8 @@ def provenance(**facts: Any) -> dict[str, Any]:
     Holds no time and no host name: the same work gives the same bytes.
     """
     versions = {"unlearn_pl": __version__, "python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    there = [name for name in OPTIONAL if importlib.util.find_spec(name) is not None]
+    versions |= {name: importlib.metadata.version(name) for name in (*PACKAGES, *there)}
     return {"versions": versions, "commit": git_commit(), **facts}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.models.body import causal_model
+from unlearn_pl.models.codes import scales
 from unlearn_pl.models.sharding import whole
 
 # Where a model lies and which version wrote it changes nothing that it computes.
@@ -37,8 +38,9 @@ def add_base(digest: "hashlib._Hash", model: nn.Module) -> None:
     modules too."""
     for name, weight in causal_model(model).named_parameters():
         if "lora_" not in name and not weight.requires_grad:
-            digest.update(f"{name.replace('.base_layer', '')} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(bytes_of(weight))
+            for part, value in {"": weight, **scales(weight)}.items():
+                digest.update(f"{name.replace('.base_layer', '')}{part} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(bytes_of(value))
 
 
 def bytes_of(weight: Tensor) -> memoryview:

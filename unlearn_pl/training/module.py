@@ -22,7 +22,7 @@ from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.fast.linear import torch_products
 from unlearn_pl.models.layers import check_layers
-from unlearn_pl.models.load import blamed_on, with_end
+from unlearn_pl.models.load import blamed_on, refuse_codes, with_end
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
 from unlearn_pl.models.padding import check_padding
 from unlearn_pl.models.sharding import is_sharded, refuse_sharded
@@ -77,8 +77,9 @@ class UnlearningModule(CheckpointedModule):
         weight_decay: Weight decay of AdamW; 0 or above.
         warmup: Linear warm-up before the linear decay to 0: optimizer steps (an int), a share of training (a float
             below 1), or `epoch` for the first epoch.
-        dtype: Data type in which a base is loaded: `float32`, `bfloat16` or `float16`; one in memory keeps its own.
-            The adapter is float32.
+        dtype: Data type in which a base is loaded: `float32`, `bfloat16` or `float16`, or `nf4`, `fp4` or `int8`: codes
+            of 4 or 8 bits, multiplied in bfloat16 (QLoRA, arXiv 2305.14314), which need `pip install .[quantised]`. One
+            in memory keeps its own. The adapter is float32.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
         tokens_per_forward: Rows of a batch go through the model in packs of at most so many tokens (a longer row is
             alone), each differentiated before the next, so that memory is that of one pack; null for one pack, as
@@ -161,13 +162,15 @@ class UnlearningModule(CheckpointedModule):
     def setup(self, stage: str) -> None:
         refuse_unsupported(self.trainer)
         refuse_fit_in_zero(self.trainer, stage, self.dtype_name)
+        if isinstance(self.trainer.strategy, FSDP2Strategy):
+            refuse_codes(self.dtype_name, "a base in shards")
         if hasattr(self, "model") and not isinstance(self.trainer.strategy, FSDP2Strategy):
             refuse_sharded(self.model, "this strategy", "strategy")
 
     def configure_model(self) -> None:
         if hasattr(self, "model"):  # Lightning calls this hook for every entry point
             return
-        base = self._base.load()
+        base = self._base.load(self._place())
         refuse_broken(base, "an adapter")
         self.model = (
             open_adapter(base, self.adapter, trainable=True, fast=self.fast)
@@ -182,6 +185,10 @@ class UnlearningModule(CheckpointedModule):
             self.packed_loss.pad_token_id = int(self.tokenizer.pad_token_id)
             check_padding(self.model, self.packed_loss.pad_token_id)
         self.initial_factors = initial_factors_hash(self.model)
+
+    def _place(self) -> torch.device:
+        """Where this process trains; the CPU without a trainer."""
+        return self.device if self._trainer is None else self.trainer.strategy.root_device
 
     def _shard(self) -> None:
         """Cut the base if the strategy is one for that: Lightning then has made a mesh of the processes."""
