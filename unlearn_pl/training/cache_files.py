@@ -110,7 +110,7 @@ class CachedReference:
         ends, values = self.arrays[f"{part.split}.{column.ends}.npy"], self.arrays[f"{part.split}.{column.name}.npy"]
         places = [self.places[part.split][name] for name in part.rows.record_ids]
         rows = [values[0 if place == 0 else ends[place - 1] : ends[place]] for place in places]
-        return from_numpy(np.concatenate(rows)).to(part.rows.lengths.device)
+        return from_numpy(np.concatenate(rows)).to(part.rows.input_ids.device)
 
 
 def read_index(folder: Path) -> tuple[dict[Split, list[str]], dict[str, str]]:

@@ -68,7 +68,7 @@ class PackedLoss:
         if self._most is not None:
             packs = in_more_parts(packs, self._most(len(packs)))
         terms = {
-            slot: torch.zeros((), device=next(iter(batch.rows.values())).lengths.device) for slot in self.objectives
+            slot: torch.zeros((), device=next(iter(batch.rows.values())).input_ids.device) for slot in self.objectives
         }
 
         losses = [partial(self._pack_loss, model, pack, reference, terms, len(micro_batches)) for pack in packs]
@@ -141,6 +141,7 @@ class PackedLoss:
             head=head,
             rows=scored.rows,
             targets=scored.targets,
+            predicts_answer=scored.predicts_answer,
             batch_size=len(part.lengths),
             max_length=self.max_length,
             reference=base,
