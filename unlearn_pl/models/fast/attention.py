@@ -19,10 +19,13 @@ HALF = (torch.bfloat16, torch.float16)
 # The widest head that the kernel takes.
 MOST_WIDTH = 256
 
+varlen_attn: Any = None
 try:
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
 except ImportError:  # torch 2.9
-    varlen_attn = None
+    pass
+else:
+    varlen_attn = varlen.varlen_attn
 # Those of torch 2.10 are others than of 2.11, and 2.12 added to them.
 VARLEN_OPTIONS = () if varlen_attn is None else tuple(inspect.signature(varlen_attn).parameters)
 

@@ -58,7 +58,7 @@ def use_varlen(model: nn.Module) -> None:
     """Let a model that packs rows compute the attention of all in one call, if the device that it is on has a kernel
     for it that gives the same; to be called again when the model has come to another device."""
     causal = causal_model(model)
-    if causal.config._attn_implementation != PACKED or not has_varlen(embedding_of(model).weight.device):
+    if causal.config._attn_implementation != PACKED or not has_varlen(device_of(model)):
         return
     expected = tried(model)
     causal.set_attn_implementation(VARLEN)
@@ -73,7 +73,7 @@ def use_varlen(model: nn.Module) -> None:
 def tried(model: nn.Module) -> tuple[Tensor, Tensor]:
     """The hidden states of two packed rows, and the gradient of their tokens' embeddings, [8, H] each."""
     with differentiable_tokens(model) as tokens:
-        states = packed_hidden_states(model, torch.arange(1, 9, device=embedding_of(model).weight.device), [3, 5])
+        states = packed_hidden_states(model, torch.arange(1, 9, device=device_of(model)), [3, 5])
         (gradient,) = torch.autograd.grad(weighted(states).sum(), tokens)
     return states.detach(), gradient[0, :8]
 
@@ -129,7 +129,7 @@ def rows_are_apart(model: nn.Module) -> bool:
     Not even what would pass as rounding, as the states do that a recurrent layer carries on if its weights are small.
     """
     with differentiable_tokens(model) as tokens:
-        states = packed_hidden_states(model, torch.arange(1, 9, device=embedding_of(model).weight.device), [3, 5])
+        states = packed_hidden_states(model, torch.arange(1, 9, device=device_of(model)), [3, 5])
         ahead, behind = (
             torch.autograd.grad(weighted(states)[part].sum(), tokens, retain_graph=True)[0][0]
             for part in (slice(3), slice(3, None))
@@ -147,7 +147,7 @@ def differentiable_tokens(model: nn.Module) -> Iterator[list[Tensor]]:
         tokens.append(call[2].detach().requires_grad_())
         return tokens[-1]
 
-    training, hook = model.training, embedding_of(model).register_forward_hook(watch)
+    training, hook = model.training, causal_model(model).get_input_embeddings().register_forward_hook(watch)
     model.eval()
     try:
         with torch.enable_grad():
@@ -162,9 +162,9 @@ def weighted(states: Tensor) -> Tensor:
     return states * torch.linspace(-1, 1, states.shape[-1], device=states.device, dtype=states.dtype) ** 3
 
 
-def embedding_of(model: nn.Module) -> nn.Module:
-    """The token embedding."""
-    return causal_model(model).get_input_embeddings()
+def device_of(model: nn.Module) -> torch.device:
+    """Where the tokens of ``model`` are to be."""
+    return causal_model(model).get_input_embeddings().weight.device
 
 
 def padding_is_exact(model: nn.Module) -> bool:
@@ -177,7 +177,7 @@ def rows_agree(model: nn.Module, way: Callable[[nn.Module, Tensor, Sequence[int]
     """Whether two short rows give the same hidden states by ``way`` as one at a time, but for rounding."""
     training = model.training
     model.eval()
-    ids, lengths = torch.arange(1, 9, device=embedding_of(model).weight.device), [3, 5]
+    ids, lengths = torch.arange(1, 9, device=device_of(model)), [3, 5]
     try:
         alone = torch.cat([hidden_states(model, row[None])[0] for row in ids.split(lengths)])
         together = way(model, ids, lengths)
