@@ -27,11 +27,10 @@ from unlearn_pl.evaluation.inputs import EvaluationData
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.fast.lora import LoraLinear
-from unlearn_pl.models.identity import model_hash
+from unlearn_pl.models.identity import base_weights_hash, model_hash
 from unlearn_pl.models.load import load_base, quantisation
 from unlearn_pl.models.lora import Lora, attach_lora, open_adapter, save_adapter
 from unlearn_pl.training.cache import ReferenceCache
-from unlearn_pl.training.resume import base_hash
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="pip install -e '.[quantised]' for codes of 4 and 8 bits")
 codes = pytest.importorskip("unlearn_pl.models.codes")
@@ -191,14 +190,14 @@ def test_an_adapter_opens_on_any_form_of_the_base(base_folder: str, tmp_path: Pa
 def test_a_scale_is_of_the_hash(base_folder: str, kind: str) -> None:
     """Two bases with the same codes and other scales are two bases; an evaluation changes no hash."""
     first, second = (attach_lora(load_base(base_folder, kind), Lora(rank=2), seed=0) for _ in range(2))
-    before = base_hash(first), model_hash(first)
+    before = base_weights_hash(first), model_hash(first)
     with torch.no_grad():
         first.eval()(IDS)
-    assert before == (base_hash(first), model_hash(first)) == (base_hash(second), model_hash(second))
+    assert before == (base_weights_hash(first), model_hash(first)) == (base_weights_hash(second), model_hash(second))
     weight: Any = next(iter(coded_layers(second).values())).weight
     scale = weight.SCB if kind == "int8" else weight.quant_state.state2.absmax
     scale[0] += 0.5
-    assert base_hash(first) != base_hash(second)
+    assert base_weights_hash(first) != base_weights_hash(second)
     assert model_hash(first) != model_hash(second)
 
 
