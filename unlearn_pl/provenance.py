@@ -1,7 +1,6 @@
 """What made a result: versions, git commit, configuration and hashes, as one JSON-ready dictionary."""
 
 import importlib.metadata
-import importlib.util
 import platform
 import subprocess
 from pathlib import Path
@@ -14,14 +13,23 @@ OPTIONAL = ("bitsandbytes",)
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
-    """Versions of what computes, the commit of this checkout (None outside of one), and the caller's ``facts``.
+    """Versions of what computes (None of what is not installed), the commit of this checkout (None outside of one), and
+    the caller's ``facts``.
 
     Holds no time and no host name: the same work gives the same bytes.
     """
-    versions = {"unlearn_pl": __version__, "python": platform.python_version()}
-    there = [name for name in OPTIONAL if importlib.util.find_spec(name) is not None]
-    versions |= {name: importlib.metadata.version(name) for name in (*PACKAGES, *there)}
+    versions: dict[str, str | None] = {"unlearn_pl": __version__, "python": platform.python_version()}
+    there = [name for name in OPTIONAL if version_of(name) is not None]
+    versions |= {name: version_of(name) for name in (*PACKAGES, *there)}
     return {"versions": versions, "commit": git_commit(), **facts}
+
+
+def version_of(package: str) -> str | None:
+    """The version of a package; None if it is not installed, as those need not be that only some rows are read with."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit(file: str | Path = __file__) -> str | None:

@@ -74,13 +74,13 @@ class AddDelta(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | Callable[[], Tensor], bias: Tensor | None, a: Tensor, b: Tensor,
         mask: DropoutMask | None, factor: float,
     ) -> Tensor:  # fmt: skip
-        rows = x.reshape(-1, x.shape[-1])
-        low = masked(rows, mask, a.dtype) @ a.t()  # [N, R]
+        rows, dtype = x.reshape(-1, x.shape[-1]), adapter_type(x, a)
+        low = masked(rows, mask, dtype) @ a.to(dtype).t()  # [N, R]
         low *= factor
         ctx.make = None if isinstance(weight, Tensor) else weight
         out = frozen_linear(rows, numbers(weight), bias)
-        if out.dtype == b.dtype:
-            out.addmm_(low, b.t())
+        if out.dtype == dtype:
+            out.addmm_(low, b.to(dtype).t())
         else:
             out = (out + low @ b.t()).to(out.dtype)
         ctx.save_for_backward(x, weight if isinstance(weight, Tensor) else None, a, b, low)
@@ -91,23 +91,31 @@ class AddDelta(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, low = ctx.saved_tensors
-        mask = ctx.mask
+        mask, factors = ctx.mask, a.to(low.dtype)
         grad = grads[0]  # [N, M]
-        fine = grad.to(b.dtype)
-        grad_low = fine @ b  # [N, R], of x A' before the factor
+        fine = grad.to(low.dtype)
+        grad_low = fine @ b.to(low.dtype)  # [N, R], of x A' before the factor
         grad_low *= ctx.factor
-        grad_a = grad_low.t() @ masked(x.reshape(-1, x.shape[-1]), mask, a.dtype)
+        grad_a = grad_low.t() @ masked(x.reshape(-1, x.shape[-1]), mask, low.dtype)
         grad_b = fine.t() @ low
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = frozen_linear(grad, numbers(weight if ctx.make is None else ctx.make).t())
-            if mask is None and grad_x.dtype == a.dtype:
-                grad_x.addmm_(grad_low, a)
+            if mask is None and grad_x.dtype == low.dtype:
+                grad_x.addmm_(grad_low, factors)
             else:
-                through_a = frozen_linear(grad_low, a.t())
+                through_a = frozen_linear(grad_low, factors.t())
                 grad_x += through_a if mask is None else mask.zero_(through_a)
             grad_x = grad_x.view(x.shape)
-        return grad_x, None, None, grad_a, grad_b, None, None
+        return grad_x, None, None, grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
+
+
+def adapter_type(x: Tensor, a: Tensor) -> torch.dtype:
+    """The type in which the adapter multiplies: that of its factors; on a GPU the half precision of its input, if it is
+    in one, as under autocast: sums are in float32 there all the same, and products in float32 take ten times as long.
+    """
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    return x.dtype if half and x.device.type == "cuda" else a.dtype
 
 
 def numbers(weight: Tensor | Callable[[], Tensor]) -> Tensor:
