@@ -110,6 +110,15 @@ def test_documents_are_told_apart_by_half():
     )
 
 
+def test_many_losses_at_once_have_the_auc_of_each():
+    """Also with ties, which count one half."""
+    documents = Documents(tuple("abcdefgh"), tuple("ijklmnopqrst"))
+    losses = torch.randint(0, 9, (50, 20), generator=torch.Generator().manual_seed(0)).double()
+    for half, split in (("all", 0), ("calibration", 0), ("heldout", 2)):
+        wanted = [documents.auc(row, half, split) for row in losses.tolist()]
+        assert documents.aucs(losses, half, split).tolist() == wanted
+
+
 def test_an_attack_is_needed(model, tokenizer, pair):
     inputs = SimpleNamespace(members=[], nonmembers=[])
     with pytest.raises(InputError, match=r"^membership.nonmember: needed"):
