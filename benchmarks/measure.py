@@ -15,7 +15,7 @@ from unlearn_pl.errors import InputError
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CPU = torch.device("cpu")
-MATMUL_SIZES = (512, 1024, 2048)
+MATMUL_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 
 
 def resident_bytes(device: torch.device) -> int:
@@ -116,10 +116,12 @@ def measured(call: Callable[[], Any], memory: bool) -> Call:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """FLOP/s of ``torch.mm`` of square matrices: of three sizes the best, of its repeats the median."""
+    """FLOP/s of ``torch.mm`` of square matrices of random numbers (a GPU multiplies equal ones faster): of some sizes
+    the best, of its repeats the median."""
     best = 0.0
-    for size in MATMUL_SIZES:
-        a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    generator = torch.Generator(device).manual_seed(0)  # the process's own state stays
+    for size in MATMUL_SIZES[device.type]:
+        a, b = (torch.randn(size, size, device=device, dtype=dtype, generator=generator) for _ in range(2))
         out = torch.mm(a, b)  # also the warm-up
         times = [seconds_of(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device) for _ in range(repeats)]  # type: ignore[misc]
         best = max(best, 2 * size**3 / statistics.median(times))

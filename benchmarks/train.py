@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from benchmarks.command import BenchData, checked_arguments, first_pairs, hashes_of, run, shown, tell
 from benchmarks.growth import GROWTH, measure_growth, print_growth
+from benchmarks.remote import Remote
 from benchmarks.variants import Build, KLPositions, Settings, Window
-from benchmarks.worker import Facts, Kind, Remote
+from benchmarks.worker import Facts, Kind, Worker
 from unlearn_pl.files import write_json
 from unlearn_pl.models.load import load_tokenizer
 from unlearn_pl.models.lora import Lora
@@ -91,9 +92,9 @@ def compare(model: str, dtype: str, settings: Settings, rounds: int, tell: Calla
         plain = None
         if settings.positions == "released":  # the released loss has no other
             tell("float64 reference of the first window")
-            with Remote("plain64", model, dtype, replace(settings, device="cpu")) as worker:
+            with Remote("plain64", Worker, "plain64", model, dtype, replace(settings, device="cpu")) as worker:
                 plain = worker.ask("check", 0, str(folder / "plain64.safetensors"))
-        workers = {kind: stack.enter_context(Remote(kind, model, dtype, settings)) for kind in WAYS}
+        workers = {kind: stack.enter_context(Remote(kind, Worker, kind, model, dtype, settings)) for kind in WAYS}
         facts = {kind: worker.ask("facts") for kind, worker in workers.items()}
         workers["ours"].ask("build", str(folder / "warm_up"), [0])
         differences: dict[Kind, dict[str, float]] = {}

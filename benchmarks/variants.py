@@ -50,6 +50,12 @@ class Settings:
     seed: int = 42
     learning_rate: float = 1e-4
     device: str = "cpu"
+    micro_batch: int = 1
+    """Pairs that the terms are taken of together; it decides what the loss is."""
+    checkpointing: bool | None = None
+    """Whether activations are computed anew in the backward pass; None for what each way does by itself."""
+    autocast: bool = False
+    """Whether the ways of PEFT's own layers run under autocast to bfloat16, as the libraries' trainers do it."""
 
     @property
     def windows(self) -> int:
@@ -135,25 +141,27 @@ class Variant(ABC):
         self.tokens += inputs[0].numel()
 
 
-class PairByPair(Variant):
-    """One backward pass for each pair."""
+class ByMicroBatch(Variant):
+    """One backward pass for each micro-batch."""
 
-    @abstractmethod
-    def pair_loss(self, forget: Encoded, retain: Encoded) -> Tensor:
-        """The loss of a pair, in nats."""
+    step: ReleasedStep | CompetentStep
 
     def differentiate(self, pairs: Sequence[EncodedPair]) -> Tensor:
+        size = self.settings.micro_batch
+        parts = [pairs[start : start + size] for start in range(0, len(pairs), size)]
         losses = []
         # the steps make their batches on the device of the context
         with nullcontext() if self.device.type == "cpu" else self.device:
-            for forget, retain in pairs:
-                loss = self.pair_loss(forget, retain) / len(pairs)
+            for part in parts:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.autocast):
+                    forget, retain = zip(*part, strict=True)
+                    loss = self.step.loss(forget, retain, Weights()) / len(parts)
                 loss.backward()
                 losses.append(loss.detach())
         return torch.stack(losses).sum()
 
 
-class Released(PairByPair):
+class Released(ByMicroBatch):
     """The released ZJUKLAB way, everything padded."""
 
     def prepare(self, base: PreTrainedModel) -> None:
@@ -162,21 +170,15 @@ class Released(PairByPair):
         self.policy = self.step.policy
         causal_model(self.policy).config.use_cache = False  # transformers would do it, with a notice
 
-    def pair_loss(self, forget: Encoded, retain: Encoded) -> Tensor:
-        return self.step.loss([forget], [retain], Weights())
 
-
-class Competent(PairByPair):
+class Competent(ByMicroBatch):
     """What a competent user writes with transformers and PEFT: nothing padded, one model, nothing computed twice."""
 
     def prepare(self, base: PreTrainedModel) -> None:
         s = self.settings
-        self.step = CompetentStep(base, s.lora, s.seed, s.max_length)
+        self.step = CompetentStep(base, s.lora, s.seed, s.max_length, bool(s.checkpointing))
         self.policy = self.step.policy
         causal_model(self.policy).config.use_cache = False
-
-    def pair_loss(self, forget: Encoded, retain: Encoded) -> Tensor:
-        return self.step.loss(forget, retain, Weights())
 
     def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():  # not the reference, which is another model of the released way
@@ -188,6 +190,7 @@ class Plain64(Released):
 
     def prepare(self, base: PreTrainedModel) -> None:
         super().prepare(base)
+        assert isinstance(self.step, ReleasedStep)
         self.step.policy.double()
         self.step.reference.double()
 
@@ -202,7 +205,7 @@ class Ours(Variant):
     def prepare(self, base: PreTrainedModel) -> None:
         s, weights = self.settings, Weights()
         self.policy = attach_lora(base, s.lora, s.seed)
-        self.packed = prepare_policy(self.policy)
+        self.packed = prepare_policy(self.policy, bool(s.checkpointing))
         objectives: dict[str, Objective] = {
             "ga": NPO(weights.npo, weights.beta, reduction="batch_mean"),
             "gd": RetainKL(weights.kl, s.positions),
@@ -230,7 +233,7 @@ class Ours(Variant):
 
     def differentiate(self, pairs: Sequence[EncodedPair]) -> Tensor:
         rows = [{"forget": forget, "retain": retain} for forget, retain in pairs]
-        batch = collate_pairs(rows, self.settings.pad_token_id, batch_size=1).to(self.device)
+        batch = collate_pairs(rows, self.settings.pad_token_id, self.settings.micro_batch).to(self.device)
         loss, _ = self.loss(self.policy, batch, self.reference)
         loss.backward()
         return loss.detach()

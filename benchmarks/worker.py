@@ -1,17 +1,13 @@
-"""One variant in a process of its own, which does what the parent tells it, one thing at a time.
+"""One variant, in a process of its own (``benchmarks.remote``).
 
 All variants then see the same machine in the same minutes, and no one's memory is in another's measurement: while one
 works the others wait on their pipes.
 """
 
-import multiprocessing
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -19,8 +15,6 @@ from safetensors.torch import save_file
 from benchmarks.flops import pairs_flops, sizes_of
 from benchmarks.measure import matmul_peak, resident_bytes, settle
 from benchmarks.variants import Build, Competent, Ours, Plain64, Released, Settings, Variant, Window
-from unlearn_pl.console import quiet
-from unlearn_pl.errors import InputError
 from unlearn_pl.models.load import load_base
 
 Kind = Literal["released", "competent", "ours", "plain64"]
@@ -90,59 +84,3 @@ class Worker:
         s = self.variant.settings
         pairs = s.pairs[: s.windows * s.accumulate]
         return pairs_flops(sizes_of(self.variant.policy), pairs, "answer" if s.positions == "answer" else "attended")
-
-
-def serve(pipe: Connection, arguments: tuple[Any, ...]) -> None:
-    """The child: make a ``Worker``, then answer (method, arguments) with (True, result) or (False, error)."""
-    quiet()
-    worker: Worker | None = None
-    while True:
-        try:
-            name, values = pipe.recv()
-        except EOFError:  # the parent is gone or has closed its end
-            return
-        try:
-            if worker is None:
-                worker = Worker(*arguments)
-            answer = True, getattr(worker, name)(*values)
-        except Exception as error:
-            if not isinstance(error, InputError):
-                traceback.print_exc()  # it does not travel with the error
-            answer = False, error
-        pipe.send(answer)
-
-
-class Remote:
-    """The parent's end of a worker; a context in which the process lives."""
-
-    def __init__(self, kind: Kind, model: str, dtype: str, settings: Settings):
-        # not fork: a forked child shares the parent's memory and its thread pools
-        context = multiprocessing.get_context("spawn")
-        self.kind = kind
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, (kind, model, dtype, settings)), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the worker and wait for what it gives. Its errors are raised here."""
-        try:
-            self.pipe.send((method, arguments))
-            done, answer = self.pipe.recv()
-        except (EOFError, BrokenPipeError) as error:
-            self.process.join()
-            reason = f"the process ended with code {self.process.exitcode}; -9 means out of memory"
-            raise RuntimeError(f"{self.kind}: {reason}") from error
-        if not done:
-            raise answer
-        return answer
-
-    def __enter__(self) -> "Remote":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.pipe.close()
-        self.process.join(timeout=10)
-        if self.process.is_alive():  # in the middle of something when the parent failed
-            self.process.terminate()
-            self.process.join()

@@ -7,7 +7,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning 2.6 calls what jsonargparse 5 will drop
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if "UNLEARN_PL_TEST_DEVICE" not in os.environ:  # tests/gpu alone compute elsewhere
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from collections.abc import Callable, Iterator
 

@@ -81,6 +81,36 @@ def test_the_competent_loss_is_ours_without_padding_in_float64(tiny_model: Tiny,
     assert gradient_difference(own_gradient, gradient) < 1e-10
 
 
+def test_both_take_the_terms_of_several_pairs_together(tiny_model: Tiny, settings: Settings) -> None:
+    """Micro-batches of two pairs, the second one of rows of one length, which needs no mask."""
+    pairs = [*settings.pairs[:2], settings.pairs[2], settings.pairs[2]]
+    together = replace(settings, pairs=pairs, positions="padded", accumulate=4, micro_batch=2, tokens_per_forward=60)
+    losses = []
+    for one in (together, replace(together, micro_batch=1)):
+        found = []
+        for kind in (Competent, Ours):
+            variant = kind(tiny_model(), replace(one, checkpointing=kind is Ours))
+            variant.policy.double()
+            with KeepFloat64():
+                found.append(variant.check(0))
+        (loss, gradient), (own_loss, own_gradient) = found
+        assert own_loss == pytest.approx(loss, rel=1e-10)
+        assert gradient_difference(own_gradient, gradient) < 1e-10
+        losses.append(loss)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6), "the layout must matter, or this shows nothing"
+
+
+def test_checkpointing_and_autocast_reach_the_competent_step(tiny_model: Tiny, settings: Settings) -> None:
+    plain, other = (
+        Competent(tiny_model(), replace(settings, checkpointing=asked, autocast=asked)) for asked in (False, True)
+    )
+    assert not plain.policy.is_gradient_checkpointing
+    assert other.policy.is_gradient_checkpointing
+    (loss, gradient), (low_loss, low_gradient) = (variant.check(0) for variant in (plain, other))
+    assert loss != low_loss == pytest.approx(loss, rel=0.05)
+    assert 1e-4 < gradient_difference(low_gradient, gradient) < 0.1
+
+
 @pytest.mark.parametrize("kind", [Released, Ours])
 def test_float32_is_near_and_the_check_leaves_no_trace(
     kind: type[Released] | type[Ours], tiny_model: Tiny, settings: Settings

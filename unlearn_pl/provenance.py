@@ -9,16 +9,27 @@ from typing import Any
 from unlearn_pl import __version__
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "datasets", "rouge-score")
+OPTIONAL = ("bitsandbytes",)
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
-    """Versions of what computes, the commit of this checkout (None outside of one), and the caller's ``facts``.
+    """Versions of what computes (None of what is not installed), the commit of this checkout (None outside of one), and
+    the caller's ``facts``.
 
     Holds no time and no host name: the same work gives the same bytes.
     """
-    versions = {"unlearn_pl": __version__, "python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions: dict[str, str | None] = {"unlearn_pl": __version__, "python": platform.python_version()}
+    there = [name for name in OPTIONAL if version_of(name) is not None]
+    versions |= {name: version_of(name) for name in (*PACKAGES, *there)}
     return {"versions": versions, "commit": git_commit(), **facts}
+
+
+def version_of(package: str) -> str | None:
+    """The version of a package; None if it is not installed, as those need not be that only some rows are read with."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit(file: str | Path = __file__) -> str | None:
