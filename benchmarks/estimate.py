@@ -68,6 +68,13 @@ class Load:
     """Numbers kept for the backward pass of each token and layer, in units of the hidden width."""
     positions: Positions = "attended"
     """Where the KL is taken."""
+    block_bits: float | None = None
+    """Of a number of the base weights in the blocks, if they are codes; embedding and head are not."""
+
+    def base_bytes(self, sizes: Sizes) -> int:
+        """Of the base weights, embedding and head apart, as large models have them."""
+        blocks = sizes.linear * (self.weight_bytes if self.block_bits is None else self.block_bits / 8)
+        return round(blocks) + self.weight_bytes * 2 * sizes.vocabulary * sizes.hidden
 
 
 @dataclass(frozen=True)
@@ -99,13 +106,11 @@ def estimate_training(shape: Shape, load: Load, devices: int, peak: float, share
     length = load.tokens // (2 * load.pairs_per_step)
     row = (length, length // 3)
     flops = pair_flops(sizes, row, row, load.positions)
-    # embedding and head, which large models have apart
-    weights = sizes.linear + 2 * sizes.vocabulary * sizes.hidden
     compared = length if load.positions == "attended" else length // 3
     seconds = flops / (devices * peak * share)
     at_once = min(load.tokens, load.tokens_per_forward)
     return Estimate(
-        weights_bytes=load.weight_bytes * weights,
+        weights_bytes=load.base_bytes(sizes),
         adapter_bytes=16 * sizes.lora,
         activations_bytes=round(load.weight_bytes * load.kept_per_token * shape.hidden * shape.layers * at_once),
         # 4 bytes for the NLL of each answer token of the forget row, 8 for where either row ends in its array

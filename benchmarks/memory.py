@@ -1,9 +1,10 @@
-"""Memory and time of models of 1, 7 and 70 billion weights on one device, eight, and two nodes of eight, by arithmetic.
+"""Memory and time of models of 1 to 70 billion weights on one device, eight, and two nodes of eight, by arithmetic.
 
 python -m benchmarks.memory
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -17,9 +18,12 @@ from unlearn_pl.provenance import provenance
 SHAPES = {
     "1B": Shape(layers=16, hidden=2048, intermediate=8192, vocabulary=128256, kv_share=1 / 4),
     "7B": Shape(layers=32, hidden=4096, intermediate=11008, vocabulary=50304),
+    "8B": Shape(layers=32, hidden=4096, intermediate=14336, vocabulary=128256, kv_share=1 / 4),
     "70B": Shape(layers=80, hidden=8192, intermediate=28672, vocabulary=128256, kv_share=1 / 8),
 }
-"""Those of Llama-3.2-1B, OLMo-7B and Llama-3.1-70B, embedding and head counted apart."""
+"""Those of Llama-3.2-1B, OLMo-7B, Llama-3.1-8B and Llama-3.1-70B, embedding and head counted apart."""
+CODES = {"nf4": 4 + 8 / 64 + 32 / (64 * 256), "int8": 8}
+"""Bits of a weight. NF4 has a scale of 8 bits for 64 weights and one of 32 for 256 of these; int8 has 32 for a row."""
 DEVICES = (1, 8, 16)
 
 
@@ -78,7 +82,19 @@ def fsdp2(shape: Shape, load: Load, cluster: Cluster, devices: int, share: float
     return Cost(round(alone.memory_bytes - blocks + at_once), alone.step_seconds, seconds)
 
 
-STRATEGIES = {"ddp": ddp, "fsdp2": fsdp2}
+def coded(codes: str, shape: Shape, load: Load, cluster: Cluster, devices: int, share: float) -> Cost:
+    """As ``ddp``, with the blocks in codes; the largest layer is there in full while it computes.
+
+    A block of one layer 4,000 x 1,000, nf4: 4e6 x 4.127 / 8 = 2.06e6 bytes of codes, and 8e6 of numbers in bfloat16.
+    """
+    cost = ddp(shape, replace(load, block_bits=CODES[codes]), cluster, devices, share)
+    largest = load.weight_bytes * max(inputs * outputs for inputs, outputs in shape.linear)
+    return replace(cost, memory_bytes=cost.memory_bytes + largest)
+
+
+STRATEGIES = {"ddp": ddp, "fsdp2": fsdp2} | {f"ddp, {codes}": partial(coded, codes) for codes in CODES}
+COUNTS = {"fsdp2": (8, 16)} | {f"ddp, {codes}": (1,) for codes in CODES}
+"""Of devices, where they are not all of ``DEVICES``."""
 
 
 def memory(
@@ -91,7 +107,8 @@ def memory(
     cluster: Cluster | None = None,
     json: str | None = None,
 ) -> None:
-    """Memory and time of 1B, 7B and 70B on 1, 8 and 16 devices, by arithmetic, the base in bfloat16.
+    """Memory and time of 1B, 7B, 8B and 70B on 1, 8 and 16 devices, by arithmetic, the base in bfloat16, and on one
+    device in codes. What it takes to make numbers of the codes in each pass is not in the time.
 
     Args:
         share: Share of the devices' peak that the computation reaches, in (0, 1].
@@ -118,8 +135,7 @@ def memory(
         (name, strategy, devices): cost(shape, load, cluster, devices, share)
         for name, shape in SHAPES.items()
         for strategy, cost in STRATEGIES.items()
-        for devices in DEVICES
-        if strategy == "ddp" or devices > 1
+        for devices in COUNTS.get(strategy, DEVICES)
     }
     print_costs(costs, cluster)
     if json is not None:

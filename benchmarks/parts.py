@@ -24,9 +24,9 @@ from benchmarks.measure import resident_bytes, settle
 from benchmarks.variants import Ours, Settings
 from unlearn_pl.files import write_json
 from unlearn_pl.models.body import causal_model
+from unlearn_pl.models.fast.attention import PACKED
 from unlearn_pl.models.fast.linear import torch_products
 from unlearn_pl.models.fast.lora import LoraLinear
-from unlearn_pl.models.fast.packing import PACKED
 from unlearn_pl.models.head import IGNORED, Head
 from unlearn_pl.models.load import load_base, load_tokenizer
 from unlearn_pl.provenance import provenance

@@ -42,7 +42,8 @@ def test_rows_move_as_a_whole():
     batch = collate_rows([Encoded("a", (5, 6, 7), 2, False)], pad_token_id=0)
     moved = batch.to("meta")
     assert isinstance(moved, Rows)
-    assert moved.attention_mask.device.type == moved.input_ids.device.type == moved.lengths.device.type == "meta"
+    assert moved.attention_mask.device.type == moved.input_ids.device.type == moved.token_weights.device.type == "meta"
+    assert moved.lengths.device.type == moved.answer_starts.device.type == "cpu", "what says where rows lie stays"
     assert batch.input_ids.device.type == "cpu"
     assert moved.record_ids == ("a",)
 

@@ -402,7 +402,7 @@ def test_the_merge_lets_the_base_run_its_own_code_if_the_fit_may(
     trainer(tmp_path / "one", [SaveAdapter()], max_epochs=1).fit(module(base_folder), ForgetRetainData(**rows))
     asked: list[Any] = []
 
-    def spy(name: str, dtype: str, trust_remote_code: bool = False) -> Any:
+    def spy(name: str, dtype: str, trust_remote_code: bool = False, *_: object) -> Any:
         asked.append(trust_remote_code)
         return load_base(name, dtype)
 

@@ -269,7 +269,7 @@ def test_works_without_a_trainer_and_moves_between_devices(base_folder, files):
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert isinstance(moved, PairBatch)
     sides = moved.rows.values()
-    assert {t.device.type for rows in sides for t in (rows.input_ids, rows.lengths, rows.answer_starts)} == {"meta"}
+    assert {t.device.type for rows in sides for t in (rows.input_ids, rows.token_weights)} == {"meta"}
     assert moved.batch_size == 3
     assert moved.rows["retain"].record_ids == batch.rows["retain"].record_ids
 

@@ -196,7 +196,7 @@ def test_everything_is_checked_before_the_model_is_loaded(
         ({"data": EvaluationData(str(tmp_path / "bad.jsonl"), data.retain)}, "data.forget: .*bad.jsonl"),
         ({"data": EvaluationData(data.forget, str(tmp_path / "gone.jsonl"))}, "data.retain: .*gone.jsonl"),
         ({"adapter": str(tmp_path)}, "adapter: .* has no adapter_config.json"),
-        ({"dtype": "int8"}, "dtype: must be one of float32, bfloat16, float16, got int8"),
+        ({"dtype": "int4"}, "dtype: must be one of float32, bfloat16, float16, nf4, fp4, int8, got int4"),
         ({"device": "toaster"}, "device: toaster cannot be used here"),
         ({"device": "cuda:0"}, "device: cuda:0 cannot be used here"),
         ({"device": "meta"}, "device: meta cannot be used here"),

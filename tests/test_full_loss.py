@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM
 
 from unlearn_pl.data.batch import collate_rows
 from unlearn_pl.data.encoding import Encoded
-from unlearn_pl.models.fast.packing import PACKED
+from unlearn_pl.models.fast.attention import PACKED
 from unlearn_pl.training import full_loss
 from unlearn_pl.training.full_loss import FullLoss
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unlearn_pl.balance.search import find_balance
+from unlearn_pl.commands.scoring import ScoringOptions
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.load import BaseModel, load_base, load_skeleton, load_tokenizer, quantisation, refuse_quantised
 from unlearn_pl.models.lora import Lora, attach_lora, save_adapter
@@ -199,5 +200,25 @@ def test_a_base_model_by_name_loads_itself(base_folder: str) -> None:
     named = BaseModel(base_folder, dtype="bfloat16")
     assert named.load().dtype == torch.bfloat16
     assert named.tokenizer().eos_token_id is not None
-    with pytest.raises(InputError, match=r"^dtype: must be one of float32, bfloat16, float16, got float8$"):
+    with pytest.raises(
+        InputError, match=r"^dtype: must be one of float32, bfloat16, float16, nf4, fp4, int8, got float8$"
+    ):
         BaseModel(base_folder, dtype="float8")
+
+
+def test_codes_without_their_package_are_refused_in_one_line(base_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearn_pl.models.codes.find_spec", {"other": object()}.get)
+    with pytest.raises(InputError, match=r"^dtype: nf4 needs the package bitsandbytes: pip install 'unlearn-pl\[quant"):
+        load_base(base_folder, "nf4")
+
+
+@pytest.mark.parametrize("dtype", ["nf4", "int8"])
+def test_codes_are_refused_where_weights_are_added_to(dtype: str) -> None:
+    with pytest.raises(InputError, match=rf"^dtype: scoring a merge .* needs plain weights .*, got {dtype}$"):
+        ScoringOptions(dtype=dtype)
+
+
+def test_a_gguf_file_is_not_made_into_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearn_pl.models.load.resolve", lambda name: (str(tmp_path), "model.gguf"))
+    with pytest.raises(InputError, match=r"^dtype: smollm2-135m-instruct is a GGUF file, .* got nf4$"):
+        load_base("smollm2-135m-instruct", "nf4")

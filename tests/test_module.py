@@ -185,7 +185,7 @@ def test_validation_at_the_base_gives_the_known_values(base_folder: str, rows: d
         ({"objectives": {}}, "objectives: must name at least one term"),
         ({"learning_rate": 0.0}, "learning_rate: must be above 0, got 0"),
         ({"weight_decay": -1.0}, "weight_decay: must be 0 or above, got -1"),
-        ({"dtype": "int8"}, "dtype: must be one of float32, bfloat16, float16, got int8"),
+        ({"dtype": "int4"}, "dtype: must be one of float32, bfloat16, float16, nf4, fp4, int8, got int4"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from unlearn_pl.models.body import hidden_states
+from unlearn_pl.models.fast.attention import PACKED
 from unlearn_pl.models.fast.packing import (
     MOST_PADDING,
-    PACKED,
     enable_packing,
     groups_of_like_length,
     packed_hidden_states,

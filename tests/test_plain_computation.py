@@ -14,9 +14,9 @@ from unlearn_pl import ForgetRetainData, Lora, UnlearningModule
 from unlearn_pl.cli import main
 from unlearn_pl.models.body import causal_model
 from unlearn_pl.models.fast import linear, packing
+from unlearn_pl.models.fast.attention import PACKED
 from unlearn_pl.models.fast.linear import frozen_linear, torch_products
 from unlearn_pl.models.fast.lora import AddDelta
-from unlearn_pl.models.fast.packing import PACKED
 from unlearn_pl.training.cache import ReferenceCache
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.command import run
 from benchmarks.estimate import Load, Shape
-from benchmarks.memory import Cluster, ddp, fsdp2, memory
+from benchmarks.memory import CODES, Cluster, coded, ddp, fsdp2, memory
 from benchmarks.scale import Point, scale, weak_scaling
 
 CLUSTER = Cluster(tflops=1, in_node=1, between_nodes=0.5, node=8)
@@ -37,6 +37,15 @@ def test_fsdp2_by_hand() -> None:
     assert cost.compute_seconds == ddp(shape, LOAD, CLUSTER, 8, 0.5).compute_seconds
 
 
+def test_codes_by_hand() -> None:
+    """4 bits a weight of the blocks, 1 byte for 64 and 4 bytes for 256 of these; one layer whole in bfloat16."""
+    weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    plain, nf4, int8 = ddp(Shape(), LOAD, CLUSTER, 1, 0.5), *(coded(c, Shape(), LOAD, CLUSTER, 1, 0.5) for c in CODES)
+    layer = 2 * 4096 * 11008
+    assert nf4.memory_bytes - layer == plain.memory_bytes - 2 * weights + weights / 2 + weights / 64 + weights / 4096
+    assert int8.memory_bytes - layer == plain.memory_bytes - weights
+
+
 def test_a_share_is_of_as_many_that_are_each_as_fast_as_one() -> None:
     assert weak_scaling({1: 100.0, 2: 150.0}) == [Point(1, 100.0, 1.0), Point(2, 150.0, 0.75)]
     assert weak_scaling({2: 100.0, 4: 200.0}) == [Point(2, 100.0, 1.0), Point(4, 200.0, 1.0)]
@@ -47,7 +56,7 @@ def test_the_table_is_that_of_the_page(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr(sys, "argv", ["memory"])
     run(memory)
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    assert len(printed) == 15
+    assert len(printed) == 28
     for line in printed:
         assert "| " + " | ".join(cell.strip() for cell in line.strip("│").split("│")) + " |" in page
 

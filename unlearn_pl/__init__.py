@@ -4,6 +4,7 @@ The names in ``__all__`` are the public ones. Each is loaded when it is first us
 ``unlearn-pl --version`` take no time; every other module is internal and may change.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from unlearn_pl.training.module import UnlearningModule
 
 __version__ = "0.1.0"
+
+# PEFT imports bitsandbytes, which then says of each machine which of its kernels are not there
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 _HOME = {
     "BalanceOptions": "balance.options",

@@ -9,6 +9,7 @@ from typing import Any
 from unlearn_pl import __version__
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "torchmetrics", "datasets", "rouge-score")
+OPTIONAL = ("bitsandbytes",)
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
@@ -18,7 +19,9 @@ def provenance(**facts: Any) -> dict[str, Any]:
     Holds no time and no host name: the same work gives the same bytes.
     """
     versions: dict[str, str | None] = {"unlearn_pl": __version__, "python": platform.python_version()}
-    return {"versions": versions | {name: version_of(name) for name in PACKAGES}, "commit": git_commit(), **facts}
+    there = [name for name in OPTIONAL if version_of(name) is not None]
+    versions |= {name: version_of(name) for name in (*PACKAGES, *there)}
+    return {"versions": versions, "commit": git_commit(), **facts}
 
 
 def version_of(package: str) -> str | None:

@@ -93,6 +93,8 @@ class MergeAfterFit(Callback):
         start = read_adapter(self.with_adapter, "with_adapter").facts.get("lora_init_sha256", pl_module.initial_factors)
         if self.balance is not None or self.score:
             self._read_inputs(trainer)
+        if self.save_model:
+            refuse_quantised(pl_module.model, "MergeAfterFit with save_model")
         if self.balance is not None:
             refuse_quantised(pl_module.model, "MergeAfterFit balance")
         elif self.settings.method.space == "factors" and start != pl_module.initial_factors:

@@ -32,7 +32,8 @@ class EvaluateOptions(EvaluationOptions):
     harness: Harness = field(default_factory=Harness)
     """Tasks of lm-eval, on the first process alone."""
     dtype: str = "float32"
-    """Type of the weights: float32, bfloat16 or float16."""
+    """Type of the weights: float32, bfloat16 or float16, or nf4, fp4 or int8: codes, multiplied in bfloat16, which need
+    `pip install .[quantised]`."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one, each process its own)."""
     tokenizer: str | None = None

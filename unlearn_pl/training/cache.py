@@ -4,7 +4,6 @@ Its name is the hash of everything its content depends on, so that a second fit,
 nothing else does.
 """
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +17,11 @@ from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError, check_choices
 from unlearn_pl.models.body import causal_model
-from unlearn_pl.models.identity import add_base
+from unlearn_pl.models.identity import base_weights_hash
 from unlearn_pl.objectives.passes import Needs
 from unlearn_pl.training.cache_files import CachedReference, build, compute_only, facts_hash, predicted_bytes
 
-LAYOUT = 2
+LAYOUT = 3
 # How often a folder that others build and replace at the same time is asked for, and the seconds in between.
 ATTEMPTS, PAUSE = 3, 0.2
 
@@ -55,11 +54,16 @@ class Company:
 
 
 def cache_key(
-    model: PeftModel, rows: Mapping[Split, Sequence[Encoded]], needs: Mapping[Split, Needs], dtype: str, precision: str
+    model: PeftModel,
+    rows: Mapping[Split, Sequence[Encoded]],
+    needs: Mapping[Split, Needs],
+    dtype: str,
+    precision: str,
+    weights: str | None = None,
 ) -> str:
     """Hash of all that a cache depends on: base weights and configuration, the encoded rows (which are all that
-    tokenizer and encoding options change), what is needed of them, and the precision of the forwards."""
-    digest = hashlib.sha256()
+    tokenizer and encoding options change), what is needed of them, and the precision of the forwards. ``weights`` is
+    the hash of the base's, if it was taken before: on a GPU they would have to come back."""
     config = causal_model(model).config.to_dict()
     facts = {
         "layout": LAYOUT,
@@ -68,10 +72,9 @@ def cache_key(
         "needs": {split: asdict(needs[split]) for split in sorted(needs)},
         "dtype": dtype,
         "precision": precision,
+        "weights": weights or base_weights_hash(model),
     }
-    digest.update(facts_hash(facts).encode())
-    add_base(digest, model)
-    return digest.hexdigest()
+    return facts_hash(facts)
 
 
 def facts_of(row: Encoded) -> tuple[str, tuple[int, ...], int]:
@@ -96,17 +99,18 @@ def open_or_build(
     precision: str,
     report: Callable[[str], None],
     company: Company | None = None,
+    weights: str | None = None,
 ) -> CachedReference | None:
     """The cache of these rows under this model, from disk or computed now; None if it would be too large.
 
     ``report`` is told the predicted size before anything is written. Whatever is on disk under the right name but is
-    not whole is replaced. A model in shards needs ``company``.
+    not whole is replaced. A model in shards needs ``company``; ``weights`` is that of ``cache_key``.
     """
     company = company or Company()
     needs = kept_needs(needs)
     if not needs or options.folder is None:
         return None
-    folder = Path(options.folder) / cache_key(model, rows, needs, options.dtype, precision)[:32]
+    folder = Path(options.folder) / cache_key(model, rows, needs, options.dtype, precision, weights)[:32]
     size = predicted_bytes(model, rows, needs, options.dtype)
     for _ in range(ATTEMPTS):
         found = if_whole(folder, report)

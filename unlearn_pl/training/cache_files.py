@@ -19,6 +19,7 @@ from unlearn_pl.data.records import Split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, sha256_of, write_json
 from unlearn_pl.models.body import causal_model, text_config, vocabulary_head
+from unlearn_pl.models.device import sent
 from unlearn_pl.objectives.passes import Needs, ReferenceOutput
 from unlearn_pl.provenance import provenance
 from unlearn_pl.training.packs import Part, first_fit
@@ -110,7 +111,7 @@ class CachedReference:
         ends, values = self.arrays[f"{part.split}.{column.ends}.npy"], self.arrays[f"{part.split}.{column.name}.npy"]
         places = [self.places[part.split][name] for name in part.rows.record_ids]
         rows = [values[0 if place == 0 else ends[place - 1] : ends[place]] for place in places]
-        return from_numpy(np.concatenate(rows)).to(part.rows.lengths.device)
+        return sent(from_numpy(np.concatenate(rows)), part.rows.input_ids.device)
 
 
 def read_index(folder: Path) -> tuple[dict[Split, list[str]], dict[str, str]]:

@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from unlearn_pl.errors import InputError, renamed
+from unlearn_pl.models.identity import base_weights_hash
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.training import resume
 from unlearn_pl.training.arguments import from_plain
@@ -33,7 +34,7 @@ class CheckpointedModule(LightningModule):
         super().__init__()
         # checkpoints hold the adapter only; on_load_checkpoint checks that it is this one
         self.strict_loading = False
-        self._base_hash: str | None = None
+        self._base_weights_hash: str | None = None
         self._checkpoint_settings: dict[str, Any] | None = None  # of the checkpoint that this fit goes on from
         self._open_window: dict[str, Tensor] = {}  # and its gradients
 
@@ -105,9 +106,14 @@ class CheckpointedModule(LightningModule):
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def _base_facts(self) -> dict[str, str]:
-        if self._base_hash is None:
-            self._base_hash = resume.base_hash(self.model)
-        return {"name": self.base, "dtype": self.dtype_name, "sha256": self._base_hash}
+        digest = resume.base_hash(self.model, self._base_weights())
+        return {"name": self.base, "dtype": self.dtype_name, "sha256": digest}
+
+    def _base_weights(self) -> str:
+        """The hash of the base's weights, taken once."""
+        if self._base_weights_hash is None:
+            self._base_weights_hash = base_weights_hash(self.model)
+        return self._base_weights_hash
 
     def _gradients(self, parameter: Tensor) -> Tensor:
         """[processes, ...]: each process adds up its own within a window."""

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from unlearn_pl.data.batch import Rows
 from unlearn_pl.models.body import head_is_plain, vocabulary_head
 from unlearn_pl.models.fast.linear import frozen_linear, trained_linears
-from unlearn_pl.models.fast.packing import PACKED, enable_packing, row_hidden_states
+from unlearn_pl.models.fast.packing import enable_packing, packs_rows, row_hidden_states
 from unlearn_pl.models.head import log_softmax_
 
 # Positions whose logits exist at once: the gradient of the head's weights, as large as they are, is added up for each.
@@ -33,12 +33,12 @@ class FullLoss:
     def on(cls, model: PreTrainedModel) -> Iterator["FullLoss"]:
         """The loss while ``model`` is trained, its rows packed and its products by oneDNN where that is exact;
         afterwards the model is as it was."""
-        own = model.config._attn_implementation
+        own, packed_before = model.config._attn_implementation, packs_rows(model)
         try:
             with trained_linears(model):
                 yield cls(model)
         finally:
-            if model.config._attn_implementation == PACKED != own:
+            if packs_rows(model) and not packed_before:
                 model.set_attn_implementation(own)
 
     def __call__(self, rows: Rows) -> tuple[Tensor, int]:

@@ -15,6 +15,7 @@ from unlearn_pl.models.layers import States
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.objectives.passes import Needs, Pass, ReferenceOutput
 from unlearn_pl.training.accumulate import sum_one_by_one
+from unlearn_pl.training.cache_files import CachedReference
 from unlearn_pl.training.packs import Part, first_fit, in_more_parts, needs_of, slots_by_splits
 from unlearn_pl.training.reference import Reference, padding_kl, states_of_parts
 
@@ -50,6 +51,8 @@ class PackedLoss:
         self.pad_token_id = pad_token_id
         self.needs, self.groups = needs_of(objectives), slots_by_splits(objectives)
         self._most: Callable[[int], int] | None = None
+        self.largest_pack = 0
+        """Tokens of the largest pack of the last batch."""
 
     def keep_step(self, most: Callable[[int], int]) -> None:
         """Let all processes run the same forwards, as a model in shards must be run: as many packs as the one that
@@ -67,8 +70,9 @@ class PackedLoss:
         ]
         if self._most is not None:
             packs = in_more_parts(packs, self._most(len(packs)))
+        self.largest_pack = max(sum(unit.tokens for unit in pack) for pack in packs)
         terms = {
-            slot: torch.zeros((), device=next(iter(batch.rows.values())).lengths.device) for slot in self.objectives
+            slot: torch.zeros((), device=next(iter(batch.rows.values())).input_ids.device) for slot in self.objectives
         }
 
         losses = [partial(self._pack_loss, model, pack, reference, terms, len(micro_batches)) for pack in packs]
@@ -121,9 +125,11 @@ class PackedLoss:
 
     def _passes(self, model: PeftModel, parts: Sequence[Part], reference: Reference) -> list[tuple[Split, Pass]]:
         """One pass for each part, from one forward."""
-        outputs = reference(model, parts)
+        # what is on a disk is read after the forward, as a GPU computes meanwhile
+        outputs = [] if isinstance(reference, CachedReference) else reference(model, parts)
         layers = sorted({layer for part in parts for layer in part.needs.layers})
         states = states_of_parts(model, parts, layers, any(part.needs.positions for part in parts))
+        outputs = outputs or reference(model, parts)
         padding = padding_kl(model, self.pad_token_id) if any(part.needs.padding for part in parts) else None
         return [
             (part.split, self._pass(model, part, own, base, padding if part.needs.padding else None))
@@ -141,6 +147,7 @@ class PackedLoss:
             head=head,
             rows=scored.rows,
             targets=scored.targets,
+            predicts_answer=scored.predicts_answer,
             batch_size=len(part.lengths),
             max_length=self.max_length,
             reference=base,

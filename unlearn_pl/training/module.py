@@ -21,6 +21,7 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.fast.linear import torch_products
+from unlearn_pl.models.fast.packing import use_varlen
 from unlearn_pl.models.layers import check_layers
 from unlearn_pl.models.load import blamed_on, with_end
 from unlearn_pl.models.lora import Lora, attach_lora, initial_factors_hash, open_adapter, save_adapter
@@ -36,6 +37,7 @@ from unlearn_pl.training.divergence import refuse_divergence
 from unlearn_pl.training.fsdp2 import FSDP2Strategy
 from unlearn_pl.training.layout import check_layout_of_loss
 from unlearn_pl.training.loss import PackedLoss
+from unlearn_pl.training.pack_size import MemoryOfBatch, PackSize, check_pack_size, first_size, memory_to_watch
 from unlearn_pl.training.packs import refuse_long_rows, refuse_missing
 from unlearn_pl.training.predict import predicted_texts, record_inputs
 from unlearn_pl.training.prepare import adamw, prepare_policy, shard_policy
@@ -49,8 +51,7 @@ from unlearn_pl.training.schedule import (
     set_rate_and_decay,
     warmup_steps,
 )
-from unlearn_pl.training.supported import refuse_unsupported
-from unlearn_pl.training.zero import refuse_fit_in_zero
+from unlearn_pl.training.supported import refuse_unsupported, refuse_unsupported_base
 
 if TYPE_CHECKING:
     Folder: TypeAlias = str | Path
@@ -77,12 +78,15 @@ class UnlearningModule(CheckpointedModule):
         weight_decay: Weight decay of AdamW; 0 or above.
         warmup: Linear warm-up before the linear decay to 0: optimizer steps (an int), a share of training (a float
             below 1), or `epoch` for the first epoch.
-        dtype: Data type in which a base is loaded: `float32`, `bfloat16` or `float16`; one in memory keeps its own.
-            The adapter is float32.
+        dtype: Data type in which a base is loaded: `float32`, `bfloat16` or `float16`, or `nf4`, `fp4` or `int8`: codes
+            of 4 or 8 bits, multiplied in bfloat16 (QLoRA, arXiv 2305.14314), which need `pip install .[quantised]`. One
+            in memory keeps its own. The adapter is float32.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
         tokens_per_forward: Rows of a batch go through the model in packs of at most so many tokens (a longer row is
             alone), each differentiated before the next, so that memory is that of one pack; null for one pack, as
-            always under the trainer's precision `16-mixed`. The loss does not depend on it. At least 1.
+            always under the trainer's precision `16-mixed`. The loss does not depend on it but for rounding. At least
+            1; `auto` is 1024 on a CPU, and on a GPU what its free memory holds, as the first batch, in packs of 1024,
+            tells.
         reference_cache: Where the base model's part of the loss is kept between epochs and runs.
         max_length: Tokens to which the released ZJUKLAB code pads a row; only the KL positions `padded`
             and `released` use it.
@@ -109,7 +113,7 @@ class UnlearningModule(CheckpointedModule):
         warmup: Warmup = "epoch",
         dtype: str = "float32",
         gradient_checkpointing: bool = False,
-        tokens_per_forward: int | None = 1024,
+        tokens_per_forward: PackSize = "auto",
         reference_cache: ReferenceCache | None = None,
         max_length: int = 256,
         seed: int = 42,
@@ -128,8 +132,7 @@ class UnlearningModule(CheckpointedModule):
             raise InputError(f"must be above 0, got {learning_rate}", "learning_rate")
         if weight_decay < 0:
             raise InputError(f"must be 0 or above, got {weight_decay}", "weight_decay")
-        if tokens_per_forward is not None and tokens_per_forward < 1:
-            raise InputError(f"must be at least 1, or null, got {tokens_per_forward}", "tokens_per_forward")
+        check_pack_size(tokens_per_forward)
         self._base = Base(base, dtype, trust_remote_code)
         self.base, self.dtype_name = self._base.name, self._base.dtype
         self.base_in_memory = self._base.in_memory
@@ -141,11 +144,13 @@ class UnlearningModule(CheckpointedModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.max_length, self.seed, self.trust_remote_code = max_length, seed, trust_remote_code
         self.given_tokenizer, self.fast = tokenizer, fast
-        self.packed_loss = PackedLoss(self.objectives, max_length, tokens_per_forward)
+        self.tokens_per_forward = tokens_per_forward
+        self.packed_loss = PackedLoss(self.objectives, max_length, first_size(tokens_per_forward))
         self.reference_cache = reference_cache or ReferenceCache()
         self.reference: Reference = live_reference
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._terms: dict[str, Tensor] = {}  # of the batches since the last optimizer step
+        self._memory: MemoryOfBatch | None = None  # of the first batch
         self.planned_steps: int | None = None
 
     @property
@@ -160,20 +165,21 @@ class UnlearningModule(CheckpointedModule):
 
     def setup(self, stage: str) -> None:
         refuse_unsupported(self.trainer)
-        refuse_fit_in_zero(self.trainer, stage, self.dtype_name)
+        refuse_unsupported_base(self.trainer, stage, self.dtype_name)
         if hasattr(self, "model") and not isinstance(self.trainer.strategy, FSDP2Strategy):
             refuse_sharded(self.model, "this strategy", "strategy")
 
     def configure_model(self) -> None:
         if hasattr(self, "model"):  # Lightning calls this hook for every entry point
             return
-        base = self._base.load()
+        base = self._base.load(self._place())
         refuse_broken(base, "an adapter")
         self.model = (
             open_adapter(base, self.adapter, trainable=True, fast=self.fast)
             if self.adapter
             else attach_lora(base, self.lora, self.seed, self.fast)
         )
+        self._hash_before_it_leaves()
         self._shard()
         if not prepare_policy(self.model, self.gradient_checkpointing, self.fast) and self.fast:
             rank_zero_warn(f"{type(base).__name__} takes no packed rows; they are padded in groups of like lengths")
@@ -182,6 +188,16 @@ class UnlearningModule(CheckpointedModule):
             self.packed_loss.pad_token_id = int(self.tokenizer.pad_token_id)
             check_padding(self.model, self.packed_loss.pad_token_id)
         self.initial_factors = initial_factors_hash(self.model)
+
+    def _place(self) -> torch.device:
+        """Where this process trains; the CPU without a trainer."""
+        return self.device if self._trainer is None else self.trainer.strategy.root_device
+
+    def _hash_before_it_leaves(self) -> None:
+        """Take the hash of the base, which caches and checkpoints are named by, while it is whole and on the CPU (codes
+        are not, and come back a layer at a time)."""
+        if self._place().type != "cpu" or self.device_mesh is not None:
+            self._base_weights()
 
     def _shard(self) -> None:
         """Cut the base if the strategy is one for that: Lightning then has made a mesh of the processes."""
@@ -210,6 +226,7 @@ class UnlearningModule(CheckpointedModule):
 
     def on_fit_start(self) -> None:
         """Open or build the reference cache; one process on each machine builds it."""
+        use_varlen(self.model)
         if self.trainer.precision == "16-mixed":
             # the packs of a batch are differentiated before the loss is scaled, which float16 would not survive
             self.packed_loss.tokens_per_forward = None
@@ -252,10 +269,13 @@ class UnlearningModule(CheckpointedModule):
 
     def _open_cache(self, rows: dict[Split, Sequence[Encoded]], company: Company | None = None) -> Reference:
         cache, needs, precision = self.reference_cache, self.packed_loss.needs, str(self.trainer.precision)
-        return open_or_build(self.model, rows, needs, cache, precision, rank_zero_info, company) or live_reference
+        weights = None if cache.folder is None else self._base_weights()
+        opened = open_or_build(self.model, rows, needs, cache, precision, rank_zero_info, company, weights)
+        return opened or live_reference
 
     def on_train_start(self) -> None:
         """What a resumed fit needs that Lightning does not restore, after it has emptied all gradients."""
+        self._memory = memory_to_watch(self.tokens_per_forward, self.packed_loss, self.device)
         loop = self.trainer.fit_loop
         if loop.total_batch_idx < 0:  # a fresh start, though a search for the learning rate may have come before it
             set_first_rate(self.trainer, self._schedule)
@@ -269,6 +289,11 @@ class UnlearningModule(CheckpointedModule):
         self.trainer.accumulate_grad_batches = accumulation_of(self.trainer, self.current_epoch)
         if self.go_on_within_window() & {"learning_rate", "weight_decay"}:  # those of the checkpoint's optimizer came
             set_rate_and_decay(self._schedule, self._peak, self.weight_decay)
+
+    def on_after_backward(self) -> None:
+        if self._memory is not None:
+            self._memory.size_packs(self.packed_loss, rank_zero_info)
+            self._memory = None
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         # dropout is a function of (seed, epoch, step, rank), so that a resumed run equals an uninterrupted one

@@ -15,6 +15,7 @@ from unlearn_pl.data.records import Split
 from unlearn_pl.data.splits import side_of
 from unlearn_pl.data.step import StepTokens
 from unlearn_pl.errors import InputError
+from unlearn_pl.models.device import sent
 from unlearn_pl.models.head import IGNORED
 from unlearn_pl.models.rope import position_limit
 from unlearn_pl.objectives.base import Objective
@@ -39,7 +40,7 @@ class Part:
     @cached_property
     def input_ids(self) -> Tensor:
         """[T] token ids."""
-        return self.rows.input_ids[self.rows.attention_mask.bool()]
+        return self._packed(self.rows.input_ids)
 
     @cached_property
     def scored(self) -> "Places":
@@ -51,37 +52,47 @@ class Part:
         """All T tokens."""
         return all_places(self.input_ids, self.rows.lengths, self.rows.answer_starts)
 
+    def _packed(self, values: Tensor) -> Tensor:
+        """[T] of [B, longest]."""
+        return torch.cat([row[:length] for row, length in zip(values, self.lengths, strict=True)])
+
     @cached_property
     def token_weights(self) -> Tensor:
         """[N] the weight of the token that follows each scored position."""
-        packed = self.rows.token_weights[self.rows.attention_mask.bool()]
+        packed = self._packed(self.rows.token_weights)
         return packed.roll(-1)[self.scored.place].masked_fill(self.scored.targets == IGNORED, 1)
 
 
 @dataclass(frozen=True)
 class Places:
     """N positions of T packed tokens: their ``place`` in [T], their ``rows``, and their ``targets``, the token that
-    follows if it belongs to the answer, else ``IGNORED``; [N] each."""
+    follows if it belongs to the answer, else ``IGNORED``; [N] each. ``predicts_answer`` [N] says on the CPU where it
+    does."""
 
     place: Tensor
     rows: Tensor
     targets: Tensor
+    predicts_answer: Tensor
 
     def at(self, rule: Positions | None) -> "Places":
         """Of all tokens those that the rule names; None names none."""
         if rule == "attended":
             return self
-        chosen = (self.targets != IGNORED).nonzero()[:, 0] if rule == "answer" else self.place[:0]
-        return Places(chosen, self.rows[chosen], self.targets[chosen])
+        chosen = self.predicts_answer.nonzero()[:, 0] if rule == "answer" else torch.arange(0)
+        there = sent(chosen, self.place.device)
+        return Places(there, self.rows[there], self.targets[there], self.predicts_answer[chosen])
 
 
 def all_places(input_ids: Tensor, lengths: Tensor, answer_starts: Tensor) -> Places:
-    """The places of packed ``input_ids`` [T], of rows with these ``lengths`` [B] and ``answer_starts`` [B]."""
-    place = torch.arange(len(input_ids), device=lengths.device)
-    rows = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    """The places of packed ``input_ids`` [T], of rows with these ``lengths`` [B] and ``answer_starts`` [B], both on the
+    CPU, where all that does not depend on the ids is computed."""
+    place = torch.arange(int(lengths.sum()))
+    rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     following = place + 1 - (lengths.cumsum(0) - lengths)[rows]
     predicts_answer = (following >= answer_starts[rows]) & (following < lengths[rows])
-    return Places(place, rows, input_ids.roll(-1).masked_fill(~predicts_answer, IGNORED))
+    device = input_ids.device
+    targets = input_ids.roll(-1).masked_fill(sent(~predicts_answer, device), IGNORED)
+    return Places(sent(place, device), sent(rows, device), targets, predicts_answer)
 
 
 def needs_of(objectives: Mapping[str, Objective]) -> dict[Split, Needs]:

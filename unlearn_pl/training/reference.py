@@ -52,7 +52,7 @@ def output_of(model: PeftModel, part: Part, states: States) -> ReferenceOutput:
     if states.final is not None:
         hidden = states.final[part.scored.place]
     if part.needs.reference_nll and hidden is not None:
-        token_nll, _ = vocabulary_head(model).scores(hidden, part.scored.targets)
+        token_nll, _ = vocabulary_head(model).scores(hidden, part.scored.targets, None, part.scored.predicts_answer)
     layers = {layer: states.layers[layer] for layer in part.needs.reference_layers}
     return ReferenceOutput(token_nll, hidden if part.needs.reference_logits else None, layers)
 

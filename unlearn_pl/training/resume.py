@@ -12,7 +12,6 @@ from torch import Tensor
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.body import causal_model
-from unlearn_pl.models.identity import add_base
 from unlearn_pl.objectives.base import Objective
 from unlearn_pl.training.schedule import accumulation_scheduler
 
@@ -31,13 +30,11 @@ def facts_of(checkpoint: Mapping[str, Any], path: object = "the checkpoint", nam
     return facts
 
 
-def base_hash(model: PeftModel) -> str:
-    """Hash of the base model: its weights and what of its configuration tells how they are used."""
-    causal, digest = causal_model(model), hashlib.sha256()
-    config = {k: v for k, v in causal.config.to_dict().items() if not k.startswith("_") and k not in UNTOLD}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    add_base(digest, model)
-    return digest.hexdigest()
+def base_hash(model: PeftModel, weights: str) -> str:
+    """Hash of the base model: its weights, by their hash, and what of its configuration tells how they are used."""
+    config = causal_model(model).config.to_dict()
+    told = {k: v for k, v in config.items() if not k.startswith("_") and k not in UNTOLD}
+    return hashlib.sha256(f"{json.dumps(told, sort_keys=True, default=str)} {weights}".encode()).hexdigest()
 
 
 def adapter_facts(model: PeftModel) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
 
 from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.models.load import refuse_codes
 from unlearn_pl.training import zero
 from unlearn_pl.training.fsdp2 import NAME, FSDP2Strategy
 
@@ -60,6 +61,13 @@ def refuse_unsupported(trainer: Trainer) -> None:
                 "the adapter exists, or puts the base into checkpoints; leave it out",
                 "callbacks",
             )
+
+
+def refuse_unsupported_base(trainer: Trainer, verb: str, dtype: str) -> None:
+    """Raise InputError if the trainer's strategy cannot take a base in ``dtype``, or not for this ``verb``."""
+    zero.refuse_fit_in_zero(trainer, verb, dtype)
+    if isinstance(trainer.strategy, FSDP2Strategy):
+        refuse_codes(dtype, "a base in shards")
 
 
 def refuse_other_launch(trainer: Trainer) -> None:

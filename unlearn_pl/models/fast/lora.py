@@ -1,5 +1,6 @@
 """A linear layer with LoRA as one autograd function, which keeps its input and nothing else of its size."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ class LoraLinear(PeftLinear):
 
     PEFT's own forward keeps its input a second time behind the dropout and adds the two branches in new tensors; on a
     CPU its dropout alone takes a tenth of a training step. Anything unusual (several active adapters, a variant such
-    as DoRA, autocast, biases of the adapter, a quantised or trained base layer) goes to PEFT.
+    as DoRA, autocast to another type than the base's, biases of the adapter, a trained base layer) goes to PEFT.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -33,11 +34,15 @@ class LoraLinear(PeftLinear):
             and adapters[0] in self.lora_A
             and adapters[0] not in self.lora_variant
             and self.lora_B[adapters[0]].bias is None
-            and not torch.is_autocast_enabled(x.device.type)
-            and type(base) is nn.Linear
-            and not base.weight.requires_grad
-            and (base.bias is None or not base.bias.requires_grad)
+            and self.is_frozen_linear(base)
+            and suits_autocast(x, base.weight)
         )
+
+    @staticmethod
+    def is_frozen_linear(base: nn.Module) -> bool:
+        """Whether the layer below the adapter is one whose product is computed here."""
+        frozen = type(base) is nn.Linear and not base.weight.requires_grad
+        return frozen and (base.bias is None or not base.bias.requires_grad)
 
     def _delta(self, x: Tensor) -> Tensor:
         """[..., M] from [..., K]."""
@@ -47,13 +52,20 @@ class LoraLinear(PeftLinear):
         mask = DropoutMask(rate) if rate else None
         base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
         factor = self.scaling[name] / (mask.keep if mask else 1.0)
-        out = AddDelta.apply(x, base.weight, base.bias, a, b, mask, factor)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(base.weight.dtype)
+        out = AddDelta.apply(x, self.frozen_weight(x), base.bias, a, b, mask, factor)
         return out.view(*x.shape[:-1], -1)
+
+    def frozen_weight(self, x: Tensor) -> Tensor | Callable[[], Tensor]:
+        """The base layer's weight [M, K], or what makes it of codes each time that it is asked."""
+        return self.base_layer.weight
 
 
 class AddDelta(torch.autograd.Function):
     """``x W' + bias + factor * (x * mask) A' B'``: x [..., K], W [M, K] and bias [M] or None, both frozen, A [R, K],
-    B [M, R], and a mask for N x K entries or None, N the product of x's other dimensions; gives [N, M].
+    B [M, R], and a mask for N x K entries or None, N the product of x's other dimensions; gives [N, M]. In place of W
+    a function may be given, which is called once for each direction, so that W is not kept.
 
     That is no view: models that overwrite what a linear layer gave (OLMo clips queries and keys) could not be
     differentiated.
@@ -61,18 +73,19 @@ class AddDelta(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, mask: DropoutMask | None,
-        factor: float,
+        ctx: Any, x: Tensor, weight: Tensor | Callable[[], Tensor], bias: Tensor | None, a: Tensor, b: Tensor,
+        mask: DropoutMask | None, factor: float,
     ) -> Tensor:  # fmt: skip
-        rows = x.reshape(-1, x.shape[-1])
-        low = masked(rows, mask, a.dtype) @ a.t()  # [N, R]
+        rows, dtype = x.reshape(-1, x.shape[-1]), adapter_type(x, a)
+        low = masked(rows, mask, dtype) @ a.to(dtype).t()  # [N, R]
         low *= factor
-        out = frozen_linear(rows, weight, bias)
-        if out.dtype == b.dtype:
-            out.addmm_(low, b.t())
+        ctx.make = None if isinstance(weight, Tensor) else weight
+        out = frozen_linear(rows, numbers(weight), bias)
+        if out.dtype == dtype:
+            out.addmm_(low, b.to(dtype).t())
         else:
             out = (out + low @ b.t()).to(out.dtype)
-        ctx.save_for_backward(x, weight, a, b, low)
+        ctx.save_for_backward(x, weight if isinstance(weight, Tensor) else None, a, b, low)
         ctx.mask, ctx.factor = mask, factor
         return out
 
@@ -80,23 +93,45 @@ class AddDelta(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, low = ctx.saved_tensors
-        mask = ctx.mask
+        mask, factors = ctx.mask, a.to(low.dtype)
         grad = grads[0]  # [N, M]
-        fine = grad.to(b.dtype)
-        grad_low = fine @ b  # [N, R], of x A' before the factor
+        fine = grad.to(low.dtype)
+        grad_low = fine @ b.to(low.dtype)  # [N, R], of x A' before the factor
         grad_low *= ctx.factor
-        grad_a = grad_low.t() @ masked(x.reshape(-1, x.shape[-1]), mask, a.dtype)
+        grad_a = grad_low.t() @ masked(x.reshape(-1, x.shape[-1]), mask, low.dtype)
         grad_b = fine.t() @ low
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = frozen_linear(grad, weight.t())
-            if mask is None and grad_x.dtype == a.dtype:
-                grad_x.addmm_(grad_low, a)
+            grad_x = frozen_linear(grad, numbers(weight if ctx.make is None else ctx.make).t())
+            if mask is None and grad_x.dtype == low.dtype:
+                grad_x.addmm_(grad_low, factors)
             else:
-                through_a = frozen_linear(grad_low, a.t())
+                through_a = frozen_linear(grad_low, factors.t())
                 grad_x += through_a if mask is None else mask.zero_(through_a)
             grad_x = grad_x.view(x.shape)
-        return grad_x, None, None, grad_a, grad_b, None, None
+        return grad_x, None, None, grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
+
+
+def suits_autocast(x: Tensor, weight: Tensor) -> bool:
+    """Whether no autocast is on, or one to the type of the base's weights, on a GPU: there our products are in that
+    type by themselves (``adapter_type``), and only ``x`` is left to be cast."""
+    device = x.device.type
+    return not torch.is_autocast_enabled(device) or (
+        device == "cuda" and torch.get_autocast_dtype(device) == weight.dtype
+    )
+
+
+def adapter_type(x: Tensor, a: Tensor) -> torch.dtype:
+    """The type in which the adapter multiplies: that of its factors; on a GPU the half precision of its input, if it is
+    in one, as under autocast: sums are in float32 there all the same, and products in float32 take ten times as long.
+    """
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    return x.dtype if half and x.device.type == "cuda" else a.dtype
+
+
+def numbers(weight: Tensor | Callable[[], Tensor]) -> Tensor:
+    """The weight, made now if it is not there."""
+    return weight if isinstance(weight, Tensor) else weight()
 
 
 def masked(values: Tensor, mask: DropoutMask | None, dtype: torch.dtype) -> Tensor:

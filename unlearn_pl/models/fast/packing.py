@@ -1,27 +1,29 @@
 """Rows of different lengths through the transformer body, without padding.
 
 All rows stand in one sequence; linear layers and norms run over it as one, and attention runs row by row, so a row
-never sees its neighbour. It is an attention implementation of transformers, so any architecture that uses those can
-have it; ``enable_packing`` tries it on the model at hand, and where it is not exact rows are padded in groups of like
-lengths.
+never sees its neighbour. It is an attention function of transformers (``attention.py``), so any architecture that uses
+those can have it; ``enable_packing`` tries it on the model at hand, and where it is not exact rows are padded in groups
+of like lengths.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
 from unlearn_pl.errors import InputError
 from unlearn_pl.models.body import body_of, causal_model, hidden_states, text_config
+from unlearn_pl.models.device import sent
+from unlearn_pl.models.fast.attention import PACKED, VARLEN, has_varlen
 from unlearn_pl.models.rope import switch_length
 from unlearn_pl.models.sharding import is_sharded
 
-PACKED = "packed_sdpa"
+# A gradient in half precision, by two kernels.
+GRADIENT_TOLERANCE = 0.03
 # Of the tokens of a padded forward, where packing is not possible.
 MOST_PADDING = 0.1
 # Matrix libraries compile a kernel for each number of rows and keep it, half a megabyte each: few numbers, few kernels.
@@ -31,29 +33,9 @@ WINDOWS = ("sliding_window", "sliding_windows", "sliding_window_size", "attentio
            "window_size", "local_attention")  # fmt: skip
 
 
-def packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    row_lengths: Sequence[int] | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention of packed rows, each to itself; without ``row_lengths`` it is transformers' own ``sdpa``.
-
-    ``query``, ``key`` and ``value`` are [1, heads, sum of row_lengths, head width]; gives [1, tokens, heads, width].
-    """
-    if row_lengths is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if attention_mask is not None and attention_mask.is_floating_point():
-        raise ValueError("the model adds numbers of its own to the attention, which rows of a pack would go without")
-    rows = zip(*(states.split(list(row_lengths), dim=2) for states in (query, key, value)), strict=True)
-    return torch.cat([sdpa_attention_forward(module, *row, None, **kwargs)[0] for row in rows], dim=1), None
-
-
-AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, sdpa_mask)
+def packs_rows(model: nn.Module) -> bool:
+    """Whether the attention function of ``model`` is one that takes packed rows."""
+    return causal_model(model).config._attn_implementation in (PACKED, VARLEN)
 
 
 def enable_packing(model: nn.Module) -> bool:
@@ -63,19 +45,49 @@ def enable_packing(model: nn.Module) -> bool:
     The attention function must stay set for the backward pass too, where checkpointed layers run again.
     """
     causal = causal_model(model)
-    if causal.config._attn_implementation in ("sdpa", PACKED) and attention_was_set(causal, PACKED):
+    if causal.config._attn_implementation in ("sdpa", PACKED, VARLEN) and attention_was_set(causal, PACKED):
         if packing_is_exact(model):
+            use_varlen(model)
             return True
         causal.set_attn_implementation("sdpa")
     refuse_inexact_padding(model, " takes no packed rows, and")
     return False
 
 
+def use_varlen(model: nn.Module) -> None:
+    """Let a model that packs rows compute the attention of all in one call, if the device that it is on has a kernel
+    for it that gives the same; to be called again when the model has come to another device."""
+    causal = causal_model(model)
+    if causal.config._attn_implementation != PACKED or not has_varlen(device_of(model)):
+        return
+    expected = tried(model)
+    causal.set_attn_implementation(VARLEN)
+    try:
+        exact = all(map(close, tried(model), expected))
+    except Exception:  # the kernel refuses this card, or this width of a head; each in its own way
+        exact = False
+    if not exact:
+        causal.set_attn_implementation(PACKED)
+
+
+def tried(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """The hidden states of two packed rows, and the gradient of their tokens' embeddings, [8, H] each."""
+    with differentiable_tokens(model) as tokens:
+        states = packed_hidden_states(model, torch.arange(1, 9, device=device_of(model)), [3, 5])
+        (gradient,) = torch.autograd.grad(weighted(states).sum(), tokens)
+    return states.detach(), gradient[0, :8]
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors of half-precision numbers are the same but for rounding."""
+    return bool((found - expected).float().norm() <= GRADIENT_TOLERANCE * expected.float().norm())
+
+
 def disable_packing(model: nn.Module) -> None:
     """Let ``model`` compute as transformers does, rows padded; one in memory may come from a fit that packed them.
     Raises InputError if padded rows are not exact."""
     causal = causal_model(model)
-    if causal.config._attn_implementation == PACKED:
+    if packs_rows(model):
         causal.set_attn_implementation("sdpa")
     refuse_inexact_padding(model)
 
@@ -116,28 +128,43 @@ def rows_are_apart(model: nn.Module) -> bool:
 
     Not even what would pass as rounding, as the states do that a recurrent layer carries on if its weights are small.
     """
-    embedding = causal_model(model).get_input_embeddings()
+    with differentiable_tokens(model) as tokens:
+        states = packed_hidden_states(model, torch.arange(1, 9, device=device_of(model)), [3, 5])
+        ahead, behind = (
+            torch.autograd.grad(weighted(states)[part].sum(), tokens, retain_graph=True)[0][0]
+            for part in (slice(3), slice(3, None))
+        )
+    return not ahead[3:].any() and not behind[:3].any() and bool(behind[3:].any())
+
+
+@contextmanager
+def differentiable_tokens(model: nn.Module) -> Iterator[list[Tensor]]:
+    """In the block, in eval mode, the embeddings of each forward's tokens [1, T, H] can be differentiated by; they
+    come into the list."""
     tokens: list[Tensor] = []
 
     def watch(*call: Any) -> Tensor:
         tokens.append(call[2].detach().requires_grad_())
         return tokens[-1]
 
-    training, hook = model.training, embedding.register_forward_hook(watch)
+    training, hook = model.training, causal_model(model).get_input_embeddings().register_forward_hook(watch)
     model.eval()
     try:
         with torch.enable_grad():
-            states = packed_hidden_states(model, torch.arange(1, 9, device=embedding.weight.device), [3, 5])
-            # a plain sum would not do: of a layer norm it is a constant
-            weighted = states * torch.linspace(-1, 1, states.shape[-1], device=states.device, dtype=states.dtype) ** 3
-            ahead, behind = (
-                torch.autograd.grad(weighted[part].sum(), tokens, retain_graph=True)[0][0]
-                for part in (slice(3), slice(3, None))
-            )
+            yield tokens
     finally:
         hook.remove()
         model.train(training)
-    return not ahead[3:].any() and not behind[:3].any() and bool(behind[3:].any())
+
+
+def weighted(states: Tensor) -> Tensor:
+    """States [T, H] times a weight of each channel: a plain sum would not do, of a layer norm it is a constant."""
+    return states * torch.linspace(-1, 1, states.shape[-1], device=states.device, dtype=states.dtype) ** 3
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the tokens of ``model`` are to be."""
+    return causal_model(model).get_input_embeddings().weight.device
 
 
 def padding_is_exact(model: nn.Module) -> bool:
@@ -150,7 +177,7 @@ def rows_agree(model: nn.Module, way: Callable[[nn.Module, Tensor, Sequence[int]
     """Whether two short rows give the same hidden states by ``way`` as one at a time, but for rounding."""
     training = model.training
     model.eval()
-    ids, lengths = torch.arange(1, 9, device=causal_model(model).get_input_embeddings().weight.device), [3, 5]
+    ids, lengths = torch.arange(1, 9, device=device_of(model)), [3, 5]
     try:
         alone = torch.cat([hidden_states(model, row[None])[0] for row in ids.split(lengths)])
         together = way(model, ids, lengths)
@@ -162,7 +189,7 @@ def rows_agree(model: nn.Module, way: Callable[[nn.Module, Tensor, Sequence[int]
 
 def row_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
     """[T, H] final hidden states of rows that follow each other in ``input_ids`` [T], T the sum of ``lengths``."""
-    if causal_model(model).config._attn_implementation == PACKED and max(lengths) <= packed_limit(model):
+    if packs_rows(model) and max(lengths) <= packed_limit(model):
         return packed_hidden_states(model, input_ids, lengths)
     return padded_hidden_states(model, input_ids, lengths)
 
@@ -186,15 +213,19 @@ def packed_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[
     count = len(input_ids)
     if filler := -count % ROUND_TO:
         input_ids, lengths = nn.functional.pad(input_ids, (0, filler)), [*lengths, filler]
-    positions = torch.cat([torch.arange(length, device=input_ids.device) for length in lengths])
+    positions = sent(torch.cat([torch.arange(length) for length in lengths]), input_ids.device)
     # A mask of four dimensions is handed on as it is; without one transformers would build [T, T].
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
+    options: dict[str, Any] = {"row_lengths": tuple(lengths)}
+    if causal_model(model).config._attn_implementation == VARLEN:
+        bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+        options["row_bounds"] = sent(bounds, input_ids.device)
     outputs = body_of(model)(
         input_ids=input_ids[None],
         position_ids=positions[None],
         attention_mask=no_mask,
         use_cache=False,
-        row_lengths=tuple(lengths),
+        **options,
     )
     return outputs.last_hidden_state[0, :count]
 
@@ -217,9 +248,9 @@ def padded_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[
 def padded_group(model: nn.Module, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
     """[T, H], in one forward, every row padded on the right to the longest."""
     ids = pad_sequence(input_ids.split(list(lengths)), batch_first=True)
-    real = torch.tensor(lengths, device=ids.device)
-    mask = torch.arange(ids.shape[1], device=ids.device) < real[:, None]
-    return hidden_states(model, ids, mask.long())[mask]
+    mask = torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]
+    states = hidden_states(model, ids, sent(mask.long(), ids.device))
+    return torch.cat([row[:length] for row, length in zip(states, lengths, strict=True)])
 
 
 def groups_of_like_length(lengths: Sequence[int]) -> list[list[int]]:

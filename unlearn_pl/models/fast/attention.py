@@ -1,0 +1,111 @@
+"""Attention of rows that stand in one sequence, each to itself: two attention functions that transformers can call.
+
+``PACKED`` calls torch's attention once a row; ``VARLEN`` once for all rows, by the kernel for sequences of different
+lengths that torch has on a GPU (FlashAttention 2, arXiv 2307.08691), where it takes the numbers at hand.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED, VARLEN = "packed_sdpa", "packed_varlen"
+HALF = (torch.bfloat16, torch.float16)
+# The widest head that the kernel takes.
+MOST_WIDTH = 256
+
+varlen_attn: Any = None
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # torch 2.9
+    pass
+else:
+    varlen_attn = varlen.varlen_attn
+# Those of torch 2.10 are others than of 2.11, and 2.12 added to them.
+VARLEN_OPTIONS = () if varlen_attn is None else tuple(inspect.signature(varlen_attn).parameters)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    row_lengths: Sequence[int] | None = None,
+    row_bounds: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of packed rows, each to itself; without ``row_lengths`` it is transformers' own ``sdpa``.
+
+    ``query``, ``key`` and ``value`` are [1, heads, sum of row_lengths, head width]; gives [1, tokens, heads, width].
+    """
+    if row_lengths is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if attention_mask is not None and attention_mask.is_floating_point():
+        raise ValueError("the model adds numbers of its own to the attention, which rows of a pack would go without")
+    rows = zip(*(states.split(list(row_lengths), dim=2) for states in (query, key, value)), strict=True)
+    return torch.cat([sdpa_attention_forward(module, *row, None, **kwargs)[0] for row in rows], dim=1), None
+
+
+def varlen_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    row_lengths: Sequence[int] | None = None,
+    row_bounds: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The same by one call for all rows; ``row_bounds`` [rows + 1] are the places of their ends, from 0, in int32 on
+    the device. What the kernel does not take goes row by row."""
+    if row_lengths is None or row_bounds is None or not varlen_takes(module, query, value, **kwargs):
+        return packed_attention(module, query, key, value, attention_mask, row_lengths, **kwargs)
+    if attention_mask is not None and attention_mask.is_floating_point():
+        raise ValueError("the model adds numbers of its own to the attention, which rows of a pack would go without")
+    options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": (-1, 0)}  # causal, the whole row
+    if "enable_gqa" in VARLEN_OPTIONS:
+        options["enable_gqa"] = query.shape[1] != key.shape[1]
+    else:
+        groups = query.shape[1] // key.shape[1]
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    dtype = product_type(query)
+    states = (each[0].transpose(0, 1).to(dtype) for each in (query, key, value))  # [tokens, heads, width]
+    longest = max(row_lengths)
+    return varlen_attn(*states, row_bounds, row_bounds, longest, longest, **options)[None], None
+
+
+def product_type(query: Tensor) -> torch.dtype:
+    """The type in which attention multiplies: under autocast that of autocast."""
+    device = query.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+
+
+def varlen_takes(module: nn.Module, query: Tensor, value: Tensor, **kwargs: Any) -> bool:
+    """Whether the kernel computes this attention: causal, without dropout, in half precision."""
+    causal = kwargs.get("is_causal")
+    return (
+        has_varlen(query.device)
+        and product_type(query) in HALF
+        and query.shape[-1] == value.shape[-1] <= MOST_WIDTH
+        and not kwargs.get("dropout")
+        and kwargs.get("softcap") is None
+        and kwargs.get("position_bias") is None
+        and (getattr(module, "is_causal", True) if causal is None else causal)
+    )
+
+
+def has_varlen(device: torch.device) -> bool:
+    """Whether this torch (2.11 or newer) has the kernel for this device."""
+    return device.type == "cuda" and "window_size" in VARLEN_OPTIONS
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionInterface.register(VARLEN, varlen_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
+AttentionMaskInterface.register(VARLEN, sdpa_mask)
