@@ -180,6 +180,7 @@ def test_all_ways_take_the_same_steps(bench: Bench) -> None:
     assert len({one["useful_flops"] for one in found.values()}) == 1
     assert found["ours"]["losses"] == pytest.approx(found["competent"]["losses"], rel=0.05)
     assert found["ours"]["packed"]
+    assert (found["ours"]["attention"], found["competent"]["attention"]) == ("packed_sdpa", "sdpa")
     assert found["ours"]["cache_build_seconds"] > 0
     assert found["competent"]["cache_build_seconds"] is None
     assert [found[way]["checkpointing"] for way in found] == [False, True, True]
