@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
+import torch
 from torch import Tensor
 
 from unlearn_pl.inference.engine import Engine
@@ -83,7 +84,7 @@ def continue_rows(
     for step in range(max(budgets)):
         logits = lines.logits()
         chosen = logits.argmax(dim=-1) if pick is None else pick(logits, lines.rows, step)
-        texts.take(lines, chosen, ties(engine, logits) if watched else None)
+        texts.take(lines, *on_host(chosen, ties(engine, logits) if watched else None))
         if not lines.running:
             break
         lines.feed(chosen)
@@ -110,13 +111,24 @@ def continue_read(engine: Engine, reading: Iterator[ReadRow], size: int, texts: 
                 return
             logits = lines.logits()
             chosen = logits.argmax(dim=-1)
-            texts.take(lines, chosen, ties(engine, logits))
+            texts.take(lines, *on_host(chosen, ties(engine, logits)))
             lines.feed(chosen)
 
 
-def ties(engine: Engine, logits: Tensor) -> list[bool]:
-    """For each row of ``logits`` [B, V] whether rounding may have chosen its best token."""
-    return is_tie(margins(logits), logits.dtype, engine.tie_units).tolist()
+def ties(engine: Engine, logits: Tensor) -> Tensor | None:
+    """[B] for each row of ``logits`` [B, V] whether rounding may have chosen its best token; None in half precision,
+    where that is said of none."""
+    if torch.finfo(logits.dtype).bits < 32:
+        return None
+    return is_tie(margins(logits), logits.dtype, engine.tie_units)
+
+
+def on_host(chosen: Tensor, tied: Tensor | None) -> tuple[list[int], list[int] | None]:
+    """Both [B] as numbers; a GPU is waited for once."""
+    if tied is None:
+        return chosen.tolist(), None
+    tokens, unsure = torch.stack([chosen, tied.long()]).tolist()
+    return tokens, unsure
 
 
 class Texts:
@@ -131,12 +143,11 @@ class Texts:
         self.unsure: set[int] = set()
         """Rows where two tokens came so close that rounding may have chosen between them."""
 
-    def take(self, lines: Lines, chosen: Tensor, tied: Sequence[bool] | None) -> None:
+    def take(self, lines: Lines, chosen: Sequence[int], tied: Sequence[int] | None) -> None:
         """Append the token ``chosen`` [B] for each line that still runs; rows that are over end."""
-        tokens = chosen.tolist()
         for line in lines.running:
             row = lines.rows[line]
-            self.tokens[row].append(tokens[line])
+            self.tokens[row].append(chosen[line])
             if tied is not None and tied[line]:
                 self.unsure.add(row)
             if row in self.unsure or self.over(row):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -63,3 +64,19 @@ class Engine(Forward):
         if self.head is None:
             return token_scores_of_logits(states, targets, moments, margin)
         return token_scores(states, self.head, targets, moments=moments, margin=margin)
+
+    @property
+    def scores_together(self) -> bool:
+        """Whether rows are scored all at once, so that a GPU is waited for once. On a CPU that is no faster, and each
+        row's numbers are its own to the last bit; states that are logits would all be copied."""
+        return self.device.type != "cpu" and self.head is not None
+
+    def scores_of_rows(
+        self, states: Sequence[Tensor], targets: Sequence[Sequence[int]], moments: bool = False, margin: bool = False
+    ) -> list[TokenScores]:
+        """``token_scores`` of each row: its states [T, ...] and its T targets."""
+        if not self.scores_together:
+            wanted = [torch.tensor(list(row), device=self.device) for row in targets]
+            return [self.token_scores(own, row, moments, margin) for own, row in zip(states, wanted, strict=True)]
+        whole = torch.tensor([token for row in targets for token in row], device=self.device)
+        return self.token_scores(torch.cat(list(states)), whole, moments, margin).split([len(row) for row in targets])

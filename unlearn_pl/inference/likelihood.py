@@ -5,13 +5,12 @@ the true token, it is what greedy decoding gives (the answer is the draft of spe
 2023, arXiv 2211.17192), so a memorised answer costs one forward instead of one for each token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import nan
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
@@ -70,19 +69,23 @@ def read_batch(
     """``read_answers`` in one forward; ``cache``, an empty one, takes up the rows, padded on the right."""
     rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     states = engine.rows_states(rows, cache=cache)
+    wanted = [
+        states[slot, len(prompt) - 1 : len(row)] for slot, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
+    ]
+    targets = [[*answer, 0] for answer in answers]  # nothing is asked of what follows the answer
+    found = engine.scores_of_rows(wanted, targets, margin=True)
     return [
-        likelihood(engine, states[slot, len(prompt) - 1 : len(prompt) + len(answer)], answer)
-        for slot, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        likelihood(scores, answer, lambda margin: is_tie(margin, states.dtype, engine.tie_units))
+        for scores, answer in zip(found, answers, strict=True)
     ]
 
 
-def likelihood(engine: Engine, states: Tensor, answer: Sequence[int]) -> Likelihood:
-    """From the ``states`` [T + 1, ...] at the last token of the prompt and at each token of the ``answer`` [T].
+def likelihood(scores: TokenScores, answer: Sequence[int], ties: Callable[[Tensor], Tensor]) -> Likelihood:
+    """From the ``scores`` [T + 1] at the last token of the prompt and at each token of the ``answer`` [T]; ``ties``
+    tells of their margins which may be one.
 
     Of an answer without tokens its likelihood and the measures of it are NaN.
     """
-    targets = torch.tensor([*answer, 0], device=states.device)  # nothing is asked of what follows the answer
-    scores = engine.token_scores(states, targets, margin=True)
     best, logprob = scores.argmax.tolist(), scores.logprob[:-1].tolist()
     hits = [own == true for own, true in zip(best, answer, strict=False)]
     accepted = hits.index(False) if False in hits else len(hits)
@@ -90,7 +93,7 @@ def likelihood(engine: Engine, states: Tensor, answer: Sequence[int]) -> Likelih
     return Likelihood(
         accepted=accepted,
         following=best[accepted],
-        unsure=bool(is_tie(margin, states.dtype, engine.tie_units).any()),
+        unsure=bool(ties(margin).any()),
         broken=bool(margin.isnan().any()),
         logprob=fmean(logprob) if logprob else nan,
         probability=verbatim_probability(logprob) if logprob else nan,
@@ -107,11 +110,9 @@ def read_documents(
 
     def compute(batch: Sequence[int]) -> list[dict[str, Any]]:
         states = engine.rows_states([rows[index] for index in batch])
-        targets = [torch.tensor(rows[index][1:], device=states.device) for index in batch]
-        return [
-            engine.token_scores(states[slot, : len(wanted)], wanted, moments).to_json()
-            for slot, wanted in enumerate(targets)
-        ]
+        targets = [rows[index][1:] for index in batch]
+        wanted = [states[slot, : len(row)] for slot, row in enumerate(targets)]
+        return [scores.to_json() for scores in engine.scores_of_rows(wanted, targets, moments)]
 
     batches = length_sorted_batches([len(row) for row in rows], batch_size, engine.tokens_per_forward)
     found = map_batches(batches, compute, what, engine.work, [list(map(list, rows)), moments])

@@ -68,7 +68,7 @@ class Lines:
         """Take out the rows that ended, once they are many."""
         running = self.running
         if 0 < len(running) <= (1 - ENDED_SHARE) * len(self.rows):
-            self._keep(torch.tensor(running, device=self.ids.device))
+            self._keep(running)
 
     def join(self, new: Sequence[ReadRow]) -> None:
         """Take up rows that were read; those that ended leave. Only between ``feed`` and ``logits``, in a cache of
@@ -93,10 +93,11 @@ class Lines:
             places = torch.arange(end + 1, device=self.ids.device)
             self.mask = (places >= end - self.positions).long()
 
-    def _keep(self, index: Tensor) -> None:
+    def _keep(self, lines: Sequence[int]) -> None:
+        index = torch.tensor(lines, device=self.ids.device)
         if self.cache is not None:
             self.cache.batch_select_indices(index)
-        self.rows = [self.rows[line] for line in index.tolist()]
+        self.rows = [self.rows[line] for line in lines]
         self.ids = self.ids[index]
         if self.mask is not None:
             self.mask = self.mask[index]

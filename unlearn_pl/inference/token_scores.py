@@ -1,12 +1,13 @@
 """What a language model says of each token of a text: its log probability, and how surprising any token would be."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unlearn_pl.models.fast.linear import frozen_linear
-from unlearn_pl.models.head import Head, product_type
+from unlearn_pl.models.head import GPU_CHUNK_LOGITS, Head, product_type
 
 # Beside other rows a row's float32 logits moved by up to 31 units of eps x the largest logit, read with a whole answer
 # at once by up to 52 (SmolLM2-135M, 24 rows of LUME). Two candidates can swap if they are closer than twice that; the
@@ -14,6 +15,8 @@ from unlearn_pl.models.head import Head, product_type
 TIE = 256
 # Below this log ratio to the best token exp() is 0 in float32, so nothing of a sum over p changes by cutting there.
 NO_CHANCE = -200.0
+# Positions whose logits a CPU's caches still hold.
+CPU_CHUNK = 64
 COLUMNS = ("logprob", "mean", "std", "argmax", "margin")
 
 
@@ -37,6 +40,12 @@ class TokenScores:
         """The numbers as lists, which give the same floats again."""
         return {name: getattr(self, name).tolist() for name in COLUMNS}
 
+    def split(self, sizes: Sequence[int]) -> list["TokenScores"]:
+        """Those of so many positions each, in order; what was not asked for stays empty."""
+        columns = [getattr(self, name) for name in COLUMNS]
+        parts = [column.split(list(sizes)) if len(column) else [column] * len(sizes) for column in columns]
+        return [TokenScores(*one) for one in zip(*parts, strict=True)]
+
     @classmethod
     def from_json(cls, found: dict[str, list[float]]) -> "TokenScores":
         """The inverse of ``to_json``."""
@@ -46,25 +55,31 @@ class TokenScores:
 
 
 def token_scores(
-    hidden: Tensor, head: Head, targets: Tensor, chunk: int = 64, moments: bool = True, margin: bool = False
+    hidden: Tensor, head: Head, targets: Tensor, chunk: int | None = None, moments: bool = True, margin: bool = False
 ) -> TokenScores:
     """Scores of the ``targets`` [N] at positions with hidden states [N, H]; targets are token ids, none is ignored.
 
-    The head runs in the type of its weights (or autocast's), ``chunk`` positions at a time, so that [N, V] logits never
-    exist; all that follows is float32. Without ``moments`` mean and standard deviation are left out, and without
-    ``margin`` that. No gradients.
+    The head runs in the type of its weights (or autocast's), ``chunk`` positions at a time (by default what the device
+    is fast with), so that [N, V] logits never exist; all that follows is float32. A GPU is waited for at the end alone.
+    Without ``moments`` mean and standard deviation are left out, and without ``margin`` that. No gradients.
     """
-    assert chunk >= 1, chunk
     assert targets.shape == hidden.shape[:1], (targets.shape, hidden.shape)
+    chunk = chunk_size(head, hidden.device) if chunk is None else chunk
+    assert chunk >= 1, chunk
     parts = []
     with torch.no_grad(), product_type(head, hidden) as narrow:
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = frozen_linear(hidden[part].to(narrow.weight.dtype), narrow.weight, narrow.bias)
             parts.append(_scores_of_own(logits.float(), targets[part], moments, margin))
-    none = torch.empty(0)
-    parts.append(TokenScores(none, none, none, none.long(), none))  # so that zero positions give empty tensors
-    return TokenScores(*(torch.cat([getattr(scores, name) for scores in parts]) for name in COLUMNS))
+    none = hidden.new_empty(0, dtype=torch.float32)
+    parts.append((none, none, none, none.long(), none))  # so that zero positions give empty tensors
+    return TokenScores(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+def chunk_size(head: Head, device: torch.device) -> int:
+    """Positions whose logits exist at once."""
+    return CPU_CHUNK if device.type == "cpu" else max(1, GPU_CHUNK_LOGITS // len(head.weight))
 
 
 def token_scores_of_logits(logits: Tensor, targets: Tensor, moments: bool = True, margin: bool = False) -> TokenScores:
@@ -74,7 +89,8 @@ def token_scores_of_logits(logits: Tensor, targets: Tensor, moments: bool = True
     token with logit -inf has p = 0 and adds nothing.
     """
     with torch.no_grad():
-        return _scores_of_own(logits.to(torch.float32, copy=True), targets, moments, margin)
+        found = _scores_of_own(logits.to(torch.float32, copy=True), targets, moments, margin)
+        return TokenScores(*(column.cpu() for column in found))
 
 
 def margins(logits: Tensor) -> Tensor:
@@ -95,8 +111,9 @@ def is_tie(margin: Tensor, dtype: torch.dtype, units: float = TIE) -> Tensor:
     return margin <= units if torch.finfo(dtype).bits >= 32 else torch.zeros_like(margin, dtype=torch.bool)
 
 
-def _scores_of_own(logits: Tensor, targets: Tensor, moments: bool, margin: bool) -> TokenScores:
-    """``token_scores_of_logits`` of float32 logits that nobody else needs: they are overwritten.
+def _scores_of_own(logits: Tensor, targets: Tensor, moments: bool, margin: bool) -> tuple[Tensor, ...]:
+    """The columns of ``token_scores_of_logits``, where the logits are, float32 ones that nobody else needs: they are
+    overwritten.
 
     Sums are over ratios to the best token, exp(l - max), and divided by the sum of those at the end: that saves a pass
     over [N, V]. The variance is taken about the mean, since the difference of two squares near log(V)^2 = 117 has no
@@ -114,4 +131,4 @@ def _scores_of_own(logits: Tensor, targets: Tensor, moments: bool, margin: bool)
         centre = torch.linalg.vecdot(weight, ratio) / total
         mean = centre - total.log()
         std = (torch.linalg.vecdot(weight, ratio.sub_(centre[:, None]).square_()) / total).sqrt()
-    return TokenScores(logprob.cpu(), mean.cpu(), std.cpu(), argmax[:, 0].cpu(), ahead.cpu())
+    return logprob, mean, std, argmax[:, 0], ahead
