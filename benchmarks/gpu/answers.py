@@ -27,17 +27,17 @@ SEED = 1
 class AnswerLoad:
     """How much is generated and read."""
 
-    rows: int = 128
+    rows: int = 96
     prompt: tuple[int, int] = (20, 200)
     """Tokens of a prompt, both ends included."""
-    new_tokens: int = 96
-    batches: tuple[int, ...] = (32, 128)
+    new_tokens: int = 64
+    batches: tuple[int, ...] = (32, 96)
     """Rows of a batch of the competent way."""
     alone: int = 4
     """Rows of the official way, which takes one at a time."""
     documents: int = 64
     document: tuple[int, int] = (100, 400)
-    rounds: int = 3
+    rounds: int = 2
     """The figures are medians."""
 
 
