@@ -84,10 +84,15 @@ def compute_plainly(model: nn.Module) -> None:
 
 def multiply(layer: Any, x: Tensor) -> Tensor:
     """[..., M] from ``x`` [..., K], through a coded layer; what is kept for the gradient is no number of the weight."""
-    few = x.numel() <= FEW * x.shape[-1] and not torch.is_grad_enabled()
-    if few and x.is_cuda and hasattr(layer.weight, "quant_state"):
-        return type(layer).forward(layer, x)  # its kernel for so few rows reads the codes alone
+    if not torch.is_grad_enabled() and x.is_cuda and x.numel() <= FEW * x.shape[-1] and has_kernel(layer):
+        return type(layer).forward(layer, x)  # which reads the codes alone
     return CodedProduct.apply(x, layer).view(*x.shape[:-1], -1)
+
+
+def has_kernel(layer: Any) -> bool:
+    """Whether a GPU multiplies few rows with the codes of a layer without making numbers of them all."""
+    weight = layer.weight
+    return hasattr(weight, "quant_state") and layer.in_features % weight.quant_state.blocksize == 0
 
 
 def dequantised(layer: nn.Module, dtype: torch.dtype) -> Tensor:
