@@ -1,5 +1,6 @@
 """Merges scored in the weights of one model, against plain evaluation."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.inputs import read_inputs
 from unlearn_pl.evaluation.membership import Membership, document_losses
 from unlearn_pl.evaluation.options import EvaluationOptions
+from unlearn_pl.evaluation.run import evaluate
 from unlearn_pl.inference.generation import Generation
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.merging.folding import FoldedWeights
@@ -76,6 +78,24 @@ def test_scores_hold_what_evaluation_says(scorer, path):
     assert measured.to_json()["membership_auc"] == scorer.documents.auc(scores.losses) == measured.auc["all"]
 
 
+def test_texts_whose_score_is_decided_are_not_finished(scorer, path):
+    """The same scores as of plain evaluation, in fewer forwards: both questions are answered wrongly at once."""
+    forwards = []
+    hook = scorer.model.register_forward_hook(lambda *call: forwards.append(1))
+    inner = scorer.model.model.register_forward_hook(lambda *call: forwards.append(1))
+    deltas = path.merge(Point(Ray(), 0.5))[0]
+    losses = scorer.losses(deltas)
+    forwards.clear()
+    short = scorer.scores(deltas, losses)
+    fewer = len(forwards)
+    forwards.clear()
+    whole = evaluate(scorer.model, scorer.tokenizer, scorer.inputs, replace(OPTIONS, metrics=[]))
+    hook.remove()
+    inner.remove()
+    assert (short.task_aggregate, short.mmlu, short.terms) == (whole.task_aggregate, whole.mmlu, whole.terms)
+    assert fewer < len(forwards)
+
+
 def test_the_base_is_as_it_was_after_a_search(model, tokenizer, pair, inputs):
     """Also after one that fails on its way: the second, told of its first merge, raises."""
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -108,6 +128,15 @@ def test_documents_are_told_apart_by_half():
     assert (
         documents.auc(losses[::-1]) == area_under_curve([-x for x in losses[:7:-1]], [-x for x in losses[7::-1]]) == 0
     )
+
+
+def test_many_losses_at_once_have_the_auc_of_each():
+    """Also with ties, which count one half."""
+    documents = Documents(tuple("abcdefgh"), tuple("ijklmnopqrst"))
+    losses = torch.randint(0, 9, (50, 20), generator=torch.Generator().manual_seed(0)).double()
+    for half, split in (("all", 0), ("calibration", 0), ("heldout", 2)):
+        wanted = [documents.auc(row, half, split) for row in losses.tolist()]
+        assert documents.aucs(losses, half, split).tolist() == wanted
 
 
 def test_an_attack_is_needed(model, tokenizer, pair):

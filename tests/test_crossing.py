@@ -1,66 +1,106 @@
-"""Where a costly curve crosses a level: by curves whose crossings are known."""
+"""Where a costly curve is at a level: curves whose crossings are known, and guesses that are right, blind or wrong."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearn_pl.balance.crossing import find_crossings, refine
+from unlearn_pl.balance.crossing import find_crossings
 
-GRID = [0, 0.25, 0.5, 0.75, 1]
+PLACES = 1000
+ENDS = (0, PLACES)
 
 
-class Counted:
-    """A curve that counts how often it is asked, and refuses to be asked twice at one place."""
+class Curve:
+    """A curve over [0, 1] that counts where it is asked, and refuses to be asked twice at one place; its guess goes
+    straight from one measured place to the next."""
 
-    def __init__(self, curve):
-        self.curve, self.places = curve, []
+    def __init__(self, curve, known=ENDS):
+        self.curve = curve
+        self.known = {place: curve(place / PLACES) for place in known}
+        self.values = dict(self.known)
 
     def __call__(self, place):
-        assert place not in self.places
-        self.places.append(place)
-        return self.curve(place)
+        assert place not in self.values
+        self.values[place] = self.curve(place / PLACES)
+        return self.values[place]
+
+    def guess(self):
+        finite = {place: value for place, value in sorted(self.values.items()) if math.isfinite(value)}
+        found = [next(iter(finite.values()))] * (PLACES + 1)
+        for (low, low_value), (high, high_value) in pairwise(finite.items()):
+            for place in range(low, PLACES + 1):
+                found[place] = low_value + (high_value - low_value) * min(place - low, high - low) / (high - low)
+        return found
+
+    def crossings(self, tolerance=0.01, evaluations=8, guess=None):
+        known = dict(self.values)
+        return find_crossings(self, guess or self.guess, known, tolerance=tolerance, evaluations=evaluations)
+
+    @property
+    def asked(self):
+        return len(self.values) - len(self.known)
 
 
-def test_a_straight_line_needs_one_value_more():
-    """From 0.2 at 0 to 1 at 1: 0.5 is at 0.375, which a straight line between 0.25 and 0.5 hits at once."""
-    curve = Counted(lambda place: 0.2 + 0.8 * place)
-    (found,) = find_crossings(curve, GRID, tolerance=1e-9)
-    assert found.at == pytest.approx(0.375)
-    assert found.reached
-    assert len(curve.places) == 6
+def test_a_right_guess_needs_one_value():
+    """From 0.2 at 0 to 1 at 1: 0.5 is at 0.375, which a straight line hits at once."""
+    curve = Curve(lambda place: 0.2 + 0.8 * place)
+    assert curve.crossings(1e-9) == [375]
+    assert curve.asked == 1
 
 
-def test_every_crossing_of_a_curve_that_comes_back():
-    """0.5 + 0.4 cos(2 pi x): above at 0, below in the middle, above again; one half at 1/4 and 3/4, on the grid."""
-    curve = Counted(lambda place: 0.5 + 0.4 * math.cos(2 * math.pi * place))
-    assert [round(one.at, 12) for one in find_crossings(curve, GRID)] == [0.25, 0.75]
-    off = Counted(lambda place: 0.5 + 0.4 * math.cos(2 * math.pi * (place + 0.07)))
-    assert [one.at for one in find_crossings(off, GRID, tolerance=1e-3)] == pytest.approx([0.18, 0.68], abs=1e-3)
+def test_every_crossing_that_the_guess_shows():
+    """0.5 + 0.4 cos(2 pi x): above at 0, below in the middle, above again; one half at 1/4 and 3/4."""
+    curve = Curve(lambda place: 0.5 + 0.4 * math.cos(2 * math.pi * (place + 0.07)), (0, 500, 1000))
+    assert curve.crossings(2e-3) == pytest.approx([180, 680], abs=2)
 
 
-def test_no_crossing_and_one_seen_only_by_a_finer_grid():
-    assert find_crossings(lambda place: 0.9 - 0.2 * place, GRID) == []
-    dip = Counted(lambda place: 0.2 if 0.3 < place < 0.4 else 0.9)
-    assert find_crossings(dip, GRID) == []
-    fine = [i / 20 for i in range(21)]
-    found = find_crossings(lambda place: 0.2 if 0.3 < place < 0.4 else 0.9, fine, tolerance=0.01)
-    assert len(found) == 2
-    assert not any(one.reached for one in found)  # it jumps past one half
+def test_a_crossing_that_is_measured_already_is_not_measured_again():
+    curve = Curve(lambda place: place, (0, 495, 1000))
+    assert curve.crossings() == [495]
+    assert curve.asked == 0
 
 
-def test_a_jump_is_told_from_a_crossing_and_keeps_to_its_budget():
-    curve = Counted(lambda place: 0.1 if place < 0.6 else 0.7)
-    (found,) = find_crossings(curve, GRID, evaluations=5)
-    assert len(curve.places) == len(GRID) + 5
-    assert (found.value, found.reached) == (0.7, False)
-    assert 0.5 < found.at < 0.75
+def test_neighbours_near_the_level_are_one_crossing():
+    """Of 0.494, 0.502 and 0.508, between which nothing leaves the tolerance, the nearest; 0.5 beyond 0.9 is another."""
+    curve = Curve(lambda place: place if place < 0.6 else 1.4 - place, (0, 494, 502, 508, 600, 900, 1000))
+    assert curve.crossings() == [502, 900]
 
 
-def test_an_end_of_the_grid_can_be_the_crossing():
-    found = find_crossings(lambda place: 0.5 + 0.3 * place, GRID, tolerance=0.01)
-    assert [(one.at, one.reached) for one in found] == [(0, True)]
+def test_without_a_crossing_the_ends_are_measured_and_no_more():
+    curve = Curve(lambda place: 0.9 - 0.2 * place, (500,))
+    assert curve.crossings() == []
+    assert curve.values.keys() == {0, 500, 1000}
+    dip = Curve(lambda place: 0.2 if 0.3 < place < 0.4 else 0.9)
+    assert dip.crossings() == []  # nothing says that it is there
+    assert dip.asked == 0
+
+
+def test_an_end_can_show_the_crossing():
+    """A blind guess, which says what was measured last, sees 0.8 everywhere; the end at 0 says that it is wrong."""
+    curve = Curve(lambda place: 0.1 + 1.4 * place, (500,))
+    assert [abs(curve.curve(place / PLACES) - 0.5) <= 0.01 for place in curve.crossings()] == [True]
+
+
+def test_a_jump_is_no_crossing_and_keeps_to_its_budget():
+    """From 0.1 to 0.7 at 0.6, between two places: after the last value there is nothing left between them."""
+    curve = Curve(lambda place: 0.1 if place < 0.6 else 0.7)
+    assert curve.crossings(evaluations=5) == []
+    assert curve.asked == 5
+    assert curve.crossings(evaluations=60) == []
+    assert curve.values.keys() >= {599, 600}
+    assert curve.asked < 40
+
+
+def test_a_wrong_guess_only_costs():
+    """It says 0.5 at 0.9 whatever was measured: the gap between the sides shrinks all the same, to 0.2."""
+    curve = Curve(lambda place: 0.4 + 0.5 * place)
+    wrong = [0.4 + 0.1 * place / 900 for place in range(PLACES + 1)]
+    found = curve.crossings(0.005, 60, guess=lambda: wrong)
+    assert found
+    assert found == pytest.approx([200] * len(found), abs=10)
 
 
 @given(st.floats(0.01, 0.99), st.integers(3, 40), st.booleans())
@@ -71,38 +111,37 @@ def test_steps_as_small_as_the_tolerance_are_found_within_the_budget(root, steps
         value = math.floor((0.5 + (place - root) * 0.9) * steps) / steps
         return 1 - value if falls else value
 
-    for found in find_crossings(curve, GRID, tolerance=1 / steps, evaluations=30):
-        assert found.reached
-        assert abs(curve(found.at) - 0.5) <= 1 / steps
+    asked = Curve(curve)
+    found = asked.crossings(1 / steps, 20)
+    assert all(abs(curve(place / PLACES) - 0.5) <= 1 / steps for place in found)
+    assert found or len({value > 0.5 for value in asked.values.values()}) == 1
 
 
-@given(st.floats(-2, 1, allow_subnormal=False), st.floats(0.05, 0.95))
-def test_refining_stays_inside_of_its_bracket(power, root):
+@given(st.floats(-1, 1, allow_subnormal=False), st.floats(0.05, 0.95))
+def test_crooked_curves(power, root):
+    """|x - root| to a power from 0.37 to 2.7: flat or steep where it crosses."""
+
     def curve(place):
         return 0.5 + math.copysign(abs(place - root) ** math.exp(power), place - root) / 2
 
-    found = refine(curve, ((0, curve(0)), (1, curve(1))), 0.5, tolerance=1e-3, evaluations=60)
-    assert 0 <= found.at <= 1
-    assert found.value == curve(found.at)
-    assert found.reached
+    asked = Curve(curve)
+    tolerance = max(0.02, 1.1 * abs(curve(root + 1 / PLACES) - 0.5))
+    (found,) = asked.crossings(tolerance, 60)
+    assert abs(curve(found / PLACES) - 0.5) <= tolerance
 
 
 @pytest.mark.parametrize(("root", "steps"), [(0.3, 27), (0.62, 27), (0.9, 7), (0.41, 24)])
-def test_neighbouring_steps_are_a_crossing_and_end_the_search(root, steps):
-    """A staircase whose values miss one half by half a step (or, with 24 steps, meet it): no tolerance is needed."""
-    curve = Counted(lambda place: (math.floor((0.5 + (root - place) * 0.9) * steps) + 0.5 * (steps % 2 == 0)) / steps)
-    (found,) = find_crossings(curve, GRID, tolerance=1e-9, evaluations=30, step=1 / steps)
-    assert found.reached
-    assert abs(found.value - 0.5) <= 0.5 / steps + 1e-12
-    assert len(curve.places) < 5 + 12
-    wide = find_crossings(lambda place: 0.1 if place < root else 0.9, GRID, evaluations=6, step=1 / steps)
-    assert [one.reached for one in wide] == [False]
+def test_the_nearest_step_is_a_crossing_and_ends_the_search(root, steps):
+    """A staircase whose values miss one half by half a step (with 24 they meet it): half a step is near enough."""
+    curve = Curve(lambda place: (math.floor((0.5 + (root - place) * 0.9) * steps) + 0.5 * (steps % 2 == 0)) / steps)
+    (found,) = curve.crossings(0.5 / steps * (1 + 1e-9), 30)
+    assert abs(curve.values[found] - 0.5) <= 0.5 / steps * (1 + 1e-9)
+    assert curve.asked < 12
 
 
 def test_a_value_that_is_not_finite_is_on_no_side():
-    """NaN from .2 to .8: .1 and .9 on its sides are no crossing, nor is NaN itself."""
-    curve = Counted(lambda place: math.nan if 0.2 < place < 0.8 else 0.1 + 0.8 * place)
-    assert find_crossings(curve, GRID) == []
-    hole = Counted(lambda place: math.nan if 0.3 < place < 0.4 else 0.9 * (place > 0.3))
-    found = find_crossings(hole, GRID)
-    assert not any(one.reached or math.isnan(one.value) for one in found)
+    """NaN from .2 to .8: .1 and .9 on its sides are no crossing, nor is NaN itself, and it is not asked again."""
+    curve = Curve(lambda place: math.nan if 0.2 < place < 0.8 else 0.1 + 0.8 * place)
+    assert curve.crossings() == []
+    assert curve.asked == 1
+    assert Curve(lambda place: math.nan, ENDS).crossings(guess=lambda: [0.5] * (PLACES + 1)) == []

@@ -354,3 +354,37 @@ def test_in_half_precision_the_adapter_is_what_it_is_in_float32_but_for_rounding
         assert (exact.float() - half.float()).norm() < 0.02 * exact.float().norm()
     assert [each.dtype for each in found[1][2:]] == [torch.float32] * 2, "the factors' gradients are as fine as they"
     assert any(not exact.equal(half) for exact, half in zip(*found, strict=True))
+
+
+def test_autocast_to_the_type_of_the_base_is_no_reason_for_pefts_layer(
+    monkeypatch: pytest.MonkeyPatch, pefts: list[int]
+) -> None:
+    """On a GPU; a CPU stands for it here. What differs is rounding: PEFT's sum of the two branches is rounded later."""
+    _, layer = wrapped(dtype=torch.bfloat16)
+    for factor in (layer.lora_A["default"], layer.lora_B["default"]):
+        factor.float()
+    x = numbers(5, 4, IN).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = results(layer, layer, x)
+        assert pefts == [1], "not on a CPU"
+        monkeypatch.setattr(lora, "suits_autocast", lambda x, weight: True)
+        monkeypatch.setattr(lora, "adapter_type", lambda x, a: torch.bfloat16)
+        found = results(layer, layer, x)
+    assert pefts == [1]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert (ours.float() - theirs.float()).norm() < 0.02 * theirs.float().norm()
+
+
+@pytest.mark.parametrize(("dtype", "suits"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_which_base_suits_autocast(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, suits: bool) -> None:
+    class OnGPU:
+        device = torch.device("cuda", 0)
+
+    weight = torch.ones(1, dtype=dtype)
+    assert lora.suits_autocast(torch.ones(1), weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not lora.suits_autocast(torch.ones(1), weight)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: True)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
+    assert lora.suits_autocast(OnGPU(), weight) == suits  # type: ignore[arg-type]

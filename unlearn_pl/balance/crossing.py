@@ -1,92 +1,87 @@
-"""Where a curve that is costly to evaluate crosses a level: bracketed root search without any assumption of order.
+"""Where a curve that is costly to evaluate is at a level, with a cheap guess of it that says where to look.
 
-A value that is not finite is on neither side of the level.
+The curve is asked at places 0, 1, ..., n. A value that is not finite is on neither side of the level.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
-
-@dataclass(frozen=True)
-class Crossing:
-    """A place where a curve meets its level."""
-
-    at: float
-    value: float
-    reached: bool
-    """False if the curve changes sides here without a value within the tolerance, and by more than one step: it jumps,
-    or the budget ran out."""
+# Every so many measurements the gap is halved: where the curve jumps, guesses creep
+HALVING = 3
+# Of a gap between two measured places, the least share on either side of the next one
+MARGIN = 0.1
 
 
 def find_crossings(
-    curve: Callable[[float], float],
-    grid: Sequence[float],
+    curve: Callable[[int], float],
+    guess: Callable[[], Sequence[float]],
+    known: Mapping[int, float],
     level: float = 0.5,
-    *,
-    tolerance: float = 0.01,
-    evaluations: int = 8,
-    step: float = 0.0,
-) -> list[Crossing]:
-    """Every crossing of ``level`` that ``grid`` (ascending) shows, in order: at a grid point within ``tolerance``, and
-    between two neighbours on different sides of the level, where at most ``evaluations`` further values are taken, none
-    once the values on the two sides differ by no more than ``step``, the least by which the curve can change.
-
-    A curve that leaves a side and comes back between two neighbours is not seen: a finer grid would show it.
-    """
-    values = [curve(place) for place in grid]
-    near = [abs(value - level) <= tolerance for value in values]
-    found = []
-    for index, (place, value) in enumerate(zip(grid, values, strict=True)):
-        if near[index]:
-            found.append(Crossing(place, value, reached=True))
-        if index + 1 < len(grid) and not near[index] and not near[index + 1] and _finite(*values[index : index + 2]):
-            ends = ((place, value), (grid[index + 1], values[index + 1]))
-            if (value < level) != (values[index + 1] < level):
-                found.append(refine(curve, ends, level, tolerance=tolerance, evaluations=evaluations, step=step))
-    found = [one for index, one in enumerate(found) if not index or one.at != found[index - 1].at]  # ends are shared
-    assert all(one.at < other.at for one, other in pairwise(found))
-    return found
-
-
-def refine(
-    curve: Callable[[float], float],
-    ends: tuple[tuple[float, float], tuple[float, float]],
-    level: float,
     *,
     tolerance: float,
     evaluations: int,
-    step: float = 0.0,
-) -> Crossing:
-    """The crossing between two (place, value) on different sides of ``level``.
+) -> list[int]:
+    """The measured places, in order, where the curve is within ``tolerance`` of the ``level``: of those between which
+    it is not expected to leave it, that which is nearest. At most ``evaluations`` are measured beside those ``known``.
 
-    Straight-line steps and halving in turn: the AUC of few documents moves in steps, on which straight lines alone
-    creep.
+    ``guess`` gives the curve at all places, from all that was measured so far. It is measured wherever the guess is at
+    the level and no measured place is; a curve that comes to the level and leaves it between two such guesses is not
+    seen. Where no place is near the level, the two ends are measured before it is given up.
     """
-    (low, low_value), (high, high_value) = ends
-    assert (low_value < level) != (high_value < level)
-    assert evaluations >= 1
-    tried: list[tuple[float, float]] = []
-    least = step * (1 + 1e-9)  # whatever the quotients round to
+    values = dict(known)
     for turn in range(evaluations):
-        if abs(high_value - low_value) <= least:
+        place = next_place(values, guess(), level, tolerance, halve=turn % HALVING == HALVING - 1)
+        if place is None:
             break
-        share = (level - low_value) / (high_value - low_value) if turn % 2 == 0 else 0.5
-        place = low + (high - low) * min(max(share, 0.1), 0.9)
-        value = curve(place)
-        if not _finite(value):
-            break
-        tried.append((place, value))
-        if abs(value - level) <= tolerance:
-            break
-        if (value < level) == (low_value < level):
-            low, low_value = place, value
-        else:
-            high, high_value = place, value
-    best = min([*tried, (low, low_value), (high, high_value)], key=lambda one: abs(one[1] - level))
-    return Crossing(*best, abs(best[1] - level) <= tolerance or abs(high_value - low_value) <= least)
+        values[place] = curve(place)
+    offsets = _offsets(values, guess(), level)
+    runs = [[place for place in run if place in values] for run in _runs(offsets, tolerance)]
+    return [min(run, key=lambda place: abs(offsets[place])) for run in runs if run]
 
 
-def _finite(*values: float) -> bool:
-    return all(map(math.isfinite, values))
+def next_place(
+    values: Mapping[int, float], guessed: Sequence[float], level: float, tolerance: float, *, halve: bool = False
+) -> int | None:
+    """Where to measure next, None if there is nothing more to be found. ``halve``: in the middle of the gap between the
+    measured places on the two sides, so that a guess that is wrong again and again cannot go on for ever."""
+    offsets = _offsets(values, guessed, level)
+    for place in _meetings(offsets, tolerance, values):
+        below = max((one for one in values if one < place), default=None)
+        above = min((one for one in values if one > place), default=None)
+        if not all(math.isfinite(values[one]) for one in (below, above) if one is not None):
+            continue
+        if below is None or above is None:
+            return place
+        margin = max(1, int(MARGIN * (above - below)))
+        return (below + above) // 2 if halve else min(max(place, below + margin), above - margin)
+    if any(abs(value - level) <= tolerance for value in values.values()):
+        return None
+    ends = [place for place in (0, len(guessed) - 1) if place not in values]
+    return min(ends, key=lambda place: abs(offsets[place]), default=None)
+
+
+def _offsets(values: Mapping[int, float], guessed: Sequence[float], level: float) -> list[float]:
+    """How far from the level the curve is at each place, as measured or else as guessed."""
+    return [values.get(place, guess) - level for place, guess in enumerate(guessed)]
+
+
+def _runs(offsets: Sequence[float], tolerance: float) -> list[range]:
+    """The places within the tolerance, neighbours together."""
+    runs: list[range] = []
+    for place, offset in enumerate(offsets):
+        if abs(offset) <= tolerance:
+            follows = bool(runs) and runs[-1].stop == place
+            runs.append(range(runs.pop().start if follows else place, place + 1))
+    return runs
+
+
+def _meetings(offsets: Sequence[float], tolerance: float, known: Mapping[int, float]) -> list[int]:
+    """Places that are not ``known`` where a curve is at its level: the middle of each run within the tolerance that has
+    no known place, and the nearer side of each jump over it."""
+    found = [(run.start + run.stop - 1) // 2 for run in _runs(offsets, tolerance) if known.keys().isdisjoint(run)]
+    for place, (one, other) in enumerate(pairwise(offsets)):
+        sides = {side: offset for side, offset in ((place, one), (place + 1, other)) if side not in known}
+        if one * other < 0 and min(abs(one), abs(other)) > tolerance and sides:
+            found.append(min(sides, key=lambda side: abs(sides[side])))
+    return sorted(found)

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from unlearn_pl.errors import InputError
 from unlearn_pl.metrics.intervals import auc_interval
 from unlearn_pl.metrics.roc import area_under_curve, halves
@@ -58,6 +61,16 @@ class Documents:
         if not all(map(math.isfinite, losses)):
             return math.nan
         return area_under_curve(*self.attack_scores(losses, half, split))
+
+    def aucs(self, losses: Tensor, half: Half = "all", split: int = 0) -> Tensor:
+        """[N] ``auc`` of N lots of finite losses [N, documents], as float64."""
+        members, nonmembers = self.indices(half, split)
+        others = losses[:, [len(self.members) + i for i in nonmembers]].sort(dim=1).values
+        own = losses[:, members].contiguous()
+        # A member of less loss than a non-member counts one, of the same loss one half
+        below = torch.searchsorted(others, own) + torch.searchsorted(others, own, right=True)
+        above = 2 * len(nonmembers) - below
+        return above.sum(dim=1).double() / (2 * len(members) * len(nonmembers))
 
     def interval(self, losses: list[float], half: Half = "all", split: int = 0) -> tuple[float, float]:
         """95 % interval of ``auc``; all of [0, 1] with a single document on a side."""

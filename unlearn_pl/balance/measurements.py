@@ -1,11 +1,18 @@
 """The merges along the paths between two adapters, each measured once."""
 
 import math
+from collections.abc import Iterator, Sequence
+
+import torch
 
 from unlearn_pl.balance.documents import Half
+from unlearn_pl.balance.interpolation import interpolate
 from unlearn_pl.balance.path import MergePath, Point
 from unlearn_pl.balance.scorer import Measurement, MergeScorer, Scores, measurement
 from unlearn_pl.inference.batches import Progress
+
+# Two methods are taken to be as far from each other, at the same shares, as two shares that differ by this
+METHOD_GAP = 0.3
 
 
 class Measurements:
@@ -31,6 +38,27 @@ class Measurements:
                 self.log(f"{point}: {told}")
             self._losses[point] = self._known[point.identity][0]
         return self._losses[point]
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self._losses)
+
+    def __contains__(self, point: Point) -> bool:
+        return point in self._losses
+
+    def guess(self, points: Sequence[Point], split: int = 0) -> list[float]:
+        """The AUC of a split's calibration half to be expected at ``points``, from the losses of each document at all
+        that was measured. No result: it says where to measure."""
+        measured = {point: losses for point, losses in self._losses.items() if all(map(math.isfinite, losses))}
+        groups = max(len(point.offsets) or 1 for point in [*measured, *points])
+        kinds = list(dict.fromkeys((point.ray.method, point.ray.density) for point in [*measured, *points]))
+
+        def place(point: Point) -> list[float]:
+            kind = kinds.index((point.ray.method, point.ray.density))
+            return [*point.shares(groups), *(METHOD_GAP * (number == kind) for number in range(len(kinds)))]
+
+        known, wanted = (torch.tensor([place(point) for point in some]) for some in (measured, points))
+        losses = interpolate(known, torch.tensor(list(measured.values())), wanted)
+        return self.documents.aucs(losses, "calibration", split).tolist()
 
     def auc(self, point: Point, half: Half = "calibration", split: int = 0) -> float:
         """AUC of a half of the documents at a point; NaN if it breaks the model."""

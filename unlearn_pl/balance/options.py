@@ -28,11 +28,11 @@ class BalanceOptions:
     densities: list[float] | None = None
     """Densities to try with the methods that prune, in (0, 1]; the default density alone without it."""
     grid: int = 5
-    """Coefficients (shares of the under-forgetting adapter) from 0 to 1 at which the AUC is measured first, to see
-    between which it crosses; at least 2."""
+    """Coefficients (shares of the under-forgetting adapter) from 0 to 1 at which the AUC is measured first, on the path
+    whose scale is nearest to 1; at least 2. What the documents' losses are there says where to look on all others."""
     evaluations: int = 8
-    """Further measurements at most to find each crossing; at least 1. None is taken where the AUC on the two sides
-    differs by one step, 1 / (members x non-members of the calibration half): the documents cannot tell more."""
+    """Further measurements at most on each path; at least 1. None is taken where a merge is near enough to one
+    half."""
     tolerance: float = 0.01
     """A crossing is found when the AUC is this near to one half, or within half a step of it; in (0, 0.5)."""
     splits: int = 3

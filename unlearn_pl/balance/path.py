@@ -62,6 +62,11 @@ class Point:
         least = self.ray.least
         return [min(max(self.coefficient + offset, least), 1 - least) for offset in self.offsets or (0.0,)]
 
+    def shares(self, groups: int) -> list[float]:
+        """Of each of so many groups how much of either adapter is in it, at the scale: where the point is among all."""
+        coefficients = self.coefficients() if self.offsets else self.coefficients() * groups
+        return [self.ray.scale * share for one in coefficients for share in (1 - one, one)]
+
     @property
     def identity(self) -> tuple[Ray, tuple[float, ...]]:
         """Equal for points that are one merge in other words: offsets beyond a coefficient of 0 or 1, or groups of one

@@ -103,9 +103,10 @@ class MergeScorer:
         for note in notes:
             warnings.warn(note, stacklevel=2)
         self.documents = Documents(tuple(inputs.members), tuple(inputs.nonmembers))
-        # The documents' losses are known already when a model is scored; other metrics than the official are not asked
+        # The documents' losses are known already when a model is scored; other metrics than the official are not asked,
+        # and nobody reads the texts, so that those whose score is decided need not be finished
         self.inputs = replace(inputs, members=[], nonmembers=[], truth={})
-        self.options = replace(options, metrics=[])
+        self.options = replace(options, metrics=[], generation=replace(options.generation, stop_decided=True))
         self.work = Work(log)
 
     def losses(self, deltas: Mapping[str, Delta]) -> list[float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from unlearn_pl.balance.crossing import Crossing, find_crossings
+from unlearn_pl.balance.crossing import find_crossings
 from unlearn_pl.balance.measurements import Measurements
 from unlearn_pl.balance.options import BalanceOptions
 from unlearn_pl.balance.path import OVER, UNDER, MergePath, Point, Ray, open_path
@@ -24,6 +24,8 @@ from unlearn_pl.models.load import refuse_quantised
 from unlearn_pl.tasks.base import Benchmark
 
 LEVEL = 0.5
+# A path is looked at in so many steps of the coefficient: fine enough for an AUC that goes from 0 to 1 in a tenth of it
+PLACES = 1000
 FIRST_OFFSET = 0.2
 
 
@@ -132,7 +134,9 @@ class BalanceSearch:
         Without crossings one half is out of reach: what balances best may then be an adapter by itself.
         """
         rays = self.options.rays()
-        crossings = [point for ray in rays for point, found in self.crossings(ray) if found.reached]
+        self.measure_grid(rays)
+        found = {ray: self.crossings(ray) for ray in sorted(rays, key=far_from_one)}
+        crossings = [point for ray in rays for point in found[ray]]
         self.merges.log(
             f"{len(crossings)} crossings of an AUC of one half on {len(rays)} paths; the AUC of the calibration half "
             f"moves in steps of {self.merges.documents.step():.4f}"
@@ -147,35 +151,35 @@ class BalanceSearch:
             chosen = self.improve_groups(chosen)
         return chosen, crossings
 
-    def crossings(self, ray: Ray, offsets: tuple[float, ...] = (), split: int = 0) -> list[tuple[Point, Crossing]]:
-        """Where the calibration AUC of a split crosses one half on a path."""
+    def measure_grid(self, rays: Sequence[Ray]) -> None:
+        """Measure where the AUC goes on one path; the guesses on the others begin from there."""
+        first, steps = min(rays, key=far_from_one), self.options.grid - 1
+        for step in range(steps + 1):
+            self.merges.losses(Point(first, coefficient(first, round(step / steps * PLACES))))
 
-        def point(coefficient: float) -> Point:
-            return Point(ray, coefficient, offsets)
-
-        steps = self.options.grid - 1
-        found = find_crossings(
-            lambda coefficient: self.merges.auc(point(coefficient), split=split),
-            [ray.least + (1 - 2 * ray.least) * step / steps for step in range(steps + 1)],
+    def crossings(self, ray: Ray, offsets: tuple[float, ...] = (), split: int = 0) -> list[Point]:
+        """Where the calibration AUC of a split is one half on a path."""
+        points = [Point(ray, coefficient(ray, place), offsets) for place in range(PLACES + 1)]
+        places = find_crossings(
+            lambda place: self.merges.auc(points[place], split=split),
+            lambda: self.merges.guess(points, split),
+            {place: self.merges.auc(point, split=split) for place, point in enumerate(points) if point in self.merges},
             LEVEL,
             tolerance=self.tolerance(split),
             evaluations=self.options.evaluations,
-            step=self.merges.documents.step(split=split),
         )
-        return [(point(one.at), one) for one in found]
+        return [points[place] for place in places]
 
     def tolerance(self, split: int = 0) -> float:
         """The option's, or half a step of the AUC (whatever that rounds to): nearer than that it may not come."""
         return max(self.options.tolerance, self.merges.documents.step(split=split) / 2 * (1 + 1e-9))
 
-    def nearest(self, ray: Ray) -> Point:
+    def nearest(self, ray: Ray, offsets: tuple[float, ...] = (), split: int = 0) -> Point:
         """Of the points visited on a path that with the calibration AUC nearest to one half."""
-        visited = [
-            point
-            for point, measured in self.merges.measured().items()
-            if point.ray == ray and not point.offsets and math.isfinite(measured.auc["calibration"])
-        ]
-        return min(visited or [OVER], key=lambda point: abs(self.merges.auc(point) - LEVEL))
+        visited = [point for point in self.merges if point.ray == ray and point.offsets == offsets]
+        aucs = {point: self.merges.auc(point, split=split) for point in visited}
+        finite = [point for point in visited if math.isfinite(aucs[point])]
+        return min(finite or [OVER], key=lambda point: abs(self.merges.auc(point, split=split) - LEVEL))
 
     def improve_groups(self, start: Point) -> Point:
         """Move the coefficient of one group of layers after the other, up and down, each time back at an AUC of one
@@ -184,16 +188,17 @@ class BalanceSearch:
         for step in (FIRST_OFFSET, FIRST_OFFSET / 2):
             for group, sign in product(range(self.options.groups), (1, -1)):
                 offsets = tuple(one + sign * step * (g == group) for g, one in enumerate(best.offsets))
-                reached = [point for point, found in self.crossings(best.ray, offsets) if found.reached]
-                best = max([best, *reached], key=self.merges.objective)
+                best = max([best, *self.crossings(best.ray, offsets)], key=self.merges.objective)
         return best
 
     def splits(self, chosen: Point) -> list[Split]:
         """The chosen method and scale calibrated on each split of the documents: the crossing nearest to the chosen
-        coefficient, and what the held-out half says there."""
+        coefficient (without one, what comes nearest to one half), and what the held-out half says there."""
         found = [self.split(chosen, 0)]
         for seed in range(1, self.options.splits):
-            points = [point for point, _ in self.crossings(chosen.ray, chosen.offsets, seed)] or [chosen]
+            points = self.crossings(chosen.ray, chosen.offsets, seed) or [
+                self.nearest(chosen.ray, chosen.offsets, seed)
+            ]
             nearest = min(points, key=lambda point: abs(point.coefficient - chosen.coefficient))
             found.append(self.split(nearest, seed))
         return found
@@ -202,3 +207,13 @@ class BalanceSearch:
         """What a split says at its own point."""
         calibration, heldout = (self.merges.auc(point, half, seed) for half in ("calibration", "heldout"))
         return Split(seed, point.coefficient, calibration, heldout)
+
+
+def coefficient(ray: Ray, place: int) -> float:
+    """That of a place, 0 to ``PLACES``, on a path."""
+    return ray.least + (1 - 2 * ray.least) * place / PLACES
+
+
+def far_from_one(ray: Ray) -> float:
+    """How far a path's scale is from the interpolation's own."""
+    return abs(math.log(ray.scale))

@@ -52,8 +52,8 @@ class Rows:
 
     def to(self, device: torch.device | str) -> "Rows":
         """The same rows on another device."""
-        wait = torch.device(device).type == "cpu"  # from a GPU the values are read next
-        return self._with(lambda values: values.to(device, non_blocking=not wait))
+        at_once = torch.device(device).type == "cuda"  # elsewhere nothing waits for the copy, as Lightning knows too
+        return self._with(lambda values: values.to(device, non_blocking=at_once))
 
     def pin_memory(self) -> "Rows":
         """The same rows in memory that a GPU reads by itself; a data loader with ``pin_memory`` calls it."""

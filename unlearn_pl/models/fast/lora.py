@@ -16,7 +16,7 @@ class LoraLinear(PeftLinear):
 
     PEFT's own forward keeps its input a second time behind the dropout and adds the two branches in new tensors; on a
     CPU its dropout alone takes a tenth of a training step. Anything unusual (several active adapters, a variant such
-    as DoRA, autocast, biases of the adapter, a quantised or trained base layer) goes to PEFT.
+    as DoRA, autocast to another type than the base's, biases of the adapter, a trained base layer) goes to PEFT.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -34,8 +34,8 @@ class LoraLinear(PeftLinear):
             and adapters[0] in self.lora_A
             and adapters[0] not in self.lora_variant
             and self.lora_B[adapters[0]].bias is None
-            and not torch.is_autocast_enabled(x.device.type)
             and self.is_frozen_linear(base)
+            and suits_autocast(x, base.weight)
         )
 
     @staticmethod
@@ -52,6 +52,8 @@ class LoraLinear(PeftLinear):
         mask = DropoutMask(rate) if rate else None
         base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
         factor = self.scaling[name] / (mask.keep if mask else 1.0)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(base.weight.dtype)
         out = AddDelta.apply(x, self.frozen_weight(x), base.bias, a, b, mask, factor)
         return out.view(*x.shape[:-1], -1)
 
@@ -108,6 +110,15 @@ class AddDelta(torch.autograd.Function):
                 grad_x += through_a if mask is None else mask.zero_(through_a)
             grad_x = grad_x.view(x.shape)
         return grad_x, None, None, grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
+
+
+def suits_autocast(x: Tensor, weight: Tensor) -> bool:
+    """Whether no autocast is on, or one to the type of the base's weights, on a GPU: there our products are in that
+    type by themselves (``adapter_type``), and only ``x`` is left to be cast."""
+    device = x.device.type
+    return not torch.is_autocast_enabled(device) or (
+        device == "cuda" and torch.get_autocast_dtype(device) == weight.dtype
+    )
 
 
 def adapter_type(x: Tensor, a: Tensor) -> torch.dtype:
