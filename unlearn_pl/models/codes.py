@@ -53,11 +53,14 @@ def is_coded(layer: nn.Module) -> bool:
 
 
 def warn_of_plain(model: PreTrainedModel, codes: str) -> None:
-    """Warn if weights are no codes that the head is not read from: of experts that are bare parameters, say."""
+    """Warn if weights beside embedding and head are no codes, such as experts that are bare parameters. Raises
+    InputError if there are no codes at all."""
     outside = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     inside = [weight for weight in model.parameters() if id(weight) not in outside]
     plain = sum(weight.numel() for weight in inside if weight.is_floating_point())
     coded = sum(layer.in_features * layer.out_features for layer in model.modules() if is_coded(layer))
+    if not coded:
+        raise InputError(f"bitsandbytes takes no layer of {type(model).__name__}, got {codes}", "dtype")
     if plain > MOST_PLAIN * (plain + coded):
         share = plain / (plain + coded)
         warnings.warn(
