@@ -54,7 +54,7 @@ class Repeats:
 
     ours: int = 5
     peft: int = 1
-    """Of PEFT's svd types; its other types go as often as ours."""
+    """Of PEFT's svd types, either way; its other types go as often as ours."""
 
 
 def compare_merging(
@@ -77,7 +77,7 @@ def compare_merging(
                 options = MergeOptions(method=name, weights=list(WEIGHTS), density=wanted, seed=seed)
                 settings = options.settings(len(parents))
                 figures[name] = compare_type(adapted, parents, settings, repeats)
-                seconds, theirs = figures[name]["seconds"], figures[name]["peft_seconds"]
+                seconds, theirs = figures[name]["seconds"], figures[name]["competent_seconds"]
                 tell(f"{name}: PEFT {theirs:.3g} s, ours {seconds:.3g} s")
             figures["peft_empty_adapter_seconds"] = empty_adapter_seconds(adapted, repeats.ours)
         finally:
@@ -88,46 +88,53 @@ def compare_merging(
 def compare_type(
     adapted: PeftModel, parents: Sequence[Adapter], settings: MergeSettings, repeats: Repeats
 ) -> dict[str, Any]:
-    """Time, memory and result of one type by both ways, which take turns. A random type draws its own mask while PEFT
-    is timed; for the comparison of results PEFT merges once more, with our mask."""
+    """Time, memory and result of one type by all ways, which take turns: ours, PEFT's as it is called by those who know
+    it (``competent``) and PEFT's defaults, which differ in the types that truncate alone. A random type draws its own
+    mask while PEFT is timed; for the comparison of results PEFT merges once more, with our mask."""
     method, order = settings.method, list(parents[0].factors)
-    add = partial(merge_by_peft, adapted, settings)
-    merge = partial(merge_modules, parents, settings, order)
-    theirs: list[Call] = []
-    ours: list[Call] = []
-    of_peft = repeats.peft if method.truncates else repeats.ours
-    for turn in range(max(of_peft, repeats.ours)):
-        if turn < of_peft:
-            theirs.append(measured(add, memory=turn == 0))
-            found = take_merged(adapted, order)
-        if turn < repeats.ours:
-            ours.append(measured(merge, memory=turn == 0))
+    ways: dict[str, tuple[Callable[[], Any], int]] = {
+        "competent": (partial(merge_by_peft, adapted, settings), repeats.peft if method.truncates else repeats.ours),
+        "ours": (partial(merge_modules, parents, settings, order), repeats.ours),
+    }
+    if method.truncates:
+        ways["peft"] = partial(merge_by_peft, adapted, settings, whole=True), repeats.peft
+    calls: dict[str, list[Call]] = {way: [] for way in ways}
+    for turn in range(max(count for _, count in ways.values())):
+        for way, (call, count) in ways.items():
+            if turn < count:
+                calls[way].append(measured(call, memory=turn == 0))
+                if way != "ours":
+                    found = take_merged(adapted, order)
     if method.random:
         with seeded_masks(settings.seed):
-            add()
+            merge_by_peft(adapted, settings)
         found = take_merged(adapted, order)
-    seconds, peft_seconds = (statistics.median(call.seconds for call in calls) for calls in (ours, theirs))
-    figures = {
-        "seconds": seconds,
-        "peft_seconds": peft_seconds,
-        "ratio": peft_seconds / seconds,
-        "relative_error": relative_distance(ours[0].result, found),
-        "all_seconds": [call.seconds for call in ours],
-        "all_peft_seconds": [call.seconds for call in theirs],
-        "peak_bytes": ours[0].peak_bytes,
-        "peft_peak_bytes": theirs[0].peak_bytes,
-    }
+    figures = seconds_of(calls | {"peft": calls.get("peft", calls["competent"])})
+    figures["relative_error"] = relative_distance(calls["ours"][0].result, found)
     if method.truncates and not method.kernel.linear:
-        figures |= reconstruction(adapted, parents, settings, ours[0].result, found)
+        figures |= reconstruction(adapted, parents, settings, calls["ours"][0].result, found)
     return figures
 
 
-def merge_by_peft(adapted: PeftModel, settings: MergeSettings) -> None:
-    """PEFT's merge as it is called: a new adapter in the model, of the largest rank, by full singular value
-    decompositions where it truncates (``svd_full_matrices``)."""
+def seconds_of(calls: Mapping[str, Sequence[Call]]) -> dict[str, Any]:
+    """Medians, how many times faster ours is, and memory, of each way's calls."""
+    figures: dict[str, Any] = {}
+    for way, key in (("ours", ""), ("competent", "competent_"), ("peft", "peft_")):
+        figures[f"{key}seconds"] = statistics.median(call.seconds for call in calls[way])
+        figures[f"all_{key}seconds"] = [call.seconds for call in calls[way]]
+        figures[f"{key}peak_bytes"] = calls[way][0].peak_bytes
+    figures["ratio_competent"] = figures["competent_seconds"] / figures["seconds"]
+    figures["ratio"] = figures["peft_seconds"] / figures["seconds"]
+    return figures
+
+
+def merge_by_peft(adapted: PeftModel, settings: MergeSettings, *, whole: bool = False) -> None:
+    """PEFT's merge: a new adapter in the model, of the largest rank. Where it truncates, by singular value
+    decompositions of as many vectors as there are values, or, with ``whole`` and by its default, of full matrices."""
     adapted.base_model.add_weighted_adapter(
-        list(NAMES), list(settings.weights), MERGED, settings.method.name, density=settings.options.density
-    )
+        list(NAMES), list(settings.weights), MERGED, settings.method.name, density=settings.options.density,
+        svd_full_matrices=whole,
+    )  # fmt: skip
 
 
 def empty_adapter_seconds(adapted: PeftModel, repeats: int) -> float:
@@ -229,9 +236,9 @@ def merge(
     """Merge two adapters by each of PEFT's eleven types, by PEFT and by ours in turn, and compare time and results.
 
     The adapters are random, on every linear layer of one transformer layer, by default of OLMo-1B's shapes; all in
-    float32 on the CPU, with the weights 0.7 and 1.2. PEFT merges by add_weighted_adapter with its defaults, the whole
-    call: it adds an adapter to the model, and its svd types decompose with full matrices. Ours gives the merged
-    factors. About five minutes on two cores, nearly all of them PEFT's.
+    float32 on the CPU, with the weights 0.7 and 1.2. PEFT merges by add_weighted_adapter, the whole call: it adds an
+    adapter to the model. Its svd types go with svd_full_matrices=False, and once more by its default, with full
+    matrices. Ours gives the merged factors. Some minutes on two cores, nearly all of them PEFT's.
 
     Args:
         json: File for all figures.
@@ -243,12 +250,14 @@ def merge(
         repeats: How often to measure each part; the figures are medians. At least 1.
         peft_repeats: How often to measure PEFT's svd types, which are slow; at least 1.
         seed: Of the adapters, the masks and the documents.
-        path: Model, such as smollm2-135m-instruct, to measure a step along a path on: other coefficients of two
-            adapters folded into its weights, and the losses of documents, beside the losses alone. Null for none.
+        path: Model, such as smollm2-135m-instruct, to measure an evaluation of the balance search on: two adapters
+            merged by cat and by ties and folded into its weights, and the losses of documents, beside the losses alone.
+            Null for none.
         documents: Documents of about 300 tokens of that step; at least 1.
         checkpoints: Folder on a disk with room for four checkpoints (19 GB in float32 by default), to merge two full
-            ones over their base by TIES, beside a bare loop that reads three and writes one. They are made there and
-            deleted afterwards; those already there (base, first, second) are used and left. Null for none.
+            ones over their base by TIES, beside mergekit, if it is installed, and a bare loop that reads three and
+            writes one. They are made there and deleted afterwards; those already there (base, first, second) are used
+            and left. Null for none.
         layers: Layers of the checkpoints; at least 1.
         vocabulary: Words of the checkpoints; at least 1.
         dtype: Type of the checkpoints: float32, bfloat16 or float16.
@@ -272,11 +281,14 @@ def merge(
     print_merging(figures)
     if path is not None:
         figures["path_step"] = compare_path_step(load_base(path), load_tokenizer(path), rank, documents, repeats, seed)
-        print_beside("step along a path", figures["path_step"], "losses alone")
+        print_beside(
+            f"evaluation of the balance search ({figures['path_step']['slowest']})",
+            figures["path_step"],
+            "losses alone",
+        )
     if checkpoints is not None:
         figures["checkpoints"] = compare_checkpoints(Path(checkpoints), sizes, density, repeats, tell)
-        print_beside("two checkpoints over a base", figures["checkpoints"], "bare loop")
-        print(f"peak memory of that process: {figures['checkpoints']['peak_bytes'] / 1e9:.2f} GB")
+        print_checkpoints(figures["checkpoints"])
     write_json(json, provenance(**figures, config=config))
     print(f"wrote {json}")
 
@@ -298,16 +310,30 @@ def check_merging(counts: dict[str, int], density: float) -> None:
 
 def print_merging(figures: dict[str, Any]) -> None:
     """Print one line for each of PEFT's types."""
-    table = Table("Type", "PEFT, s", "Ours, s", "Faster", "From PEFT's", "Error / optimum", "PEFT, MB", "MB")
+    heads = ("PEFT, s", "Defaults", "Ours", "Faster", "Than defaults", "From PEFT's", "Error / optimum")
+    keys = ("competent_seconds", "peft_seconds", "seconds", "ratio_competent", "ratio", "relative_error")
+    table = Table("Type", *heads, "PEFT, MB", "MB")
     for name in (name for name in PEFT_TYPES if name in figures):
         row = figures[name]
-        numbers = [row[key] for key in ("peft_seconds", "seconds", "ratio", "relative_error")]
-        peaks = [row[key] / 1e6 for key in ("peft_peak_bytes", "peak_bytes")]
+        peaks = [row[key] / 1e6 for key in ("competent_peak_bytes", "peak_bytes")]
         least = row.get("reconstruction_ratio")
-        table.add_row(name, *map(shown, numbers), "-" if least is None else f"{least:.6f}", *map(shown, peaks))
-    Console(width=120).print(table)
-    print(f"of PEFT's seconds an empty adapter takes {shown(figures['peft_empty_adapter_seconds'])}; its svd types")
-    print("decompose with full matrices, its default; MB are peak memory above what is loaded")
+        numbers = map(shown, (row[key] for key in keys))
+        table.add_row(name, *numbers, "-" if least is None else f"{least:.6f}", *map(shown, peaks))
+    Console(width=140).print(table)
+    print(f"of PEFT's seconds an empty adapter takes {shown(figures['peft_empty_adapter_seconds'])}; its svd types go")
+    print("with svd_full_matrices=False, and by default with full ones; MB are peak memory above what is loaded")
+
+
+def print_checkpoints(figures: dict[str, Any]) -> None:
+    """Print the lines of full checkpoints: beside mergekit, if it was there, and beside the bare loop."""
+    name, peak = "two checkpoints over a base", f"{figures['peak_bytes'] / 1e9:.2f} GB"
+    if "competent_seconds" in figures:
+        beside = figures | {"bare_seconds": figures["competent_seconds"], "ratio": figures["ratio_competent"]}
+        print_beside(name, beside, "mergekit")
+        print(f"peak memory: {peak}, mergekit: {figures['competent_peak_bytes'] / 1e9:.2f} GB")
+    else:
+        print(f"mergekit is not installed, so it is left out; peak memory: {peak}")
+    print_beside(name, figures, "bare loop")
 
 
 def print_beside(name: str, figures: dict[str, Any], other: str) -> None:

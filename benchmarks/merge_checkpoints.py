@@ -1,6 +1,7 @@
-"""Merging full checkpoints by TIES, in a process of its own, beside a bare loop that reads as many bytes and writes as
-many."""
+"""Merging full checkpoints by TIES, in a process of its own, beside mergekit where it is installed, and beside a bare
+loop that reads as many bytes and writes as many."""
 
+import json
 import multiprocessing
 import shutil
 import statistics
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from unlearn_pl.files import new_folder
 from unlearn_pl.models.load import DTYPES
 
 Tell = Callable[[str], None]
+Work = Callable[[Path, float], float]
+"""Merges the checkpoints in a folder at a density; gives the seconds."""
 Plan = dict[str, tuple[str, tuple[int, ...]]]
 """Tensor -> its type as safetensors calls it, and its shape."""
 
@@ -76,15 +80,14 @@ class Sizes:
 
 
 def compare_checkpoints(folder: Path, sizes: Sizes, density: float, repeats: int, tell: Tell) -> dict[str, Any]:
-    """Seconds and memory of both ways, which take turns; JSON-ready. ``ratio`` is our speed over the loop's.
+    """Seconds and memory of all ways, which take turns; JSON-ready. ``ratio`` is our speed over the loop's,
+    ``ratio_competent`` over mergekit's; what is mergekit's is there only if it can be imported.
 
     The three checkpoints are made in ``folder`` and deleted afterwards; what is there already is used and left.
     Raises InputError like ``check_folder``.
     """
     check_folder(folder, sizes)
     made = [number for number, name in enumerate(NAMES) if not (folder / name).exists()]
-    seconds: dict[str, list[float]] = {"bare": [], "ours": []}
-    peaks = []
     with ExitStack() as clean:
         if not folder.exists():
             clean.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -92,25 +95,42 @@ def compare_checkpoints(folder: Path, sizes: Sizes, density: float, repeats: int
             tell(f"making {folder / NAMES[number]}, {sizes.nbytes / 1e9:.2g} GB")
             clean.callback(shutil.rmtree, folder / NAMES[number], ignore_errors=True)
             make_checkpoint(folder / NAMES[number], number, sizes)
-        for turn in range(repeats):
-            for way in sorted(seconds, reverse=turn % 2 == 1):
-                if way == "bare":
-                    seconds[way].append(bare_loop(folder))
-                else:
-                    took, peak = in_a_process(merge_by_ties, folder, density)
-                    seconds[way].append(took)
-                    peaks.append(peak)
-                tell(f"checkpoints, {way}, {turn + 1} of {repeats}: {seconds[way][-1]:.1f} s")
-    ours, bare = (statistics.median(seconds[way]) for way in ("ours", "bare"))
-    return {
-        "seconds": ours,
-        "bare_seconds": bare,
-        "ratio": bare / ours,
-        "peak_bytes": max(peaks),
+        seconds, peaks = take_turns(folder, density, repeats, tell)
+    medians = {way: statistics.median(taken) for way, taken in seconds.items()}
+    figures = {
+        "seconds": medians["ours"],
+        "bare_seconds": medians["bare"],
+        "ratio": medians["bare"] / medians["ours"],
+        "peak_bytes": max(peaks["ours"]),
         "checkpoint_bytes": sizes.nbytes,
         "all_seconds": seconds,
         "sizes": asdict(sizes),
     }
+    if "mergekit" in medians:
+        figures |= {"competent_seconds": medians["mergekit"], "competent_peak_bytes": max(peaks["mergekit"])}
+        figures["ratio_competent"] = medians["mergekit"] / medians["ours"]
+    return figures
+
+
+def take_turns(
+    folder: Path, density: float, repeats: int, tell: Tell
+) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
+    """Way -> its seconds, and -> its peaks of memory (but of the bare loop); who begins changes."""
+    works: dict[str, Work] = {"ours": merge_by_ties}
+    if find_spec("mergekit") is not None:
+        works["mergekit"] = merge_by_mergekit
+    seconds: dict[str, list[float]] = {way: [] for way in ("bare", *works)}
+    peaks: dict[str, list[int]] = {way: [] for way in works}
+    for turn in range(repeats):
+        for way in sorted(seconds, reverse=turn % 2 == 1):
+            if way == "bare":
+                seconds[way].append(bare_loop(folder))
+            else:
+                took, peak = in_a_process(works[way], folder, density)
+                seconds[way].append(took)
+                peaks[way].append(peak)
+            tell(f"checkpoints, {way}, {turn + 1} of {repeats}: {seconds[way][-1]:.1f} s")
+    return seconds, peaks
 
 
 def check_folder(folder: Path, sizes: Sizes) -> None:
@@ -152,14 +172,14 @@ def random_blocks(numel: int, number: int, place: int, dtype: torch.dtype) -> It
         yield block.to(dtype)
 
 
-def in_a_process(work: Callable[[Path, float], float], folder: Path, density: float) -> tuple[float, int]:
+def in_a_process(work: Work, folder: Path, density: float) -> tuple[float, int]:
     """What ``work`` returns, its seconds, and the peak memory of a fresh process that did nothing else."""
     # not fork: a forked child begins with the parent's memory
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), quiet) as pool:
         return pool.submit(_with_peak, work, folder, density).result()
 
 
-def _with_peak(work: Callable[[Path, float], float], folder: Path, density: float) -> tuple[float, int]:
+def _with_peak(work: Work, folder: Path, density: float) -> tuple[float, int]:
     seconds = work(folder, density)
     return seconds, peak_bytes(torch.device("cpu"))
 
@@ -184,6 +204,29 @@ def merge_by_ties(folder: Path, density: float) -> float:
     output = folder / "merged"
     began = time.perf_counter()
     merge_checkpoints(base, others, output, method="ties", density=density)
+    seconds = time.perf_counter() - began
+    shutil.rmtree(output)
+    return seconds
+
+
+def merge_by_mergekit(folder: Path, density: float) -> float:
+    """The same merge by mergekit, in the checkpoints' number type; the seconds."""
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import MergeOptions, run_merge
+
+    dtype = json.loads((folder / NAMES[0] / "config.json").read_text(encoding="utf-8"))["dtype"]
+    parameters = {"weight": 1.0, "density": density}
+    config = {
+        "merge_method": "ties",
+        "base_model": str(folder / NAMES[0]),
+        "models": [{"model": str(folder / name), "parameters": parameters} for name in NAMES[1:]],
+        "parameters": {"normalize": True},
+        "dtype": dtype,
+    }
+    output = folder / "merged"
+    options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)  # there is none to copy
+    began = time.perf_counter()
+    run_merge(MergeConfiguration.model_validate(config), str(output), options)
     seconds = time.perf_counter() - began
     shutil.rmtree(output)
     return seconds

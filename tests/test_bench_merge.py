@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,15 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import merge as bench
 from benchmarks.measure import measured
-from benchmarks.merge import PEFT_TYPES, Repeats, compare_merging, merge, relative_distance, seeded_masks
+from benchmarks.merge import (
+    PEFT_TYPES,
+    Repeats,
+    compare_merging,
+    merge,
+    print_checkpoints,
+    relative_distance,
+    seeded_masks,
+)
 from benchmarks.merge_checkpoints import (
     NAMES,
     Sizes,
@@ -21,6 +30,7 @@ from benchmarks.merge_checkpoints import (
     check_folder,
     compare_checkpoints,
     make_checkpoint,
+    merge_by_mergekit,
     merge_by_ties,
 )
 from benchmarks.merge_path import compare_path_step, random_documents
@@ -58,6 +68,8 @@ def test_the_file_has_every_type_of_peft_with_the_promised_keys(
         row = figures[name]
         assert row.keys() >= {"seconds", "peft_seconds", "ratio", "relative_error"}
         assert row["ratio"] == row["peft_seconds"] / row["seconds"] > 0
+        assert row["ratio_competent"] == row["competent_seconds"] / row["seconds"] > 0
+        assert (row["all_competent_seconds"] == row["all_peft_seconds"]) == (not name.endswith("svd"))
         assert 0 <= row["relative_error"] < 1e-5  # at these sizes ours decomposes exactly too
         assert ("reconstruction_ratio" in row) == (name in TRUNCATING)
         assert len(row["all_seconds"]) == 2
@@ -73,7 +85,7 @@ def test_the_file_has_every_type_of_peft_with_the_promised_keys(
     assert not {"path_step", "checkpoints"} & figures.keys()
     printed = capsys.readouterr()
     assert all(name in printed.out for name in PEFT_TYPES)
-    assert "decompose with full matrices, its default" in printed.out
+    assert "with svd_full_matrices=False, and by default with full ones" in printed.out
     assert "magnitude_prune_svd: PEFT" in printed.err
 
 
@@ -175,6 +187,24 @@ def test_the_adapters_are_on_every_linear_layer_with_the_promised_numbers() -> N
     assert all(torch.equal(again.factors[name].b, pair.b) for name, pair in second.factors.items())
 
 
+def test_the_competent_call_decomposes_no_full_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways are timed for the types that truncate, ours beside them; the others have one call of PEFT's."""
+    kinds, svd = [], torch.linalg.svd
+
+    def decomposed(matrix: Any, full_matrices: bool = True, **options: Any) -> Any:
+        kinds.append(full_matrices)
+        return svd(matrix, full_matrices=full_matrices, **options)
+
+    model = one_layer(24, 40)
+    parents = random_parents(model, 4, 1)
+    monkeypatch.setattr(torch.linalg, "svd", decomposed)
+    monkeypatch.setattr(bench, "merge_modules", lambda parents, settings, order=None: parents[0].factors)
+    compare_merging(model, parents, 0.8, 7, Repeats(1, 1), silent, ["svd"])
+    assert kinds == [False] * 7 + [True] * 7
+    compare_merging(model, parents, 0.8, 7, Repeats(1, 1), silent, ["cat"])
+    assert len(kinds) == 14
+
+
 def test_peft_computes_with_the_same_numbers() -> None:
     model = one_layer(24, 40)
     parents = random_parents(model, 4, seed=3)
@@ -223,9 +253,11 @@ def test_a_path_step_folds_and_restores(tiny_model: Any, tokenizer: Any) -> None
     model = tiny_model()
     figures = compare_path_step(model, tokenizer, rank=4, documents=3, repeats=2, seed=1)
     assert figures["ratio"] == figures["seconds"] / figures["bare_seconds"] > 0
-    step, bare = (figures["mean_losses"][way] for way in ("step", "bare"))
+    assert figures["ratio"] == max(figures["ratios"].values())
+    assert figures["ratios"].keys() == {"cat", "ties"}
+    cat, ties, bare = (figures["mean_losses"][way] for way in ("cat", "ties", "bare"))
     assert bare[0] == bare[1]
-    assert len({*step, bare[0]}) == 3
+    assert len({*cat, *ties, bare[0]}) == 5
     after = tiny_model().state_dict()
     assert all(torch.equal(value, after[name]) for name, value in model.state_dict().items())
     assert figures["documents"] == 3
@@ -303,6 +335,7 @@ def test_checkpoints_that_are_there_are_used_and_left(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("benchmarks.merge_checkpoints.bare_loop", bare)
     monkeypatch.setattr("benchmarks.merge_checkpoints.in_a_process", work)
+    monkeypatch.setattr("benchmarks.merge_checkpoints.find_spec", lambda name: None)
     make_checkpoint(tmp_path / "base", 0, TINY)
     written = (tmp_path / "base" / "model.safetensors").stat().st_mtime_ns
     told: list[str] = []
@@ -310,9 +343,53 @@ def test_checkpoints_that_are_there_are_used_and_left(tmp_path: Path, monkeypatc
     assert order == ["bare", "ours", "ours", "bare"]
     assert (figures["seconds"], figures["bare_seconds"], figures["ratio"]) == (25, 12.5, 0.5)
     assert figures["peak_bytes"] == 5
+    assert not [key for key in figures if "competent" in key]
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
     assert (tmp_path / "base" / "model.safetensors").stat().st_mtime_ns == written
     assert [line for line in told if "making" in line and "base" in line] == []
+
+
+def test_mergekit_is_measured_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes 30 and 50 s and 9 bytes, ours 20: it is twice as slow."""
+    seconds = {merge_by_ties: [20.0, 20.0], merge_by_mergekit: [30.0, 50.0]}
+    peaks = {merge_by_ties: 5, merge_by_mergekit: 9}
+    monkeypatch.setattr("benchmarks.merge_checkpoints.find_spec", lambda name: name)
+    monkeypatch.setattr("benchmarks.merge_checkpoints.bare_loop", lambda folder: 10.0)
+    monkeypatch.setattr(
+        "benchmarks.merge_checkpoints.in_a_process",
+        lambda work, folder, density: (seconds[work].pop(0), peaks[work]),
+    )
+    figures = compare_checkpoints(tmp_path, TINY, 0.8, 2, silent)
+    assert (figures["competent_seconds"], figures["ratio_competent"]) == (40, 2)
+    assert (figures["competent_peak_bytes"], figures["peak_bytes"], figures["ratio"]) == (9, 5, 0.5)
+    print_checkpoints(figures)
+    assert "20 s, mergekit: 40 s, ratio 2.000" in capsys.readouterr().out
+    print_checkpoints({key: value for key, value in figures.items() if "competent" not in key})
+    assert "mergekit is not installed, so it is left out" in capsys.readouterr().out
+
+
+def test_mergekit_is_asked_for_the_same_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in for the package: the checkpoints and the settings that ours has, in the checkpoints' type."""
+    asked: dict[str, Any] = {}
+
+    def run_merge(config: dict[str, Any], output: str, options: dict[str, Any]) -> None:
+        asked.update(config, **options)
+        Path(output).mkdir()
+
+    stub = SimpleNamespace(
+        MergeConfiguration=SimpleNamespace(model_validate=dict), MergeOptions=dict, run_merge=run_merge
+    )
+    for name in ("mergekit", "mergekit.config", "mergekit.merge"):
+        monkeypatch.setitem(sys.modules, name, stub)
+    make_checkpoint(tmp_path / "base", 0, Sizes(1, 8, 12, 20, "bfloat16"))
+    assert merge_by_mergekit(tmp_path, 0.7) > 0
+    assert (asked["merge_method"], asked["dtype"], asked["parameters"]) == ("ties", "bfloat16", {"normalize": True})
+    assert asked["base_model"] == str(tmp_path / "base")
+    assert [model["model"] for model in asked["models"]] == [str(tmp_path / name) for name in ("first", "second")]
+    assert all(model["parameters"] == {"weight": 1.0, "density": 0.7} for model in asked["models"])
+    assert not (tmp_path / "merged").exists()
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
