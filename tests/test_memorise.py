@@ -88,6 +88,20 @@ def test_training_leaves_the_global_random_state_alone(tokenizer: PreTrainedToke
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_in_bfloat16_it_learns_as_much(tokenizer: PreTrainedTokenizerFast, tiny_model: Factory) -> None:
+    """The weights stay float32, and the loss is within the rounding of products of eight bits."""
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        model = tiny_model()
+        options = Memorise(**{**vars(QUICK), "epochs": 6, "precision": precision})
+        losses[precision] = memorise(model, tokenizer, RECORDS, [], options, silent)["loss"]
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.03)
+    assert losses["bf16-mixed"] != losses["32-true"]
+    with pytest.raises(InputError, match="precision: must be one of 32-true, bf16-mixed"):
+        memorise(tiny_model(), tokenizer, RECORDS, [], Memorise(precision="16-mixed"), silent)  # type: ignore[arg-type]
+
+
 def test_it_stops_after_the_first_epoch_with_the_asked_loss(
     tokenizer: PreTrainedTokenizerFast, tiny_model: Factory
 ) -> None:

@@ -1,7 +1,7 @@
 """The loss of full fine-tuning: every token of whole texts, all weights trained."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from unlearn_pl.data.batch import Rows
 from unlearn_pl.models.body import head_is_plain, vocabulary_head
 from unlearn_pl.models.fast.linear import frozen_linear, trained_linears
-from unlearn_pl.models.fast.packing import enable_packing, packs_rows, row_hidden_states
+from unlearn_pl.models.fast.packing import enable_packing, packs_rows, row_hidden_states, use_varlen
 from unlearn_pl.models.head import log_softmax_
 
 # Positions whose logits exist at once: the gradient of the head's weights, as large as they are, is added up for each.
@@ -30,16 +30,21 @@ class FullLoss:
 
     @classmethod
     @contextmanager
-    def on(cls, model: PreTrainedModel) -> Iterator["FullLoss"]:
-        """The loss while ``model`` is trained, its rows packed and its products by oneDNN where that is exact;
-        afterwards the model is as it was."""
+    def on(cls, model: PreTrainedModel, mixed: bool = False) -> Iterator["FullLoss"]:
+        """The loss while ``model`` is trained, its rows packed and its products by oneDNN where that is exact, which it
+        is not under autocast (``mixed``); afterwards the model is as it was."""
         own, packed_before = model.config._attn_implementation, packs_rows(model)
         try:
-            with trained_linears(model):
+            with nullcontext() if mixed else trained_linears(model):
                 yield cls(model)
         finally:
             if packs_rows(model) and not packed_before:
                 model.set_attn_implementation(own)
+
+    def on_device(self) -> None:
+        """Once the model has come to where it is trained, and in the precision that it is trained in: take the quickest
+        attention there."""
+        use_varlen(self.model)
 
     def __call__(self, rows: Rows) -> tuple[Tensor, int]:
         """The sum (nats, a scalar) over every token but the first of each row, and their number.

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from unlearn_pl.data.batch import Rows, collate_rows
 from unlearn_pl.data.encoding import Encoded, Encoding, encode_document, encode_record
 from unlearn_pl.data.records import Record
-from unlearn_pl.errors import InputError, one_line
+from unlearn_pl.errors import InputError, check_choices, one_line
 from unlearn_pl.models.load import refuse_quantised  # its file flushes denormals, which slow a CPU up to five times
 from unlearn_pl.models.tokenizer import check_ids
 from unlearn_pl.training.full_loss import FullLoss
@@ -55,6 +55,9 @@ class Memorise:
     """End after the first epoch whose mean loss (nats a token) is at most this."""
     accelerator: str = "auto"
     """Where to train: auto, cpu, gpu or mps. One device, always."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """The trainer's. `bf16-mixed` multiplies in bfloat16 and keeps weights and sums in float32: on a GPU several times
+    faster, and the rows of a batch then attend in one call."""
 
 
 def memorise(
@@ -80,13 +83,14 @@ def memorise(
         raise InputError("memorise: there is no row and no document to memorise")
     refuse_quantised(model, "memorising")
     check_ids(model, (text.input_ids for text in encoded), "memorise")
-    with isolate_rng(), FullLoss.on(model) as loss:
+    with isolate_rng(), FullLoss.on(model, options.precision != "32-true") as loss:
         torch.manual_seed(options.seed)
         padding = encoded[0].input_ids[0]  # any id that has an embedding; the tokenizer's own may have none
         task = Memorisation(loss, encoded, padding, options, report)
         trainer = Trainer(
             accelerator=options.accelerator,
             devices=1,
+            precision=options.precision,
             max_epochs=options.epochs,
             gradient_clip_val=options.clip_norm,
             reload_dataloaders_every_n_epochs=1,
@@ -134,12 +138,17 @@ class Memorisation(LightningModule):
 
     def configure_optimizers(self) -> Any:
         options, total = self.options, int(self.trainer.estimated_stepping_batches)
+        fused = options.precision == "32-true"  # whose gradients Lightning would not clip under autocast
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+            self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=fused
         )
         warmup = round(options.warmup_share * total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: linear_schedule(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        with self.trainer.precision_plugin.forward_context():
+            self.loss.on_device()
 
     def on_train_start(self) -> None:
         self._began = time.perf_counter()
@@ -170,8 +179,8 @@ class Memorisation(LightningModule):
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """A partition of the indices of ``lengths`` into batches of ``batch_size`` (the last may be smaller).
 
-    The order is random, a function of (seed, epoch); within chunks of 16 batches the texts are sorted by length,
-    since every text is padded to the longest of its batch.
+    The order is random, a function of (seed, epoch); within chunks of 16 batches the texts are sorted by length, for
+    models whose rows are padded to the longest of their batch.
     """
     source = random.Random(f"memorise {seed} {epoch}")
     order = source.sample(range(len(lengths)), len(lengths))
@@ -203,7 +212,8 @@ def encode_texts(
 
 
 def check_options(options: Memorise) -> None:
-    """Raise InputError if a number is out of range."""
+    """Raise InputError if a number is out of range, or a name unknown."""
+    check_choices(options)
     for name, least in (("epochs", 1), ("row_repeats", 1), ("batch_size", 1), ("max_length", 2)):
         if getattr(options, name) < least:
             raise InputError(f"must be at least {least}, got {getattr(options, name)}", name)

@@ -226,7 +226,8 @@ class UnlearningModule(CheckpointedModule):
 
     def on_fit_start(self) -> None:
         """Open or build the reference cache; one process on each machine builds it."""
-        use_varlen(self.model)
+        with self.trainer.precision_plugin.forward_context():
+            use_varlen(self.model)
         if self.trainer.precision == "16-mixed":
             # the packs of a batch are differentiated before the loss is scaled, which float16 would not survive
             self.packed_loss.tokens_per_forward = None
