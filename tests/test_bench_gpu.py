@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -180,6 +181,7 @@ def test_all_ways_take_the_same_steps(bench: Bench) -> None:
     assert len({one["useful_flops"] for one in found.values()}) == 1
     assert found["ours"]["losses"] == pytest.approx(found["competent"]["losses"], rel=0.05)
     assert found["ours"]["packed"]
+    assert (found["ours"]["attention"], found["competent"]["attention"]) == ("packed_sdpa", "sdpa")
     assert found["ours"]["cache_build_seconds"] > 0
     assert found["competent"]["cache_build_seconds"] is None
     assert [found[way]["checkpointing"] for way in found] == [False, True, True]
@@ -207,6 +209,14 @@ def test_attacks_agree(bench: Bench) -> None:
     assert max(found["largest_relative_difference"].values()) < 0.05  # bfloat16
 
 
+def test_memorising_is_the_padded_way_s(bench: Bench) -> None:
+    found = bench.memorising("SmolLM2-135M")
+    assert found["loss_relative_difference"] < 1e-5
+    assert set(found["seconds"]) == set(found["tokens_per_second_of"]) == {"padded", "ours"}
+    assert found["rows"] == 8
+    assert found["tokens"] == pytest.approx(found["tokens_per_second_of"]["ours"] * found["seconds"]["ours"])
+
+
 def test_the_card_is_measured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.measure.MATMUL_SIZES", {"cpu": (64,)})
     found = bench.card()
@@ -218,6 +228,26 @@ def test_a_gpu_gets_the_full_scale() -> None:
     assert FULL.shapes is SHAPES
     assert FULL.steps == StepLoad()
     assert TRIAL.shapes.keys() == SHAPES.keys()
+
+
+OWN_TESTS = """
+import pytest
+
+@pytest.mark.gpu
+def test_right(device):
+    assert device.type == "meta"
+
+@pytest.mark.gpu
+def test_wrong(device):
+    assert device.type == "cuda", f"of {device.type}"
+
+@pytest.mark.gpu
+def test_absent():
+    pytest.skip("not here")
+
+def test_of_no_device():
+    raise ValueError
+"""
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -276,16 +306,22 @@ def test_what_gave_no_figure_is_printed(capsys: pytest.CaptureFixture[str]) -> N
     assert [cell.strip() for cell in line.split("│")[2:-1]] == ["10", "-", "1", "4", "4", "0.25"]
 
 
-def test_the_tests_run_by_themselves() -> None:
-    """Those of a file, on the CPU; and where time ends them, what has passed is told."""
-    found = checks.device_tests(120, "cpu", "tests/gpu/test_merges_on_device.py")
-    assert (found["failed"], found["skipped"], found["stopped"]) == ({}, {}, False)
-    assert found["passed"] > 5
-    assert "said" not in found
+def test_the_tests_run_by_themselves(tmp_path: Path) -> None:
+    """On the device that is named, each with its outcome; and where time ends them, what has passed is told."""
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\nmarkers = ["gpu: on a GPU"]\n')
+    shutil.copy(ROOT / "tests/gpu/conftest.py", tmp_path)
+    (tmp_path / "test_own.py").write_text(OWN_TESTS)
+    found = checks.device_tests(120, "meta", str(tmp_path))
+    assert (found["passed"], found["stopped"], found["exit_code"]) == (1, False, 1)
+    (failed,), (skipped,) = found["failed"].items(), found["skipped"].items()
+    assert (failed[0].split("::")[1], "AssertionError: of meta" in failed[1]) == ("test_wrong", True)
+    assert (skipped[0].split("::")[1], "not here" in skipped[1]) == ("test_absent", True)
+    assert "1 failed, 1 passed, 1 skipped, 1 deselected" in found["said"]
+    assert checks.device_tests(0.01, "meta", str(tmp_path))["stopped"]
+
+
+def test_outcomes_are_summed_up() -> None:
     rows = [{"name": name, "outcome": name, "why": "since"} for name in ("passed", "failed", "skipped")]
-    stopped = checks.summary(rows, None, "the end")
-    assert stopped == {
-        "passed": 1, "failed": {"failed": "since"}, "skipped": {"skipped": "since"}, "stopped": True,
-        "exit_code": None, "said": "the end",
-    }  # fmt: skip
-    assert checks.device_tests(0.01, "cpu")["stopped"]
+    stopped = {"passed": 1, "failed": {"failed": "since"}, "skipped": {"skipped": "since"}, "stopped": True}
+    assert checks.summary(rows, None, "the end") == stopped | {"exit_code": None, "said": "the end"}
+    assert checks.summary(rows[:1], 0, "") == {"passed": 1, "failed": {}, "skipped": {}, "stopped": False}

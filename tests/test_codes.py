@@ -15,7 +15,14 @@ from lightning_runs import module, trainer, write_rows
 from peft import PeftModel
 from samples import lume_inputs
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from unlearn_pl.balance.search import find_balance
 from unlearn_pl.callbacks.adapter import SaveAdapter
@@ -248,6 +255,33 @@ def test_a_fit_on_codes_ends_in_a_merge_and_its_scores(
     trainer(tmp_path / "two", [SaveAdapter(), merge], max_epochs=1).fit(module(base_folder, dtype="nf4"), data)
     assert (tmp_path / "two" / "merged" / "adapter" / "adapter_config.json").is_file()
     assert not (tmp_path / "two" / "merged" / "model").exists()
+
+
+def mixture(folder: Path) -> str:
+    """A tiny mixture of experts, which are bare parameters, behind a router that gives a tuple."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "num_local_experts": 4, "vocab_size": 96}
+    MixtralForCausalLM(MixtralConfig(**sizes)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_what_is_no_linear_layer_is_adapted_as_on_a_plain_base(tmp_path: Path) -> None:
+    """Experts stay bfloat16, with PEFT's adapter on them."""
+    with pytest.warns(UserWarning, match="of the weights beside embedding and head are in no linear layer"):
+        base = load_base(mixture(tmp_path / "base"), "nf4")
+    with pytest.warns(UserWarning, match="adapts experts"):
+        model = attach_lora(base, Lora(rank=2, dropout=0), seed=0)
+    model(IDS).logits.float().logsumexp(-1).sum().backward()
+    names = [name for name, factor in model.named_parameters() if factor.grad is not None]
+    assert {"self_attn", "experts"} <= {part for name in names for part in name.split(".")}
+
+
+def test_a_model_without_a_layer_for_codes_is_refused(tmp_path: Path) -> None:
+    """Falcon's linear layers are of a class of its own."""
+    config = FalconConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=96)
+    FalconForCausalLM(config).save_pretrained(tmp_path / "base")
+    with pytest.raises(InputError, match=r"^dtype: bitsandbytes takes no layer of FalconForCausalLM, got nf4"):
+        load_base(str(tmp_path / "base"), "nf4")
 
 
 def test_a_merge_in_codes_is_refused(base_folder: str, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -257,7 +257,7 @@ def work(rank, folder):
     inputs = read_inputs(EvaluationData(f"{folder}/forget.jsonl", f"{folder}/retain.jsonl"), options)
     rows = []
     real = likelihood.likelihood
-    likelihood.likelihood = lambda engine, states, answer: rows.append(len(states)) or real(engine, states, answer)
+    likelihood.likelihood = lambda scores, *others: rows.append(len(scores.logprob)) or real(scores, *others)
     model = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
     found = evaluate(model, AutoTokenizer.from_pretrained(f"{folder}/model"), inputs, options)
     with open(f"{folder}/rank{rank}.json", "w") as stream:

@@ -240,7 +240,7 @@ def test_prompt_beyond_the_positions(model: LlamaForCausalLM, tokenizer: PreTrai
 
 @pytest.mark.parametrize("options", [{"max_new_tokens": 0}, {"batch_size": 0}])
 def test_options_are_checked(options: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=rf"^generation.{next(iter(options))}: must be at least 1, got 0"):
+    with pytest.raises(InputError, match=rf"^generation.{next(iter(options))}: must be at least 1.*, got 0"):
         Generation(**options)
 
 

@@ -60,5 +60,5 @@ def test_documents_that_have_no_loss(tiny_model: Build, tokenizer: PreTrainedTok
 def test_options_are_checked() -> None:
     with pytest.raises(InputError, match=r"^membership.tasks: not with member"):
         Membership(member="m.jsonl", tasks=["Task1"])
-    with pytest.raises(InputError, match=r"^membership.batch_size: must be at least 1, got 0"):
+    with pytest.raises(InputError, match=r"^membership.batch_size: must be at least 1, or auto, got 0"):
         Membership(batch_size=0)

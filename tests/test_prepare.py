@@ -38,6 +38,20 @@ def test_non_members_are_documents_that_are_not_taught(rows: dict[str, str], tmp
     assert list((tmp_path / "data/mmlu/test").glob("*_test.csv"))
 
 
+def test_all_but_the_last_documents_are_taught(rows: dict[str, str], tmp_path: Path) -> None:
+    """Of five documents a task and split: four of forget, all of retain; and the fifth of forget is held out."""
+    write_subset(Subset(None, nonmembers_per_task=1), **rows, seed=1, folder=tmp_path / "data")
+    forget, retain = (read_records(str(tmp_path / f"data/{split}.jsonl")) for split in ("forget", "retain"))
+    assert [record.id for record in forget] == [
+        f"forget{t}{i}{k}" for t in (1, 2) for i in range(4) for k in ("sc1", "qa0")
+    ]
+    assert len(retain) == 20
+    others = read_documents(str(tmp_path / "data/membership/nonmember.jsonl"), "n")
+    assert others == [f"forget {task} 4 sc1" for task in (1, 2)]
+    with pytest.raises(InputError, match=r"^nonmembers_per_task: must be fewer than .*\(Task1 has 5\), got 5"):
+        write_subset(Subset(None, 5), **rows, seed=1, folder=tmp_path / "none")
+
+
 def test_too_few_documents_to_hold_out(rows: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(
         InputError,

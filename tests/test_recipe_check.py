@@ -131,7 +131,7 @@ def test_what_a_recipe_would_not_read_is_refused(recipe: RecipeOptions) -> None:
     subset = Prepare(None, Subset(), None, Memorise())
     with pytest.raises(InputError, match=r"^data\.documents_per_task: not used"):
         check(replace(recipe, prepare=subset, data=replace(recipe.data, documents_per_task=1)))
-    with pytest.raises(InputError, match=r"^documents_per_task: must be at least 1, got 0"):
+    with pytest.raises(InputError, match=r"^documents_per_task: must be at least 1, or null for all, got 0"):
         Subset(documents_per_task=0)
 
 

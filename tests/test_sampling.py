@@ -202,7 +202,7 @@ def test_a_prompt_without_room_is_refused(tiny_model: Build, tokenizer: PreTrain
     [
         ("samples", -1, "must be at least 0, got -1"),
         ("max_new_tokens", 0, "must be at least 1, got 0"),
-        ("batch_size", 0, "must be at least 1, got 0"),
+        ("batch_size", 0, "must be at least 1, or auto, got 0"),
         ("temperature", 0.0, "must be above 0 and finite, got 0.0"),
         ("temperature", -1.0, "must be above 0 and finite, got -1.0"),
         ("temperature", math.nan, "must be above 0 and finite, got nan"),

@@ -44,6 +44,7 @@ def parts_of(crew: Crew, device: str) -> list[Part]:
         *(step("OLMo-1B", way, False) for way in compared),
         *(step(shape, way, False) for shape, way in product(("SmolLM2-135M", "OLMo-7B"), compared)),
         *answers("OLMo-1B"),
+        asked("memorising SmolLM2-135M", 15, "memorising", "SmolLM2-135M"),
         *(step(shape, way, True) for shape, way in product(("OLMo-7B", "OLMo-1B", "SmolLM2-135M"), compared)),
         *(step(shape, "released", False) for shape in SECONDS),
         *answers("SmolLM2-135M"),

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.gpu.answers import AnswerLoad, attack_figures, generation_figures
 from benchmarks.gpu.card import card_figures
+from benchmarks.gpu.memorising import MemoriseLoad, memorise_figures
 from benchmarks.gpu.shapes import SHAPES, SMALL, Shape
 from benchmarks.gpu.steps import StepLoad, step_figures
 from benchmarks.measure import settle
@@ -22,15 +23,17 @@ class Scale:
     shapes: dict[str, Shape]
     steps: StepLoad
     answers: AnswerLoad
+    memorising: MemoriseLoad
 
 
-FULL = Scale(SHAPES, StepLoad(), AnswerLoad())
+FULL = Scale(SHAPES, StepLoad(), AnswerLoad(), MemoriseLoad())
 TRIAL = Scale(
     SMALL,
     StepLoad(pairs=4, micro_batch=2, steps=1, longest=64, tokens_per_forward=256, rank=4),
     AnswerLoad(
         rows=6, prompt=(5, 20), new_tokens=16, batches=(2, 6), alone=2, documents=4, document=(20, 40), rounds=1
     ),
+    MemoriseLoad(rows=8, batch=4, longest=40, rounds=1),
 )
 """For a CPU, in seconds."""
 
@@ -62,6 +65,11 @@ class Bench:
         """See ``attack_figures``."""
         self._clear()
         return attack_figures(self.scale.shapes[shape], self.scale.answers, self.device, DTYPE)
+
+    def memorising(self, shape: str) -> dict[str, Any]:
+        """See ``memorise_figures``."""
+        self._clear()
+        return memorise_figures(self.scale.shapes[shape], self.scale.memorising, self.device)
 
     def _clear(self) -> None:
         """Nothing of the part before is left."""

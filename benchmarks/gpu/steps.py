@@ -15,6 +15,7 @@ from benchmarks.gpu.work import random_pairs
 from benchmarks.released import EncodedPair
 from benchmarks.variants import Ours, Settings, Window
 from benchmarks.worker import VARIANTS, Kind
+from unlearn_pl.models.body import causal_model
 from unlearn_pl.models.lora import Lora
 
 WARM = 1
@@ -62,6 +63,7 @@ def step_figures(
         "checkpointing": checkpointing or way == "released",
         "useful_flops": pairs_flops(sizes_of(variant.policy), counted, "attended"),
         "base_bytes": variant.base_bytes,
+        "attention": str(causal_model(variant.policy).config._attn_implementation),
         "packed": isinstance(variant, Ours) and variant.packed,
         "cache_build_seconds": build.seconds if build else None,
         "cache_build_peak_bytes": build.peak if build else None,

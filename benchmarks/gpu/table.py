@@ -71,10 +71,10 @@ def step_table(parts: Parts) -> Table:
 
 
 def answer_table(parts: Parts) -> Table:
-    """A line for each way of generation and attacks at each shape."""
-    table = Table("evaluation", "way", "seconds", "texts as expected")
+    """A line for each way of generation, attacks and memorising at each shape."""
+    table = Table("work", "way", "seconds", "texts as expected")
     for name, found in parts.items():
-        if name.startswith(("generation", "attacks")) and "seconds" in found:
+        if name.startswith(("generation", "attacks", "memorising")) and "seconds" in found:
             texts = found.get("expected_texts", {})
             for way, seconds in found["seconds"].items():
                 table.add_row(name, way, shown(seconds), str(texts.get(way, "")))

@@ -103,6 +103,15 @@ def test_lower_precision_trains_the_same_way(precision: str, fits: Fits, truth: 
     assert 0 < apart(fits(precision=precision), truth) < 0.3
 
 
+@pytest.mark.parametrize("dtype", ["nf4", "int8"])
+def test_a_base_in_codes(dtype: str, fits: Fits, truth: Adapter, device: torch.device) -> None:
+    """Of a tiny random model codes of 4 bits are far from the numbers that they stand for."""
+    if device.type == "cpu":
+        pytest.skip("tests/test_codes.py tries codes on the CPU")
+    pytest.importorskip("bitsandbytes")
+    assert 0 < apart(fits(model={"dtype": dtype}), truth) < 1
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_base_of_half_precision(dtype: str, fits: Fits, truth: Adapter) -> None:
     assert 0 < apart(fits(model={"dtype": dtype}), truth) < 0.3

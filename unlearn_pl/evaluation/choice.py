@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from unlearn_pl.data.encoding import token_ids
 from unlearn_pl.data.records import BLANK
 from unlearn_pl.errors import InputError
+from unlearn_pl.inference.batch_size import BatchSize, check_batch_size
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.tasks.mmlu import LETTERS, Question, Subject
 
@@ -27,18 +28,20 @@ class Choice:
     """Solved questions of the same subject before each question; at least 0."""
     limit: int | None = None
     """Only the first questions of each subject; at least 1. All without it."""
-    batch_size: int = 16
-    """Questions answered together; at least 1."""
+    batch_size: BatchSize = "auto"
+    """Questions answered together; at least 1, or auto: 16 on a CPU, and on a GPU as many as one forward is fast with.
+    """
 
     def __post_init__(self) -> None:
-        for name, least in (("shots", 0), ("limit", 1), ("batch_size", 1)):
+        check_batch_size(self.batch_size, "choice.batch_size")
+        for name, least in (("shots", 0), ("limit", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"must be at least {least}, got {value}", f"choice.{name}")
 
 
 def answer_choices(
-    language_model: LanguageModel, subjects: Sequence[Subject], *, batch_size: int = Choice.batch_size
+    language_model: LanguageModel, subjects: Sequence[Subject], *, batch_size: BatchSize = Choice.batch_size
 ) -> dict[str, Any]:
     """Accuracies in [0, 1]: ``average`` over all questions (the official one), ``macro`` over subjects, ``subjects``
     each; ``questions``, how many there were, ``shortened``, how many did not fit with all their shots and were asked

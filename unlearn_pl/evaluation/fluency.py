@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 
 from unlearn_pl.evaluation.request import Request
+from unlearn_pl.inference.batch_size import BatchSize
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.metric import Metric, was_found
 
 
 def perplexities(
-    base: LanguageModel, prompts: Sequence[str], texts: Sequence[str], *, batch_size: int = 16
+    base: LanguageModel, prompts: Sequence[str], texts: Sequence[str], *, batch_size: BatchSize = 16
 ) -> list[float | None]:
     """exp of the mean NLL of each text's tokens after its prompt under ``base`` (see ``likelihood_of_generated``);
     None for a text without a token, or a prompt that leaves no room for it."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unlearn_pl.errors import InputError, within
+from unlearn_pl.inference.batch_size import BatchSize, check_batch_size
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.attacks import ATTACKS, MIN_K_SHARE, Evidence, attack_scores
 
@@ -25,16 +26,16 @@ class Membership:
     min_k_share: float = MIN_K_SHARE
     """Share of a document's tokens, the least likely ones, that Min-K% and Min-K%++ look at; above 0, at most 1. MUSE
     and open-unlearning use 0.4."""
-    batch_size: int = 8
-    """Documents whose loss is computed together at most; at least 1."""
+    batch_size: BatchSize = "auto"
+    """Documents whose loss is computed together at most; at least 1, or auto: 8 on a CPU, and on a GPU as many as one
+    forward is fast with."""
 
     def __post_init__(self) -> None:
         if self.member is not None and self.tasks is not None:
             raise InputError("not with member; it chooses among the forget set's documents", "membership.tasks")
         if not 0 < self.min_k_share <= 1:
             raise InputError(f"must be above 0 and at most 1, got {self.min_k_share}", "membership.min_k_share")
-        if self.batch_size < 1:
-            raise InputError(f"must be at least 1, got {self.batch_size}", "membership.batch_size")
+        check_batch_size(self.batch_size, "membership.batch_size")
 
 
 def document_attacks(
@@ -42,7 +43,7 @@ def document_attacks(
     documents: Sequence[str],
     attacks: Sequence[str] = ("loss",),
     *,
-    batch_size: int = 8,
+    batch_size: BatchSize = "auto",
     reference: Sequence[float] | None = None,
     share: float = MIN_K_SHARE,
     what: str = "membership, documents",
@@ -79,7 +80,7 @@ def document_losses(
     language_model: LanguageModel,
     documents: Sequence[str],
     *,
-    batch_size: int = 8,
+    batch_size: BatchSize = "auto",
     what: str = "membership, documents",
 ) -> list[float]:
     """Mean negative log-likelihood, in nats a token, of each whole document after its first token; infinite if broken.

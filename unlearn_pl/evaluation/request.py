@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from unlearn_pl.inference.batch_size import BatchSize
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.metrics.metric import Metric
 from unlearn_pl.metrics.sample import Sample
@@ -21,7 +22,7 @@ class Request:
     samples: Sequence[Sample]
     """The rows that have a text."""
     base: Base | None = None
-    batch_size: int = 8
+    batch_size: BatchSize = 8
 
 
 def answered(

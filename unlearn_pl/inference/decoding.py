@@ -162,7 +162,7 @@ class Texts:
 
 def longest(rows: Sequence[Sequence[int]], budgets: Sequence[int]) -> int:
     """Tokens that the longest row can reach."""
-    return max(len(row) + budget for row, budget in zip(rows, budgets, strict=True))
+    return max((len(row) + budget for row, budget in zip(rows, budgets, strict=True)), default=0)
 
 
 def alone(slot: int, pick: Pick | None = None, stop: Stop | None = None) -> tuple[Pick | None, Stop | None]:

@@ -8,6 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from unlearn_pl.inference.batch_size import (
+    BatchSize,
+    device_memory,
+    keeps_a_cache,
+    row_bytes,
+    rows_that_fit,
+    weight_bytes,
+)
 from unlearn_pl.inference.batches import Work
 from unlearn_pl.inference.forward import ROUND_MANY, Forward
 from unlearn_pl.inference.padding import right_padded
@@ -43,6 +51,19 @@ class Engine(Forward):
         """Tokens that are best read in one forward. On a CPU more of them are no faster by the token: their tensors no
         longer come from memory that is at hand, and every page of new memory is a fault."""
         return 512 if self.device.type == "cpu" else 16384
+
+    def rows_together(self, asked: BatchSize, on_cpu: int, reach: int | None = None) -> int:
+        """Rows of a batch, where so many were ``asked`` for: ``auto`` is ``on_cpu`` on a CPU, and on a GPU what its
+        memory holds of rows that are continued and ``reach`` so many tokens; as many as ``tokens_per_forward`` takes of
+        rows that are only read."""
+        if asked != "auto":
+            return asked
+        memory = device_memory(self.device)
+        if memory is None or not (self.trial.continues and keeps_a_cache(self)):
+            return on_cpu
+        if reach is None:
+            return self.tokens_per_forward
+        return rows_that_fit(memory, weight_bytes(self.model), row_bytes(self, reach))
 
     def is_steady(self, length: int) -> bool:
         """Whether a row of so many tokens is read the same as a whole and token by token."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.inference.batch_size import BatchSize, check_batch_size
 from unlearn_pl.inference.likelihood import Likelihood
 
 # Half of a character that takes several tokens.
@@ -17,9 +18,10 @@ class Generation:
     max_new_tokens: int = 256
     """A row that has not ended by then, or by the end of the model's positions, is cut; at least 1. The official value
     is 256."""
-    batch_size: int = 32
-    """Rows that are generated together; at least 1. In float32 it changes the speed and never the text. In half
-    precision ties between tokens are common and only 1 gives exactly the text of one row at a time."""
+    batch_size: BatchSize = "auto"
+    """Rows that are generated together; at least 1, or auto: 32 on a CPU, and on a GPU as many as its memory holds,
+    256 at most. In float32 it changes the speed and never the text. In half precision ties between tokens are common
+    and only 1 gives exactly the text of one row at a time."""
     stop_decided: bool = False
     """Stop rows that only the whole answer scores (LUME's questions) as soon as their text can no longer become the
     expected answer: their knowledge score is
@@ -30,9 +32,9 @@ class Generation:
     Without it only the EOS ids count, and a warning names what else there is."""
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"must be at least 1, got {getattr(self, name)}", f"generation.{name}")
+        if self.max_new_tokens < 1:
+            raise InputError(f"must be at least 1, got {self.max_new_tokens}", "generation.max_new_tokens")
+        check_batch_size(self.batch_size, "generation.batch_size")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from unlearn_pl.inference.lines import ReadRow, row_states
 # Rows are computed, and kept by an evaluation that can go on after a kill, in pieces of so many batches' worth: the
 # last rows of a piece run in a batch that is nearly empty. But there are so many pieces at least, one a process.
 PIECE, PIECES = 4, 8
+# Rows that `auto` runs together there.
+ON_CPU = 32
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class GreedyDecoding:
 
     def answers(self) -> list[Answer]:
         """The answer of each row. Under several processes each generates a part and all get everything."""
-        most = min(PIECE * self.options.batch_size, len(self.rows) // PIECES)
-        pieces = joined_batches(self.batches(), max(most, self.options.batch_size) if self.joins else 1)
+        most = min(PIECE * self.batch_size, len(self.rows) // PIECES)
+        pieces = joined_batches(self.batches(), max(most, self.batch_size) if self.joins else 1)
         batches_of = {piece[0][0]: piece for piece in pieces}
 
         def compute(piece: Sequence[int]) -> list[dict[str, Any]]:
@@ -53,13 +55,23 @@ class GreedyDecoding:
         found = map_batches(flat, compute, "generation, rows", self.engine.work, identity)
         return [self.answer(row, **one) for row, one in zip(self.rows, found, strict=True)]
 
+    @cached_property
+    def batch_size(self) -> int:
+        """Rows that run together at most."""
+        reach = max((len(row.prompt) + row.budget for row in self.rows), default=1)
+        size = self.engine.rows_together(self.options.batch_size, ON_CPU, reach)
+        told = self.engine.work.progress
+        if told is not None and self.options.batch_size == "auto" and self.engine.device.type != "cpu":
+            told(f"generation.batch_size auto: {size} rows")
+        return size
+
     def batches(self) -> list[list[int]]:
         """The rows in batches that are read in one forward, those with an expected answer first."""
         found = []
         for drafted in (True, False):
             own = [index for index, row in enumerate(self.rows) if bool(row.draft) == drafted]
             lengths = [len(self.rows[index].prompt) + len(self.rows[index].draft) for index in own]
-            sorted_batches = length_sorted_batches(lengths, self.options.batch_size, self.engine.tokens_per_forward)
+            sorted_batches = length_sorted_batches(lengths, self.batch_size, self.engine.tokens_per_forward)
             found += [[own[place] for place in batch] for batch in sorted_batches]
         return found
 
@@ -72,7 +84,7 @@ class GreedyDecoding:
     def alone(self) -> bool:
         """Whether each text must be generated token by token from its prompt: where the model's own ``generate`` is to
         be asked, and of single rows in half precision, where nothing else is exact."""
-        single = self.options.batch_size == 1 and torch.finfo(self.engine.causal.dtype).bits < 32
+        single = self.batch_size == 1 and torch.finfo(self.engine.causal.dtype).bits < 32
         return single or self.options.own_config
 
     def started(self, row: Row, read: Likelihood) -> list[int]:
@@ -113,7 +125,7 @@ class Piece:
     def results(self) -> list[dict[str, Any]]:
         """Tokens and likelihood of each row, which JSON can hold."""
         if self.decoding.joins:
-            continue_read(self.engine, self.reading(), self.options.batch_size, self.texts)
+            continue_read(self.engine, self.reading(), self.decoding.batch_size, self.texts)
         else:  # rows are read by the model's own products, where that is what it takes to be exact
             deque(self.reading(), maxlen=0)
         tokens = self.texts.tokens
@@ -148,7 +160,7 @@ class Piece:
         unsure = {index for index, found in self.read.items() if found.unsure} | self.texts.unsure
         together = [index for index in going if index not in unsure]
         lengths = [len(self.rows[index].prompt) + len(tokens[index]) for index in together]
-        batches = [[together[n] for n in batch] for batch in length_sorted_batches(lengths, self.options.batch_size)]
+        batches = [[together[n] for n in batch] for batch in length_sorted_batches(lengths, self.decoding.batch_size)]
         return batches + [[index] for index in going if index in unsure]
 
     def continued(self, batch: Sequence[int]) -> list[list[int]]:

@@ -14,10 +14,14 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from unlearn_pl.inference.batch_size import BatchSize
 from unlearn_pl.inference.batches import length_sorted_batches, map_batches
 from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.token_scores import TokenScores, is_tie
 from unlearn_pl.metrics.memorization import exact_memorization, extraction_strength, verbatim_probability
+
+# Rows that `auto` reads together there.
+ANSWERS_ON_CPU, DOCUMENTS_ON_CPU = 32, 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def read_answers(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     *,
-    batch_size: int,
+    batch_size: BatchSize,
     what: str = "answers, rows",
 ) -> list[Likelihood]:
     """The likelihood of each answer [tokens] after its prompt [tokens]; both have at least one token."""
@@ -58,7 +62,8 @@ def read_answers(
         return [asdict(one) for one in found]
 
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    batches = length_sorted_batches(lengths, batch_size, engine.tokens_per_forward)
+    size = engine.rows_together(batch_size, ANSWERS_ON_CPU)
+    batches = length_sorted_batches(lengths, size, engine.tokens_per_forward)
     identity = [list(map(list, prompts)), list(map(list, answers))]
     return [Likelihood(**found) for found in map_batches(batches, compute, what, engine.work, identity)]
 
@@ -104,7 +109,7 @@ def likelihood(scores: TokenScores, answer: Sequence[int], ties: Callable[[Tenso
 
 
 def read_documents(
-    engine: Engine, rows: Sequence[Sequence[int]], *, moments: bool, batch_size: int, what: str
+    engine: Engine, rows: Sequence[Sequence[int]], *, moments: bool, batch_size: BatchSize, what: str
 ) -> list[TokenScores]:
     """Scores [tokens - 1] of each document's tokens after the first; ``rows`` are of two tokens at least."""
 
@@ -114,6 +119,7 @@ def read_documents(
         wanted = [states[slot, : len(row)] for slot, row in enumerate(targets)]
         return [scores.to_json() for scores in engine.scores_of_rows(wanted, targets, moments)]
 
-    batches = length_sorted_batches([len(row) for row in rows], batch_size, engine.tokens_per_forward)
+    size = engine.rows_together(batch_size, DOCUMENTS_ON_CPU)
+    batches = length_sorted_batches([len(row) for row in rows], size, engine.tokens_per_forward)
     found = map_batches(batches, compute, what, engine.work, [list(map(list, rows)), moments])
     return [TokenScores.from_json(scores) for scores in found]

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from unlearn_pl.data.encoding import decoded_ids, encode_pair, is_unknown, start_ids
 from unlearn_pl.data.records import BLANK
 from unlearn_pl.errors import InputError
+from unlearn_pl.inference.batch_size import BatchSize
 from unlearn_pl.inference.batches import Work
 from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.forward import evaluating
@@ -149,7 +150,7 @@ class LanguageModel:
         continuations: Sequence[str],
         *,
         eos: bool = False,
-        batch_size: int = 16,
+        batch_size: BatchSize = 16,
         what: str = "answers, rows",
     ) -> list[Likelihood]:
         """How likely each continuation is after its prompt, the end token too with ``eos``; ``what`` names the work in
@@ -178,7 +179,7 @@ class LanguageModel:
             return read_answers(engine, rows, answers, batch_size=batch_size, what=what)
 
     def likelihood_of_generated(
-        self, prompts: Sequence[str], texts: Sequence[str], *, batch_size: int = 16, what: str = "texts, rows"
+        self, prompts: Sequence[str], texts: Sequence[str], *, batch_size: BatchSize = 16, what: str = "texts, rows"
     ) -> list[Likelihood | None]:
         """How likely each text is that a model, this one or another, generated after a prompt.
 
@@ -206,7 +207,7 @@ class LanguageModel:
         prompts: Sequence[str],
         candidates: Sequence[int],
         *,
-        batch_size: int = 16,
+        batch_size: BatchSize = 16,
         what: str = "choice, questions",
     ) -> list[int | None]:
         """For each prompt the place, in ``candidates`` (token ids), of the likeliest next token; None where a broken
@@ -223,7 +224,7 @@ class LanguageModel:
         documents: Sequence[str],
         *,
         moments: bool = False,
-        batch_size: int = 8,
+        batch_size: BatchSize = 8,
         what: str = "membership, documents",
     ) -> list[TokenScores]:
         """Scores of the tokens of each whole document after its first; mean and deviation only with ``moments``.

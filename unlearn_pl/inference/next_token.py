@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
+from unlearn_pl.inference.batch_size import BatchSize
 from unlearn_pl.inference.batches import length_sorted_batches, map_batches
 from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.kv_cache import prefix_cache
@@ -14,6 +15,8 @@ from unlearn_pl.inference.token_scores import TIE, is_tie
 
 # A shorter common prefix is not worth a forward of its own.
 LEAST_PREFIX = 16
+# Rows that `auto` asks together there.
+ON_CPU = 16
 
 
 def choose_next(
@@ -21,7 +24,7 @@ def choose_next(
     rows: Sequence[Sequence[int]],
     candidates: Sequence[int],
     *,
-    batch_size: int,
+    batch_size: BatchSize,
     what: str = "choice, questions",
 ) -> list[int | None]:
     """For each row of token ids the place, in ``candidates``, of the token with the highest logit after it; None where
@@ -31,7 +34,7 @@ def choose_next(
     that follow each other and share their first tokens (the questions of a subject, with its shots) share the work on
     these.
     """
-    batches, prefix_of = prefix_batches(engine, rows, batch_size)
+    batches, prefix_of = prefix_batches(engine, rows, engine.rows_together(batch_size, ON_CPU))
     held: tuple[list[int], Cache | None] = [], None
 
     def compute(batch: Sequence[int]) -> list[int | None]:

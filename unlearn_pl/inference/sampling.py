@@ -11,10 +11,14 @@ from transformers import PreTrainedTokenizerBase
 
 from unlearn_pl.data.encoding import decode_answer
 from unlearn_pl.errors import InputError
+from unlearn_pl.inference.batch_size import BatchSize, check_batch_size
 from unlearn_pl.inference.batches import length_sorted_batches, map_batches
-from unlearn_pl.inference.decoding import continue_rows
+from unlearn_pl.inference.decoding import continue_rows, longest
 from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.resume import content_hash
+
+# Answers that `auto` draws together there.
+ON_CPU = 64
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,14 @@ class Sampling:
     """Divides the logits; above 0 and finite."""
     max_new_tokens: int = 64
     """A sample that has not ended by then, or by the end of the model's positions, is cut; at least 1."""
-    batch_size: int = 64
-    """Answers drawn together; at least 1."""
+    batch_size: BatchSize = "auto"
+    """Answers drawn together; at least 1, or auto: 64 on a CPU, and on a GPU as many as its memory holds."""
     seed: int = 0
     """Of the random numbers. A row's depend on its prompt and the seed alone, not on the other rows."""
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 0), ("max_new_tokens", 1), ("batch_size", 1)):
+        check_batch_size(self.batch_size, "sampling.batch_size")
+        for name, least in (("samples", 0), ("max_new_tokens", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"must be at least {least}, got {getattr(self, name)}", f"sampling.{name}")
         if not 0 < self.temperature < math.inf:
@@ -64,7 +69,8 @@ def draw_texts(
         found = continue_rows(engine, prompted, allowed, eos, pick=pick)
         return [decode_answer(tokenizer, tokens or []) for tokens in found]  # nothing is watched, so none is None
 
-    batches = length_sorted_batches([len(rows[row]) for row in drawn], options.batch_size)
+    size = engine.rows_together(options.batch_size, ON_CPU, longest(rows, budgets))
+    batches = length_sorted_batches([len(rows[row]) for row in drawn], size)
     settings = [options.temperature, options.max_new_tokens, options.seed, sorted(eos)]
     identity = [list(prompts), list(map(list, rows)), list(budgets), options.samples, settings]
     flat = map_batches(batches, compute, "sampling, answers", engine.work, identity)

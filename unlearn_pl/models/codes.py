@@ -53,11 +53,14 @@ def is_coded(layer: nn.Module) -> bool:
 
 
 def warn_of_plain(model: PreTrainedModel, codes: str) -> None:
-    """Warn if weights are no codes that the head is not read from: of experts that are bare parameters, say."""
+    """Warn if weights beside embedding and head are no codes, such as experts that are bare parameters. Raises
+    InputError if there are no codes at all."""
     outside = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     inside = [weight for weight in model.parameters() if id(weight) not in outside]
     plain = sum(weight.numel() for weight in inside if weight.is_floating_point())
     coded = sum(layer.in_features * layer.out_features for layer in model.modules() if is_coded(layer))
+    if not coded:
+        raise InputError(f"bitsandbytes takes no layer of {type(model).__name__}, got {codes}", "dtype")
     if plain > MOST_PLAIN * (plain + coded):
         share = plain / (plain + coded)
         warnings.warn(
@@ -84,10 +87,15 @@ def compute_plainly(model: nn.Module) -> None:
 
 def multiply(layer: Any, x: Tensor) -> Tensor:
     """[..., M] from ``x`` [..., K], through a coded layer; what is kept for the gradient is no number of the weight."""
-    few = x.numel() <= FEW * x.shape[-1] and not torch.is_grad_enabled()
-    if few and x.is_cuda and hasattr(layer.weight, "quant_state"):
-        return type(layer).forward(layer, x)  # its kernel for so few rows reads the codes alone
+    if not torch.is_grad_enabled() and x.is_cuda and x.numel() <= FEW * x.shape[-1] and has_kernel(layer):
+        return type(layer).forward(layer, x)  # which reads the codes alone
     return CodedProduct.apply(x, layer).view(*x.shape[:-1], -1)
+
+
+def has_kernel(layer: Any) -> bool:
+    """Whether a GPU multiplies few rows with the codes of a layer without making numbers of them all."""
+    weight = layer.weight
+    return hasattr(weight, "quant_state") and layer.in_features % weight.quant_state.blocksize == 0
 
 
 def dequantised(layer: nn.Module, dtype: torch.dtype) -> Tensor:

@@ -136,11 +136,11 @@ def refuse_unreadable(model: PeftModel) -> None:
 def refuse_routers(model: PeftModel) -> None:
     """Raise InputError if an adapter is on a layer that is a linear one by its class alone: routers give a tuple, and
     grouped layers (DeepSeek-V4) take their input in pieces."""
-    if quantisation(model) is not None:
+    if quantisation(model) is not None and not any(map(is_coded, model.modules())):
         return
     for name, layer in model.named_modules():
         base = layer.get_base_layer() if isinstance(layer, LoraLayer) else None
-        if isinstance(base, nn.Linear) and not computes_linearly(base):
+        if isinstance(base, nn.Linear) and not is_coded(base) and not computes_linearly(base):
             raise InputError(
                 f"{name} ({type(base).__name__}) does not compute what a linear layer does; name the attention layers, "
                 "such as [q_proj, k_proj, v_proj, o_proj]",
@@ -171,7 +171,7 @@ def use_layers(config: PeftConfig, model: nn.Module, fast: bool = True) -> None:
     if coded:
         from unlearn_pl.models.coded_lora import LAYERS  # needs the package that made the codes
 
-        config._register_custom_module(dict(LAYERS))
+        config._register_custom_module({**LAYERS, nn.Linear: LoraLinear})
     elif quantisation(model) is None:
         config._register_custom_module({nn.Linear: LoraLinear})
 

@@ -5,6 +5,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from unlearn_pl.errors import InputError
+from unlearn_pl.models.codes import is_coded
 from unlearn_pl.models.load import quantisation
 
 # Codes of 4 and 8 bits round what goes through them; a wrong gradient is off by its whole size.
@@ -13,9 +14,9 @@ TOLERANCE = 0.1
 
 def check_gradients(model: nn.Module) -> None:
     """Raise InputError if an adapted base layer of ``model``, once it was evaluated, gives another gradient than its
-    values have: bitsandbytes 4 bit on a CPU does. Models of plain weights are not looked at."""
+    values have. Models of plain weights are not looked at, nor those whose products are of this project."""
     method = quantisation(model)
-    if method is None:
+    if method is None or any(map(is_coded, model.modules())):
         return
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer) and hasattr(layer, "in_features") and not gradient_is_right(layer):

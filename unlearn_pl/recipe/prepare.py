@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unlearn_pl.data.readers import read_documents, read_records
 from unlearn_pl.data.records import Record
-from unlearn_pl.data.sets import read_split
+from unlearn_pl.data.sets import check_documents_per_task, read_split
 from unlearn_pl.errors import InputError
 from unlearn_pl.files import new_folder, write_json_lines
 from unlearn_pl.models.load import load_base, load_tokenizer
@@ -19,16 +19,17 @@ from unlearn_pl.training.memorise import Memorise, memorise
 class Subset:
     """A part of real forget and retain sets, small enough to be memorised here."""
 
-    documents_per_task: int = 4
-    """The first so many documents of each task in each set, with all their rows, are memorised."""
-    nonmembers_per_task: int = 8
-    """The next so many documents of each task of the forget set are not: they are the membership attack's
+    documents_per_task: int | None = 4
+    """The first so many documents of each task in each set, with all their rows, are memorised; null for all but the
     non-members."""
+    nonmembers_per_task: int = 8
+    """The next so many documents of each task of the forget set (if all are to be memorised, the last so many) are
+    not: they are the membership attack's non-members."""
 
     def __post_init__(self) -> None:
-        for name in ("documents_per_task", "nonmembers_per_task"):
-            if getattr(self, name) < 1:
-                raise InputError(f"must be at least 1, got {getattr(self, name)}", name)
+        check_documents_per_task(self.documents_per_task)
+        if self.nonmembers_per_task < 1:
+            raise InputError(f"must be at least 1, got {self.nonmembers_per_task}", "nonmembers_per_task")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def prepare_data(prepare: Prepare, forget: str | None, retain: str | None, seed:
 def write_subset(subset: Subset, forget: str, retain: str, seed: int, folder: Path) -> None:
     """The chosen documents, the members and non-members among them, and the built-in multiple-choice questions."""
     taught = read_split(forget, retain, documents_per_task=subset.documents_per_task)
+    if subset.documents_per_task is None:
+        taught = but_last_documents(taught[0], subset.nonmembers_per_task), taught[1]
     held_out = held_out_documents(read_records(forget), taught[0], subset.nonmembers_per_task)
     with new_folder(folder, overwrite=True) as target:
         for name, records in zip(("forget", "retain"), taught, strict=True):
@@ -77,6 +80,21 @@ def write_subset(subset: Subset, forget: str, retain: str, seed: int, folder: Pa
         write_benchmark(target / "synthetic", Synthetic(seed=seed))
         shutil.move(target / "synthetic" / "mmlu", target / "mmlu")
         shutil.rmtree(target / "synthetic")
+
+
+def but_last_documents(records: list[Record], per_task: int) -> list[Record]:
+    """The rows of all documents but the last ``per_task`` of each task. Raises InputError if a task has no others."""
+    documents: dict[str, dict[str, None]] = {}
+    for record in records:
+        documents.setdefault(record.task, {})[record.document_id] = None
+    if few := [task for task, names in documents.items() if len(names) <= per_task]:
+        raise InputError(
+            f"must be fewer than the documents of each task of data.forget ({few[0]} has {len(documents[few[0]])}), "
+            f"got {per_task}",
+            "nonmembers_per_task",
+        )
+    kept = {(task, name) for task, names in documents.items() for name in list(names)[:-per_task]}
+    return [record for record in records if (record.task, record.document_id) in kept]
 
 
 def held_out_documents(records: list[Record], taught: list[Record], per_task: int) -> list[str]:
