@@ -92,6 +92,9 @@ def test_a_jump_is_no_crossing_and_keeps_to_its_budget():
     assert curve.crossings(evaluations=60) == []
     assert curve.values.keys() >= {599, 600}
     assert curve.asked < 40
+    inside = Curve(lambda place: 0.1 if place < 0.6 else 0.7, (599, 600))
+    assert inside.crossings() == []
+    assert inside.asked == 0  # the ends could tell nothing more
 
 
 def test_a_wrong_guess_only_costs():

@@ -27,7 +27,7 @@ def find_crossings(
 
     ``guess`` gives the curve at all places, from all that was measured so far. It is measured wherever the guess is at
     the level and no measured place is; a curve that comes to the level and leaves it between two such guesses is not
-    seen. Where no place is near the level, the two ends are measured before it is given up.
+    seen. Where all places are on one side of the level, the two ends are measured before it is given up.
     """
     values = dict(known)
     for turn in range(evaluations):
@@ -55,8 +55,9 @@ def next_place(
             return place
         margin = max(1, int(MARGIN * (above - below)))
         return (below + above) // 2 if halve else min(max(place, below + margin), above - margin)
-    if any(abs(value - level) <= tolerance for value in values.values()):
-        return None
+    near = any(abs(value - level) <= tolerance for value in values.values())
+    if near or {value > level for value in values.values() if math.isfinite(value)} == {True, False}:
+        return None  # a crossing, or a jump
     ends = [place for place in (0, len(guessed) - 1) if place not in values]
     return min(ends, key=lambda place: abs(offsets[place]), default=None)
 

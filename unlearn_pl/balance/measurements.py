@@ -9,10 +9,11 @@ from unlearn_pl.balance.documents import Half
 from unlearn_pl.balance.interpolation import interpolate
 from unlearn_pl.balance.path import MergePath, Point
 from unlearn_pl.balance.scorer import Measurement, MergeScorer, Scores, measurement
-from unlearn_pl.inference.batches import Progress
+from unlearn_pl.inference.batches import Progress, of_first_process
 
 # Two methods are taken to be as far from each other, at the same shares, as two shares that differ by this
 METHOD_GAP = 0.3
+LEAST_LOSS = 1e-9
 
 
 class Measurements:
@@ -56,9 +57,11 @@ class Measurements:
             kind = kinds.index((point.ray.method, point.ray.density))
             return [*point.shares(groups), *(METHOD_GAP * (number == kind) for number in range(len(kinds)))]
 
-        known, wanted = (torch.tensor([place(point) for point in some]) for some in (measured, points))
-        losses = interpolate(known, torch.tensor(list(measured.values())), wanted)
-        return self.documents.aucs(losses, "calibration", split).tolist()
+        known, wanted = (torch.tensor([place(point) for point in some]).double() for some in (measured, points))
+        # in logs: from a document known by heart to one that is forgotten its loss grows a thousandfold
+        logs = torch.tensor(list(measured.values()), dtype=torch.float64).clamp(min=LEAST_LOSS).log()
+        losses = interpolate(known, logs, wanted)
+        return of_first_process(self.documents.aucs(losses, "calibration", split).tolist())
 
     def auc(self, point: Point, half: Half = "calibration", split: int = 0) -> float:
         """AUC of a half of the documents at a point; NaN if it breaks the model."""

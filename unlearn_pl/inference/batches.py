@@ -53,6 +53,16 @@ def rank_and_count() -> tuple[int, int]:
     return 0, 1
 
 
+def of_first_process(value: Result) -> Result:
+    """``value`` as the first process has it: where all must take one way, the last digit of a process is not its own
+    matter."""
+    if rank_and_count()[1] == 1:
+        return value
+    held = [value]
+    distributed.broadcast_object_list(held)
+    return held[0]
+
+
 @contextmanager
 def launched(device: torch.device) -> Iterator[None]:
     """Inside the block the processes of ``torchrun`` are one launch; a process alone is left alone."""
