@@ -21,11 +21,22 @@ from row_by_row import sharpened
 from tiny_base import build_model, build_tokenizer, write_base
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+LAUNCH = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE"} - os.environ.keys()
+
 # The same examples each time; `pytest --hypothesis-profile=default` looks for new ones.
 hypothesis.settings.register_profile("fixed", derandomize=True)
 hypothesis.settings.load_profile("fixed")
 torch.set_flush_denormal(True)
 torch.set_num_threads(1)  # tests run side by side, one a core
+
+
+@pytest.fixture(autouse=True)
+def no_launch_is_left() -> Iterator[None]:
+    """Lightning's launcher leaves its variables behind, and a command that inherits a LOCAL_RANK waits for ever for the
+    processes that somebody else is to start."""
+    yield
+    for name in LAUNCH:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
