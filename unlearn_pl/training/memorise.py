@@ -138,7 +138,8 @@ class Memorisation(LightningModule):
 
     def configure_optimizers(self) -> Any:
         options, total = self.options, int(self.trainer.estimated_stepping_batches)
-        fused = options.precision == "32-true"  # whose gradients Lightning would not clip under autocast
+        # under autocast Lightning clips no gradients for a fused optimizer; and False, not None, would be a slow loop
+        fused = True if options.precision == "32-true" else None
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=fused
         )

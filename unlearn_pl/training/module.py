@@ -211,7 +211,7 @@ class UnlearningModule(CheckpointedModule):
 
     def configure_optimizers(self) -> Any:
         # Lightning clips no gradients for a fused optimizer under mixed precision
-        fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
+        fused = None if isinstance(self.trainer.precision_plugin, MixedPrecision) else True
         optimizer = adamw(self.model, self.learning_rate, self.weight_decay, fused)
         epoch, total = planned_steps(self.trainer)
         self.planned_steps = total

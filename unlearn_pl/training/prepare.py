@@ -39,8 +39,8 @@ def shard_policy(model: PeftModel, mesh: Any, device: torch.device) -> None:
     model.to(device)
 
 
-def adamw(model: PeftModel, learning_rate: float, weight_decay: float, fused: bool = True) -> torch.optim.AdamW:
+def adamw(model: PeftModel, learning_rate: float, weight_decay: float, fused: bool | None = True) -> torch.optim.AdamW:
     """The optimizer of the adapter; nothing is kept for the frozen weights. ``fused``: one pass over the adapter, and
-    no temporaries of its size."""
+    no temporaries of its size; None lets torch choose, where False would be a slow loop on a GPU."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
