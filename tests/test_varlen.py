@@ -156,3 +156,33 @@ def test_the_kernel_of_torch_takes_what_it_is_given(
     states.sum().backward()
     assert states.shape == (17, model.config.hidden_size)
     assert model.get_input_embeddings().weight.grad is not None
+
+
+@pytest.mark.parametrize(("lengths", "calls"), [(LENGTHS, 1), ([40, *[1] * 8], 9)])
+def test_on_a_gpu_rows_in_float32_are_padded_within_attention(
+    tiny_model: Callable[[], LlamaForCausalLM], monkeypatch: pytest.MonkeyPatch, lengths: list[int], calls: int
+) -> None:
+    """One call a layer with the states and gradients of a call for each row, unless that would be mostly padding."""
+    plain, quick = tiny_model(), tiny_model()
+    assert enable_packing(plain)
+    assert enable_packing(quick)
+    ids = torch.arange(1, sum(lengths) + 1)
+    counted: list[bool] = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def sdpa(*args: Any, **options: Any) -> Tensor:
+        counted.append(True)
+        return real(*args, **options)
+
+    found = []
+    for model, gpu in ((plain, False), (quick, True)):
+        monkeypatch.setattr(attention, "on_gpu", lambda states, gpu=gpu: gpu)
+        model.config._attn_implementation = VARLEN if gpu else PACKED  # which is given the rows' ends on a CPU too
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", sdpa if gpu else real)
+        states = packed_hidden_states(model, ids, lengths)
+        states.square().sum().backward()
+        found.append([states, *(each.grad for each in model.parameters() if each.grad is not None)])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4)
+    filler = int(sum(lengths) % 16 > 0) if calls > 1 else 0
+    assert len(counted) == (calls + filler) * quick.config.num_hidden_layers

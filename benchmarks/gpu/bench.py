@@ -44,6 +44,8 @@ class Bench:
     def __init__(self, device: str):
         self.device = torch.device(device)
         self.scale = FULL if self.device.type == "cuda" else TRIAL
+        # an H100 would plan cuDNN's attention for each new shape, some 30 ms each, and that would be measured
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
     def card(self) -> dict[str, Any]:
         """See ``card_figures``."""

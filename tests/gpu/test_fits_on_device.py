@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.filterwarnings(
         "ignore:.*does not have many workers",
+        "ignore:GPU available but not used",
         "ignore:Checkpoint directory .* exists",
         "ignore:.*callbacks used to create the checkpoint",
     ),

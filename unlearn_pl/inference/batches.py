@@ -69,6 +69,8 @@ def launched(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or rank_and_count()[1] > 1:
         yield
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # objects that are gathered go by the current one
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield

@@ -24,13 +24,17 @@ ROUND_FEW, MANY, ROUND_MANY = 16, 512, 64
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode and inference mode inside the block; afterwards each submodule's own mode again."""
     modes = [(module, module.training) for module in model.modules()]
+    cudnn = torch.backends.cuda.cudnn_sdp_enabled()
 
     def put_back() -> None:
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
         for module, training in modes:
             module.training = training
 
     try:
         model.eval()
+        # on an H100 its attention comes first, and takes some 30 ms to plan for every new number of rows or tokens
+        torch.backends.cuda.enable_cudnn_sdp(False)
         with torch.inference_mode():
             yield
     finally:

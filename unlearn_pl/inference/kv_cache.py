@@ -50,21 +50,28 @@ class GrowingLayer(DynamicLayer):
         super().batch_select_indices(indices)
         self.buffers = None  # what is left lies in a tensor of its own, without room
 
-    def hold(self, rows: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Hold just these rows, keys and values [heads, t, width] of each: they end in the same column, and zeros stand
-        before the shorter ones."""
-        end = max(keys.shape[1] for keys, _ in rows)
-        keys, values = (self._ending_at(end, states) for states in zip(*rows, strict=True))
+    def hold(self, lines: Tensor, kept: int, rows: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Hold the last ``kept`` columns of ``lines`` [L], and below them these rows, keys and values [heads, t, width]
+        of each: all end in the same column, and finite numbers stand before the shorter ones."""
+        end = max(kept, *(keys.shape[1] for keys, _ in rows))
+        old = (self.keys, self.values) if kept else (None, None)
+        keys, values = (
+            self._ending_at(end, before, lines, kept, states)
+            for before, states in zip(old, zip(*rows, strict=True), strict=True)
+        )
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         self.buffers = (keys, values)
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
 
     @staticmethod
-    def _ending_at(end: int, rows: Sequence[Tensor]) -> Tensor:
+    def _ending_at(end: int, old: Tensor | None, lines: Tensor, kept: int, rows: Sequence[Tensor]) -> Tensor:
         heads, _, width = rows[0].shape
-        buffer = rows[0].new_zeros(len(rows), heads, end + ROOM, width)  # what is masked must still not be NaN
-        for line, states in enumerate(rows):
+        # what is masked must still not be NaN
+        buffer = rows[0].new_zeros(len(lines) + len(rows), heads, end + ROOM, width)
+        if old is not None:
+            buffer[: len(lines), :, end - kept : end] = old[:, :, old.shape[2] - kept :][lines]
+        for line, states in enumerate(rows, start=len(lines)):
             buffer[line, :, end - states.shape[1] : end] = states
         return buffer
 

@@ -78,11 +78,10 @@ class Lines:
         running = self.running
         counts, tokens = self.positions[:, -1].tolist(), self.ids[:, -1].tolist()
         lengths = [counts[line] for line in running]  # of what is in the cache
-        held = [row_states(self.cache, line, slice(-counts[line], None)) for line in running]
-        held += [row.states for row in new]
+        index = torch.tensor(running, dtype=torch.long, device=self.ids.device)
         for number, layer in enumerate(self.cache.layers):
             assert isinstance(layer, GrowingLayer)
-            layer.hold([states[number] for states in held])
+            layer.hold(index, max(lengths, default=0), [row.states[number] for row in new])
         last = [tokens[line] for line in running] + [row.last for row in new]
         lengths += [row.states[0][0].shape[1] for row in new]
         self.rows = [self.rows[line] for line in running] + [row.row for row in new]

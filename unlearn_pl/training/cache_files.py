@@ -26,7 +26,7 @@ from unlearn_pl.training.packs import Part, first_fit
 from unlearn_pl.training.reference import live_reference
 
 INDEX = "cache.json"
-TOKENS_PER_FORWARD = 1024
+TOKENS_PER_FORWARD, GPU_TOKENS_PER_FORWARD = 1024, 8192
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,8 @@ def reference_outputs(
 ) -> Iterator[tuple[list[int], ReferenceOutput]]:
     """The base model's output on some rows after the other, each time with the indices of the rows."""
     device = causal_model(model).get_input_embeddings().weight.device
-    for pack in first_fit([len(row.input_ids) for row in rows], TOKENS_PER_FORWARD):
+    tokens = TOKENS_PER_FORWARD if device.type == "cpu" else GPU_TOKENS_PER_FORWARD
+    for pack in first_fit([len(row.input_ids) for row in rows], tokens):
         part = Part(split, collate_rows([rows[index] for index in pack], 0).to(device), needs)
         yield pack, live_reference(model, [part])[0]
 

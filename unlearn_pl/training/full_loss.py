@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from unlearn_pl.data.batch import Rows
 from unlearn_pl.models.body import head_is_plain, vocabulary_head
+from unlearn_pl.models.device import sent
 from unlearn_pl.models.fast.linear import frozen_linear, trained_linears
 from unlearn_pl.models.fast.packing import enable_packing, packs_rows, row_hidden_states, use_varlen
 from unlearn_pl.models.head import log_softmax_
@@ -53,9 +54,9 @@ class FullLoss:
         """
         lengths = rows.lengths.tolist()
         ids = torch.cat([row[:length] for row, length in zip(rows.input_ids, lengths, strict=True)])
-        last = torch.tensor(lengths, device=ids.device).cumsum(0) - 1
-        before = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-        before[last] = False  # nothing is asked of what follows a row
+        asked = torch.ones(len(ids), dtype=torch.bool)
+        asked[rows.lengths.cumsum(0) - 1] = False  # nothing is asked of what follows a row
+        before = sent(asked.nonzero()[:, 0], ids.device)
         targets = ids.roll(-1)[before]
         if not self.apart:
             logits = self.model(input_ids=rows.input_ids, attention_mask=rows.attention_mask).logits

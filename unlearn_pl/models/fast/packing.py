@@ -217,7 +217,7 @@ def packed_hidden_states(model: nn.Module, input_ids: Tensor, lengths: Sequence[
     # A mask of four dimensions is handed on as it is; without one transformers would build [T, T].
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
     options: dict[str, Any] = {"row_lengths": tuple(lengths)}
-    if causal_model(model).config._attn_implementation == VARLEN:
+    if input_ids.is_cuda or causal_model(model).config._attn_implementation == VARLEN:
         bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
         options["row_bounds"] = sent(bounds, input_ids.device)
     outputs = body_of(model)(
