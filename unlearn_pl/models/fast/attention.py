@@ -49,8 +49,7 @@ def packed_attention(
     """
     if row_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if attention_mask is not None and attention_mask.is_floating_point():
-        raise ValueError("the model adds numbers of its own to the attention, which rows of a pack would go without")
+    refuse_added(attention_mask)
     if on_gpu(query) and row_bounds is not None and is_plain(module, query, value, **kwargs):
         longest = max(row_lengths)
         if len(row_lengths) * longest <= MOST_ROOM * query.shape[2]:
@@ -70,11 +69,10 @@ def varlen_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The same by one call for all rows; ``row_bounds`` [rows + 1] are the places of their ends, from 0, in int32 on
-    the device. What the kernel does not take goes row by row."""
+    the device. What the kernel does not take goes as ``PACKED``."""
     if row_lengths is None or row_bounds is None or not varlen_takes(module, query, value, **kwargs):
         return packed_attention(module, query, key, value, attention_mask, row_lengths, row_bounds, **kwargs)
-    if attention_mask is not None and attention_mask.is_floating_point():
-        raise ValueError("the model adds numbers of its own to the attention, which rows of a pack would go without")
+    refuse_added(attention_mask)
     options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": (-1, 0)}  # causal, the whole row
     if "enable_gqa" in VARLEN_OPTIONS:
         options["enable_gqa"] = query.shape[1] != key.shape[1]
@@ -105,6 +103,12 @@ def rows_at_once(
     queries, keys, values = padded(query), padded(repeat_kv(key, groups)), padded(repeat_kv(value, groups))
     output = nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale)
     return output.transpose(1, 2).flatten(0, 1).index_select(0, place)[None]
+
+
+def refuse_added(attention_mask: Tensor | None) -> None:
+    """Raise ValueError if a model adds numbers of its own to the attention, which rows of a pack would go without."""
+    if attention_mask is not None and attention_mask.is_floating_point():
+        raise ValueError("the model adds numbers of its own to the attention, which rows of a pack would go without")
 
 
 def on_gpu(states: Tensor) -> bool:
