@@ -69,34 +69,29 @@ def test_the_packed_loss_is_the_released_one_in_float64(tiny_model: Tiny, settin
 
 def test_the_competent_loss_is_ours_without_padding_in_float64(tiny_model: Tiny, settings: Settings) -> None:
     """KL summed over the tokens and divided by ``max_length`` is positions `padded`."""
-    settings = replace(settings, positions="padded")
+    loss_of_both(tiny_model, replace(settings, positions="padded"))
+
+
+def loss_of_both(tiny_model: Tiny, settings: Settings, **ours: bool) -> float:
+    """The competent loss of the first window in float64, after it and its gradient were found equal to ours."""
     found = []
-    for kind in (Competent, Ours):
-        variant = kind(tiny_model(), settings)
+    for kind, own in ((Competent, settings), (Ours, replace(settings, **ours))):
+        variant = kind(tiny_model(), own)
         variant.policy.double()
         with KeepFloat64():
             found.append(variant.check(0))
     (loss, gradient), (own_loss, own_gradient) = found
     assert own_loss == pytest.approx(loss, rel=1e-10)
     assert gradient_difference(own_gradient, gradient) < 1e-10
+    return loss
 
 
 def test_both_take_the_terms_of_several_pairs_together(tiny_model: Tiny, settings: Settings) -> None:
     """Micro-batches of two pairs, the second one of rows of one length, which needs no mask."""
     pairs = [*settings.pairs[:2], settings.pairs[2], settings.pairs[2]]
     together = replace(settings, pairs=pairs, positions="padded", accumulate=4, micro_batch=2, tokens_per_forward=60)
-    losses = []
-    for one in (together, replace(together, micro_batch=1)):
-        found = []
-        for kind in (Competent, Ours):
-            variant = kind(tiny_model(), replace(one, checkpointing=kind is Ours))
-            variant.policy.double()
-            with KeepFloat64():
-                found.append(variant.check(0))
-        (loss, gradient), (own_loss, own_gradient) = found
-        assert own_loss == pytest.approx(loss, rel=1e-10)
-        assert gradient_difference(own_gradient, gradient) < 1e-10
-        losses.append(loss)
+    alone = replace(together, micro_batch=1)
+    losses = [loss_of_both(tiny_model, one, checkpointing=True) for one in (together, alone)]
     assert losses[0] != pytest.approx(losses[1], rel=1e-6), "the layout must matter, or this shows nothing"
 
 

@@ -46,6 +46,7 @@ def packed_attention(
     """Attention of packed rows, each to itself; without ``row_lengths`` it is transformers' own ``sdpa``.
 
     ``query``, ``key`` and ``value`` are [1, heads, sum of row_lengths, head width]; gives [1, tokens, heads, width].
+    ``row_bounds`` [rows + 1], where given, are the places of the rows' ends, from 0, in int32 on the device.
     """
     if row_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -64,14 +65,12 @@ def varlen_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    row_lengths: Sequence[int] | None = None,
-    row_bounds: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The same by one call for all rows; ``row_bounds`` [rows + 1] are the places of their ends, from 0, in int32 on
-    the device. What the kernel does not take goes as ``PACKED``."""
-    if row_lengths is None or row_bounds is None or not varlen_takes(module, query, value, **kwargs):
-        return packed_attention(module, query, key, value, attention_mask, row_lengths, row_bounds, **kwargs)
+    """The same by one call for all rows. What the kernel does not take goes as ``PACKED``."""
+    bounds: Tensor | None = kwargs.get("row_bounds")
+    if bounds is None or not varlen_takes(module, query, value, **kwargs):
+        return packed_attention(module, query, key, value, attention_mask, **kwargs)
     refuse_added(attention_mask)
     options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": (-1, 0)}  # causal, the whole row
     if "enable_gqa" in VARLEN_OPTIONS:
@@ -81,8 +80,8 @@ def varlen_attention(
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     dtype = product_type(query)
     states = (each[0].transpose(0, 1).to(dtype) for each in (query, key, value))  # [tokens, heads, width]
-    longest = max(row_lengths)
-    return varlen_attn(*states, row_bounds, row_bounds, longest, longest, **options)[None], None
+    longest = max(kwargs["row_lengths"])
+    return varlen_attn(*states, bounds, bounds, longest, longest, **options)[None], None
 
 
 def rows_at_once(

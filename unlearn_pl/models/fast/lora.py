@@ -7,6 +7,7 @@ import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
+from unlearn_pl.models.fast.attention import HALF
 from unlearn_pl.models.fast.dropout import DropoutMask
 from unlearn_pl.models.fast.linear import frozen_linear
 
@@ -125,8 +126,7 @@ def adapter_type(x: Tensor, a: Tensor) -> torch.dtype:
     """The type in which the adapter multiplies: that of its factors; on a GPU the half precision of its input, if it is
     in one, as under autocast: sums are in float32 there all the same, and products in float32 take ten times as long.
     """
-    half = x.dtype in (torch.bfloat16, torch.float16)
-    return x.dtype if half and x.device.type == "cuda" else a.dtype
+    return x.dtype if x.dtype in HALF and x.device.type == "cuda" else a.dtype
 
 
 def numbers(weight: Tensor | Callable[[], Tensor]) -> Tensor:
