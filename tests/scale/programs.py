@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 300.0
 AFTER = 30.0
 """Seconds that other processes of a launch have to end once the first has."""
+DUMP = 5.0
+"""Seconds that a command that hangs has to write where each of its threads stands."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +46,35 @@ def unlearn_pl(*words: str | Path, folder: Path = ROOT, **environment: str) -> E
 
 
 def program(words: Sequence[str], folder: Path = ROOT, **environment: str) -> Ended:
-    """Any program, in which tests can be imported. Raises TimeoutExpired after five minutes."""
+    """Any program, in which tests can be imported. Raises TimeoutError after five minutes, with where each thread of
+    each of its processes stood."""
     path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
     given = os.environ | {
         "PYTHONPATH": path,
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "WANDB_MODE": "offline",
+        "PYTHONFAULTHANDLER": "1",  # SIGABRT writes the stacks
     }
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # pipes stay open while a child is left
         process = subprocess.Popen(
             words, cwd=folder, env=given | environment, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=out, stderr=err,
         )  # fmt: skip
+        hangs = False
         try:
             process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            hangs = True
+            os.killpg(process.pid, signal.SIGABRT)
         finally:
-            left = not ends_within(process.pid, AFTER if process.poll() is not None else 0)
+            left = not ends_within(process.pid, DUMP if hangs else AFTER if process.poll() is not None else 0)
             process.wait()
         out.seek(0), err.seek(0)
-        return Ended(process.returncode, out.read().decode(), err.read().decode(), left)
+        ended = Ended(process.returncode, out.read().decode(), err.read().decode(), left)
+        if hangs:
+            raise TimeoutError(f"{' '.join(words)} had not ended after {SECONDS:g} s: {ended.err}")
+        return ended
 
 
 def ends_within(group: int, seconds: float) -> bool:

@@ -52,7 +52,7 @@ def run_case(case: Case, folder: Path) -> Row:
         got = case.got(folder)
     except Exception as error:
         traceback.print_exc(limit=-2)
-        got = f"{type(error).__name__}: {' '.join(str(error).split())[-600:]}"
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[-4000:]}"
     return Row(case, got, time.monotonic() - began)
 
 

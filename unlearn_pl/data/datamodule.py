@@ -19,6 +19,7 @@ from unlearn_pl.data.records import Record, Split
 from unlearn_pl.data.sets import check_documents_per_task, read_split
 from unlearn_pl.data.splits import SIDES, encode_splits
 from unlearn_pl.data.step import StepShape, StepTokens
+from unlearn_pl.data.workers import safe_workers
 from unlearn_pl.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class ForgetRetainData(LightningDataModule):
         columns: Our field (id, input, output, task, kind, alternate, answer_weights) -> their column. Where no such
             column exists, "=TEXT" gives every row that text, and "#" numbers the rows.
         seed: Fixes the order of the pairs, together with epoch and rank.
-        num_workers: Processes that assemble batches. Rows are encoded once at the start, so 0 is rarely slower.
+        num_workers: Processes that assemble batches, for each process that trains. Rows are encoded once at the start,
+            so 0 is rarely slower. With several that train, 0 before Python 3.11.10, where such a worker can hang.
         tokenizer: Folder or hub name of a tokenizer, or from Python a tokenizer; default: the model's.
 
     Raises InputError if an option is out of its range, and in ``setup`` if the data cannot be used.
@@ -235,9 +237,10 @@ class ForgetRetainData(LightningDataModule):
         pad, eos = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
         collate = partial(collate_pairs, pad_token_id=eos if pad is None else pad, batch_size=self.batch_size)
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        processes = 1 if self.trainer is None else self.trainer.world_size
         return {
             "batch_size": self._pairs_a_batch,
-            "num_workers": self.num_workers,
+            "num_workers": safe_workers(self.num_workers, processes),
             "collate_fn": collate,
             "pin_memory": on_gpu,
         }
