@@ -1,6 +1,7 @@
 """Callbacks that a command in a process of its own is given by import path, to be stopped at a known moment."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +25,26 @@ class SignalAt(Callback):
         if self.once:
             Path(self.once).touch()
         os.kill(os.getppid() if self.parent else os.getpid(), self.signum)
+
+
+class SignalIn(Callback):
+    """Sends a signal to this process in the ``count``-th call (from 1) of a hook, after StopOnSignal's own; only once
+    if ``once`` names a file, which it then makes. The processes of other ranks than ``rank`` wait there for
+    ``others_wait`` seconds instead."""
+
+    def __init__(
+        self, hook: str, count: int, signum: int = 15, once: str | None = None, rank: int = 0, others_wait: float = 0.0
+    ):
+        self.left, self.signum, self.once, self.rank, self.others_wait = count, signum, once, rank, others_wait
+        setattr(self, hook, self._come)
+
+    def _come(self, trainer: Trainer, *_: Any) -> None:
+        self.left -= 1
+        if self.left or (self.once and Path(self.once).exists()):
+            return
+        if trainer.global_rank != self.rank:
+            time.sleep(self.others_wait)
+            return
+        if self.once:
+            Path(self.once).touch()
+        os.kill(os.getpid(), self.signum)

@@ -7,8 +7,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from unlearn_pl.errors import InputError
 from unlearn_pl.evaluation.choice import Choice
 from unlearn_pl.evaluation.membership import Membership
+from unlearn_pl.inference import batches
 from unlearn_pl.inference import engine as engine_file
-from unlearn_pl.inference.batch_size import BatchSize, device_memory, row_bytes, rows_that_fit, weight_bytes
+from unlearn_pl.inference.batch_size import MOST, BatchSize, device_memory, row_bytes, rows_that_fit, weight_bytes
 from unlearn_pl.inference.batches import Work
 from unlearn_pl.inference.engine import Engine
 from unlearn_pl.inference.generation import Generation
@@ -40,10 +41,19 @@ def test_a_row_is_its_keys_and_values_three_times_and_its_logits(model: LlamaFor
     assert weight_bytes(model) == 4 * sum(weight.numel() for weight in model.parameters())
 
 
-def test_a_cpu_keeps_to_its_own_number(model: LlamaForCausalLM) -> None:
+def test_a_cpu_has_its_own_number_or_what_a_fixed_memory_holds(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of 100 tokens takes 82,944 bytes: 84 fit into a gigabyte's seven tenths of a hundredth."""
     engine = Engine(model.eval())
     assert device_memory(engine.device) is None
-    assert engine.rows_together("auto", 32, 100) == engine.rows_together("auto", 32) == 32
+    with torch.inference_mode():
+        assert engine.rows_together("auto", 32, 100) == MOST
+        monkeypatch.setattr(engine_file, "CPU_MEMORY", 10_000_000)
+        assert engine.rows_together("auto", 32, 100) == 64
+        monkeypatch.setattr(engine_file, "CPU_MEMORY", 1_000_000)
+        assert engine.rows_together("auto", 32, 100) == 32
+    assert engine.rows_together("auto", 32) == 32
     assert engine.rows_together(5, 32, 100) == 5
 
 
@@ -85,3 +95,20 @@ def test_rows_that_are_only_read_are_as_many_as_a_forward_takes(
 def test_other_numbers_are_refused(options: type, size: BatchSize) -> None:
     with pytest.raises(InputError, match=rf"batch_size: must be at least 1, or auto, got {size}"):
         options(batch_size=size)
+
+
+@pytest.mark.usefixtures("small_card")
+@pytest.mark.parametrize(("shared", "rows"), [(True, 2), (False, 4)])
+def test_the_smallest_card_of_a_launch_counts_where_rows_are_shared(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, shared: bool, rows: int
+) -> None:
+    """Four rows fit here and two on the other card: both must deal out the same batches."""
+
+    def other_has_two(gathered: list[int], mine: int) -> None:
+        gathered[:] = [mine, 2]
+
+    monkeypatch.setattr(batches, "rank_and_count", lambda: (0, 2))
+    monkeypatch.setattr(torch.distributed, "all_gather_object", other_has_two)
+    engine = Engine(model.eval(), Work(shared=shared))
+    with torch.inference_mode():
+        assert engine.rows_together("auto", 32, 40) == rows

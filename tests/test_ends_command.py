@@ -126,6 +126,63 @@ def test_two_processes_stop_together_and_leave_none_behind(finished: Path, rank:
     assert found.stdout == "", "no process of the launch is left"
 
 
+@pytest.mark.parametrize(
+    ("hook", "count", "processes"),
+    [("on_validation_start", 2, 2), ("on_train_batch_end", 8, 1), ("on_train_epoch_end", 2, 1)],
+)
+def test_a_signal_is_not_lost_where_no_batch_follows(
+    finished: Path, tmp_path: Path, hook: str, count: int, processes: int
+) -> None:
+    """In the last validation, in an evaluation after the last of the eight batches, and at the end of the last epoch:
+    the fit does not go on to what comes after it, and the command that it tells gives the adapter of a fit in peace."""
+    options = ["fit", "--config=fit.yaml", "--trainer.limit_val_batches=1", "--trainer.num_sanity_val_steps=0"]
+    options += ["--trainer.devices=2", "--trainer.strategy=ddp"] if processes == 2 else []
+    peace = finished / "run"
+    if processes == 2:
+        peace = finished / "run-of-two"
+        if not peace.exists():
+            done = command(finished, *options, f"--trainer.default_root_dir={peace}")
+            assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    given = {"hook": hook, "count": count, "once": tmp_path / "sent", "rank": processes - 1}
+    at = ["--trainer.callbacks+=ending_callbacks.SignalIn", *(f"--trainer.callbacks.{k}={v}" for k, v in given.items())]
+    stopped = command(finished, *options, f"--trainer.default_root_dir={run}", *at)
+    assert stopped.returncode == 128 + 15, stopped.stderr
+    assert not (run / "adapter").exists()
+    told, again = last_line(stopped).split("; go on with: unlearn-pl ")
+    assert told.startswith("unlearn-pl: stopped by SIGTERM at optimizer step ")
+    resumed = command(finished, *shlex.split(again))
+    assert resumed.returncode == 0, resumed.stderr
+    assert sha256_of(run / "adapter") == sha256_of(peace / "adapter")
+
+
+def test_a_validation_that_is_stopped_leaves_no_process_behind(finished: Path, tmp_path: Path) -> None:
+    """The second process is in the middle of something long, and would go on with it."""
+    run = tmp_path / "run"
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.limit_val_batches=1.0"]
+    given = {"hook": "on_validation_batch_end", "count": 1, "others_wait": 120}
+    at = ["--trainer.callbacks+=ending_callbacks.SignalIn", *(f"--trainer.callbacks.{k}={v}" for k, v in given.items())]
+    stopped = command(finished, "validate", "--config=fit.yaml", f"--trainer.default_root_dir={run}", *options, *at)
+    assert stopped.returncode == 128 + 15, stopped.stderr
+    assert last_line(stopped).startswith("unlearn-pl: stopped by SIGTERM")
+    found = subprocess.run(["pgrep", "-f", f"default_root_dir={run}"], capture_output=True, text=True)
+    assert found.stdout == ""
+
+
+def test_predictions_of_several_processes_are_those_of_one(finished: Path, tmp_path: Path) -> None:
+    """Each process has rows of its own, five of ten pairs in batches of three and two, and none takes another's texts."""
+    said = {}
+    for name, more in {"one": ["--data.batch_size=3"], "two": ["--data.batch_size=3", "--trainer.devices=2"]}.items():
+        run = tmp_path / name
+        done = command(finished, "predict", "--config=fit.yaml", f"--trainer.default_root_dir={run}", *more)
+        assert done.returncode == 0, done.stderr
+        said[name] = (run / "predictions.jsonl").read_text()
+    rows = [json.loads(line) for line in said["one"].splitlines()]
+    assert len(rows) == 18
+    assert len({row["generated"] for row in rows}) > 4, "rows that all say the same would show nothing"
+    assert said["two"] == said["one"]
+
+
 AGAIN = """
 atexit.register(os.kill, os.getpid(), signal.SIGTERM)
 with stoppable():

@@ -1,10 +1,13 @@
 """Products of frozen weights by another library: the same numbers, and layers left as they were."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from unlearn_pl.models.fast import linear
 from unlearn_pl.models.fast.linear import frozen_linear, frozen_linears, trained_linear, trained_linears
 
 
@@ -17,6 +20,22 @@ def test_it_is_a_linear_layer(bias: bool, dtype: torch.dtype) -> None:
         found = frozen_linear(x, layer.weight, layer.bias)
     assert found.dtype == dtype
     assert torch.allclose(found, F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "library"), [(127, "torch"), (128, "oneDNN")])
+def test_only_a_large_product_goes_to_onednn(rows: int, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """127 x 64 x 128 is below 2^20 multiplications, 128 x 64 x 128 is not."""
+    called: list[str] = []
+
+    def counted(*given: Any) -> torch.Tensor:
+        called.append("oneDNN")
+        return F.linear(*given[:3])
+
+    monkeypatch.setattr(linear, "_ONEDNN_LINEAR", counted)
+    layer, x = nn.Linear(64, 128), torch.randn(rows, 64)
+    with torch.no_grad(), frozen_linears(layer):
+        assert torch.allclose(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert called == ["oneDNN"] * (library == "oneDNN")
 
 
 def test_layers_compute_the_same_and_are_given_back() -> None:

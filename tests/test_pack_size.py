@@ -1,12 +1,19 @@
 """The size of packs that follows from the memory of a GPU, which is made up here."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import Callback, Trainer
 from transformers import PreTrainedModel
 
+from tests.lightning_runs import module, trainer, write_rows
 from tests.tiny_adapters import adapted, batch_of, rows_of
+from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError
 from unlearn_pl.objectives.retain import RetainNLL
 from unlearn_pl.training import pack_size
@@ -64,3 +71,43 @@ def test_packs_grow_with_the_free_memory(model: PreTrainedModel, monkeypatch: py
 def test_another_size_is_refused(size: object) -> None:
     with pytest.raises(InputError, match="tokens_per_forward"):
         pack_size.check_pack_size(size)  # type: ignore[arg-type]
+
+
+class Fixed:
+    """A GPU that has room for 24 tokens, whatever a batch takes."""
+
+    def size_packs(self, loss: PackedLoss, report: Callable[[str], None]) -> None:
+        loss.tokens_per_forward = 24
+
+
+def test_a_fit_that_goes_on_keeps_the_size_of_its_packs(
+    base_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout is drawn for each pack: by 8 tokens at first, by 24 from the second batch on, and by 24 at once after the
+    checkpoint, where the memory that is free by then would say 200."""
+    rows = write_rows(tmp_path)
+    sizes: dict[str, list[int | None]] = {"straight": [], "resumed": []}
+
+    def fit(name: str, room: type[Fixed], checkpoint: Path | None) -> dict[str, torch.Tensor]:
+        class Watch(Callback):
+            def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+                sizes[name].append(pl_module.packed_loss.tokens_per_forward)
+                if name == "straight" and trainer.global_step == 3:
+                    trainer.save_checkpoint(tmp_path / "three.ckpt")
+
+        monkeypatch.setattr("unlearn_pl.training.module.memory_to_watch", lambda *_: room())
+        monkeypatch.setattr("unlearn_pl.training.module.first_size", lambda size: 8)
+        model = module(base_folder)
+        runner = trainer(tmp_path, [Watch()], max_epochs=1)
+        runner.fit(model, ForgetRetainData(**rows), ckpt_path=str(checkpoint) if checkpoint else None)
+        return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+    class Larger(Fixed):
+        def size_packs(self, loss: PackedLoss, report: Callable[[str], None]) -> None:
+            loss.tokens_per_forward = 200
+
+    straight = fit("straight", Fixed, None)
+    resumed = fit("resumed", Larger, tmp_path / "three.ckpt")
+    assert sizes["straight"] == [24] * 8
+    assert sizes["resumed"] == [24] * 5
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())

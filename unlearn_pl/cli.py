@@ -27,7 +27,7 @@ from unlearn_pl.callbacks.progress import Throughput
 from unlearn_pl.callbacks.run_config import SaveRunConfig
 from unlearn_pl.callbacks.snapshot import WeightSnapshot
 from unlearn_pl.callbacks.stale import SetStaleAside
-from unlearn_pl.callbacks.stop import SignalConnector, StopOnSignal, stopped_well
+from unlearn_pl.callbacks.stop import SignalConnector, StopOnSignal, none_left, stopped_well
 from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.errors import InputError, check_seed, one_line
 from unlearn_pl.files import sole_writer
@@ -137,7 +137,8 @@ class UnlearnCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.refuse(subcommand)
-        super()._run_subcommand(subcommand)
+        with none_left(self.trainer):
+            super()._run_subcommand(subcommand)
 
     def refuse(self, subcommand: str) -> None:
         """Raise InputError for what can be refused before rows and model are read."""

@@ -40,9 +40,9 @@ class SignalConnector(_SignalConnector):
 
 
 class StopOnSignal(Callback):
-    """Ends the fit after the batch at which SIGTERM or SIGINT came to any of its processes, and writes
-    `checkpoints/interrupted.ckpt` into the run folder; when a later fit there ends well, that file goes. The command
-    line always adds it."""
+    """Ends the fit after the batch, or the validation, in which SIGTERM or SIGINT came to any of its processes, and
+    writes `checkpoints/interrupted.ckpt` into the run folder; when a later fit there ends well, that file goes. The
+    command line always adds it."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
@@ -54,11 +54,7 @@ class StopOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # all processes decide alike, or one would wait for the others for ever
-        if trainer.strategy.reduce_boolean_decision(STOP.noted is not None, all=False):
-            trainer._signal_connector.received_sigterm = True
-            signum = torch.tensor(STOP.noted or 0, device=trainer.strategy.root_device)
-            STOP.note(int(trainer.strategy.reduce(signum, reduce_op="max")))
+        end_if_told(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning would break the validation off, where no fit can go on from
@@ -66,9 +62,17 @@ class StopOnSignal(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer._signal_connector.received_sigterm = self._held
+        if STOP.deferring:  # within training
+            end_if_told(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        end_if_told(trainer)  # what came in an evaluation after the last batch
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         STOP.deferring = False
+        end_if_told(trainer)
+        if trainer.received_sigterm:  # nobody looks any more
+            raise SIGTERMException
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         STOP.deferring = False
@@ -83,6 +87,15 @@ class StopOnSignal(Callback):
     def _remove(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and not is_dry(trainer):
             interrupted_checkpoint(trainer.default_root_dir).unlink(missing_ok=True)
+
+
+def end_if_told(trainer: Trainer) -> None:
+    """Let Lightning end the fit at the next place where it looks, if a process was told to stop. All processes must ask
+    at once and decide alike, or one would wait for the others for ever."""
+    if trainer.strategy.reduce_boolean_decision(STOP.noted is not None, all=False):
+        trainer._signal_connector.received_sigterm = True
+        signum = torch.tensor(STOP.noted or 0, device=trainer.strategy.root_device)
+        STOP.note(int(trainer.strategy.reduce(signum, reduce_op="max")))
 
 
 def interrupted_checkpoint(run_folder: str | Path) -> Path:
@@ -114,6 +127,18 @@ def stopped_well(trainer: Trainer, arguments: Sequence[str]) -> Iterator[None]:
         end_children(trainer, at_once=True)
         if isinstance(error, Stopped):
             told(error, trainer, arguments)
+        raise
+    finally:
+        end_children(trainer)
+
+
+@contextmanager
+def none_left(trainer: Trainer) -> Iterator[None]:
+    """Around a verb that has no state to keep: whatever ends it leaves no process of its launch behind."""
+    try:
+        yield
+    except BaseException:
+        end_children(trainer, at_once=True)
         raise
     finally:
         end_children(trainer)

@@ -1,7 +1,8 @@
-"""How many rows are computed together, where that is to follow from the memory that a GPU has.
+"""How many rows are computed together, where that is to follow from memory.
 
-It follows from the whole of it and not from what is free: the last digits of a result depend on what it shared a batch
-with, and the same model on the same card is to give the same results.
+On a GPU it follows from all that it has and not from what is free, on a CPU from a number that is the same on all: the
+last digits of a result depend on what it shared a batch with, and the same model in the same place is to give the same
+results.
 """
 
 from typing import Literal
@@ -14,6 +15,8 @@ from unlearn_pl.inference.forward import Forward
 from unlearn_pl.inference.kv_cache import growing_cache, takes
 
 BatchSize = int | Literal["auto"]
+# Bytes on a CPU. Rows of a small model are many in it, and cost little more together than a few do.
+CPU_MEMORY = 1_000_000_000
 # Of the memory that the weights leave; the rest is for the forward pass itself, and for what others hold.
 SHARE = 0.7
 # A row's keys and values are there three times while rows take the places of others: in the old cache, in the new one,

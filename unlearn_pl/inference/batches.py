@@ -25,10 +25,23 @@ class Work:
     """Without it nothing is kept."""
     model: nn.Module | None = None
     """Whose forwards they are; one in shards must be run by all processes alike."""
+    shared: bool = True
+    """Whether the processes of a launch share the batches out. Without it each has requests of its own."""
+
+    def rank_and_count(self) -> tuple[int, int]:
+        """This process's rank among those that share the work, and how many they are."""
+        return rank_and_count() if self.shared else (0, 1)
+
+    def least(self, number: int) -> int:
+        """The smallest ``number`` of all processes that share the work."""
+        gathered: list[Any] = [number] * self.rank_and_count()[1]
+        if len(gathered) > 1:
+            distributed.all_gather_object(gathered, number)
+        return min(gathered)
 
     def finished(self, what: str, identity: Any) -> FinishedBatches | None:
         """What is finished of ``what``."""
-        return None if self.kept is None else self.kept.open(what, identity, rank_and_count()[0])
+        return None if self.kept is None else self.kept.open(what, identity, self.rank_and_count()[0])
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int, tokens: int | None = None) -> list[list[int]]:
@@ -94,7 +107,7 @@ def map_batches(
     are not computed again. Its progress is told of this process's rows.
     """
     work = work or Work()
-    rank, count = rank_and_count()
+    rank, count = work.rank_and_count()
     mine = batches[rank::count]
     total = sum(map(len, mine))
     kept = work.finished(what, [identity, [list(batch) for batch in batches]])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from unlearn_pl.inference.batch_size import (
+    CPU_MEMORY,
     BatchSize,
     device_memory,
     keeps_a_cache,
@@ -53,17 +54,21 @@ class Engine(Forward):
         return 512 if self.device.type == "cpu" else 16384
 
     def rows_together(self, asked: BatchSize, on_cpu: int, reach: int | None = None) -> int:
-        """Rows of a batch, where so many were ``asked`` for: ``auto`` is ``on_cpu`` on a CPU, and on a GPU what its
-        memory holds of rows that are continued and ``reach`` so many tokens; as many as ``tokens_per_forward`` takes of
-        rows that are only read."""
+        """Rows of a batch, where so many were ``asked`` for: ``auto`` is on a GPU what its memory holds of rows that
+        are continued and ``reach`` so many tokens, and on a CPU as many as ``CPU_MEMORY`` holds of them, if these are
+        more than ``on_cpu``; as many as ``tokens_per_forward`` takes, on a CPU ``on_cpu``, of rows that are only read.
+        Processes that share the rows must have the same batches, so the smallest GPU counts.
+        """
         if asked != "auto":
             return asked
         memory = device_memory(self.device)
-        if memory is None or not (self.trial.continues and keeps_a_cache(self)):
+        if not (self.trial.continues and keeps_a_cache(self)):
             return on_cpu
         if reach is None:
-            return self.tokens_per_forward
-        return rows_that_fit(memory, weight_bytes(self.model), row_bytes(self, reach))
+            return on_cpu if memory is None else self.tokens_per_forward
+        if memory is None:
+            return max(on_cpu, rows_that_fit(CPU_MEMORY, 0, row_bytes(self, reach)))
+        return self.work.least(rows_that_fit(memory, weight_bytes(self.model), row_bytes(self, reach)))
 
     def is_steady(self, length: int) -> bool:
         """Whether a row of so many tokens is read the same as a whole and token by token."""

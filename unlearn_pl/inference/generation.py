@@ -19,9 +19,9 @@ class Generation:
     """A row that has not ended by then, or by the end of the model's positions, is cut; at least 1. The official value
     is 256."""
     batch_size: BatchSize = "auto"
-    """Rows that are generated together; at least 1, or auto: 32 on a CPU, and on a GPU as many as its memory holds,
-    256 at most. In float32 it changes the speed and never the text. In half precision ties between tokens are common
-    and only 1 gives exactly the text of one row at a time."""
+    """Rows that are generated together; at least 1, or auto: as many as the memory of a GPU holds, or on a CPU 0.7 GB,
+    there 32 at least, 256 at most. In float32 it changes the speed and never the text. In half precision ties between
+    tokens are common and only 1 gives exactly the text of one row at a time."""
     stop_decided: bool = False
     """Stop rows that only the whole answer scores (LUME's questions) as soon as their text can no longer become the
     expected answer: their knowledge score is

@@ -22,8 +22,14 @@ def find_device(device: str) -> torch.device:
     Raises InputError if it cannot be used here.
     """
     if device == "auto":
-        rank = os.environ.get("LOCAL_RANK", "0")
-        return torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        rank, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if rank >= cards:
+            raise InputError(
+                f"auto: there are {cards} GPUs, and this is process {rank + 1}; start one for each", "device"
+            )
+        return torch.device(f"cuda:{rank}")
     try:
         place = torch.device(device)
         torch.zeros(1, device=place).cpu()  # meta has no numbers to give

@@ -16,6 +16,7 @@ from unlearn_pl.objectives.base import Objective
 from unlearn_pl.training import resume
 from unlearn_pl.training.arguments import from_plain
 from unlearn_pl.training.checkpoint_file import read_checkpoint
+from unlearn_pl.training.loss import PackedLoss
 
 
 class CheckpointedModule(LightningModule):
@@ -26,6 +27,7 @@ class CheckpointedModule(LightningModule):
     base: str
     dtype_name: str
     objectives: dict[str, Objective]
+    packed_loss: PackedLoss
     initial_factors: str
     arguments: dict[str, Any]
     """Those of the class, by ``to_plain``."""
@@ -37,6 +39,7 @@ class CheckpointedModule(LightningModule):
         self._base_weights_hash: str | None = None
         self._checkpoint_settings: dict[str, Any] | None = None  # of the checkpoint that this fit goes on from
         self._open_window: dict[str, Tensor] = {}  # and its gradients
+        self._pack_size: int | None = None  # and the tokens of its packs
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not hasattr(self, "model"):  # saved on an exception that came before it
@@ -49,6 +52,7 @@ class CheckpointedModule(LightningModule):
             "initial_factors": self.initial_factors,
             "settings": resume.settings_of(self),
             "arguments": self.arguments,
+            "tokens_per_forward": self.packed_loss.tokens_per_forward,
         }
         checkpoint[resume.VALIDATION_DUE] = resume.validation_due(self.trainer)
         if self.trainer.fit_loop._should_accumulate():  # within a window
@@ -65,6 +69,7 @@ class CheckpointedModule(LightningModule):
             resume.mend_epochs(checkpoint)
             resume.mend_validation(checkpoint)
             self._checkpoint_settings, self._open_window = facts["settings"], checkpoint.get("gradients", {})
+            self._pack_size = facts.get("tokens_per_forward")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes a file of hyper-parameters too

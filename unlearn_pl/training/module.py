@@ -18,6 +18,7 @@ from unlearn_pl.data.encoding import Encoded
 from unlearn_pl.data.records import Split
 from unlearn_pl.data.splits import SIDES, side_of
 from unlearn_pl.errors import InputError
+from unlearn_pl.inference.batches import Work
 from unlearn_pl.inference.model import LanguageModel
 from unlearn_pl.models.arrival import refuse_broken
 from unlearn_pl.models.fast.linear import torch_products
@@ -84,9 +85,9 @@ class UnlearningModule(CheckpointedModule):
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
         tokens_per_forward: Rows of a batch go through the model in packs of at most so many tokens (a longer row is
             alone), each differentiated before the next, so that memory is that of one pack; null for one pack, as
-            always under the trainer's precision `16-mixed`. The loss does not depend on it but for rounding. At least
-            1; `auto` is 1024 on a CPU, and on a GPU what its free memory holds, as the first batch, in packs of 1024,
-            tells.
+            always under the trainer's precision `16-mixed`. Without dropout, which is drawn for each pack, the loss
+            does not depend on it but for rounding. At least 1; `auto` is 1024 on a CPU, and on a GPU what its free
+            memory holds, as the first batch, in packs of 1024, tells; a fit that goes on keeps it.
         reference_cache: Where the base model's part of the loss is kept between epochs and runs.
         max_length: Tokens to which the released ZJUKLAB code pads a row; only the KL positions `padded`
             and `released` use it.
@@ -265,8 +266,10 @@ class UnlearningModule(CheckpointedModule):
     on_test_start = on_validation_start
 
     def on_predict_start(self) -> None:
+        refuse_sharded(self.model, "predict", "trainer.strategy")
         self._checked_rows()
-        self._language_model = LanguageModel(self.model, self.tokenizer)
+        # Lightning gives each process rows of its own
+        self._language_model = LanguageModel(self.model, self.tokenizer, work=Work(shared=False))
 
     def _open_cache(self, rows: dict[Split, Sequence[Encoded]], company: Company | None = None) -> Reference:
         cache, needs, precision = self.reference_cache, self.packed_loss.needs, str(self.trainer.precision)
@@ -281,6 +284,8 @@ class UnlearningModule(CheckpointedModule):
         if loop.total_batch_idx < 0:  # a fresh start, though a search for the learning rate may have come before it
             set_first_rate(self.trainer, self._schedule)
             return
+        if self._memory is not None and self._pack_size is not None:  # dropout is drawn for each pack
+            self.packed_loss.tokens_per_forward, self._memory = self._pack_size, None
         if loop.epoch_loop.val_loop.restarted_mid_evaluation:  # by mend_validation, which counts a batch too many
             loop.epoch_loop.val_loop.batch_progress.total.reset()
         epochs: Any = loop.epoch_progress.current

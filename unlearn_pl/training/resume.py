@@ -97,6 +97,7 @@ def settings_of(module: Any) -> dict[str, Any]:
         "warmup": module.warmup,
         "dtype": module.dtype_name,
         "max_length": module.max_length,
+        "tokens_per_forward": module.tokens_per_forward,
         "lora.dropout": config.lora_dropout,
         "adapter": module.adapter,
         "seed": module.seed,

@@ -18,6 +18,8 @@ Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 # the shapes of a training step on AMD cores, and more exact where few rows meet a long inner dimension (the gradient
 # of a vocabulary head). Not public, hence the default.
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+# It needs some 10 microseconds to begin, which products of fewer multiplications than that do not win back.
+ONEDNN_FROM = 1 << 20
 _torch_alone: ContextVar[bool] = ContextVar("torch_alone", default=False)
 
 
@@ -38,6 +40,12 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     if _ONEDNN_LINEAR is not None and served and there:
         return _ONEDNN_LINEAR(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
+
+
+def short_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``frozen_linear`` where x [N, K] may be a row or two: a small product is torch's own."""
+    few = x.shape[0] * weight.numel() < ONEDNN_FROM
+    return F.linear(x, weight, bias) if few else frozen_linear(x, weight, bias)
 
 
 def trained_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -66,8 +74,8 @@ class TrainedLinear(torch.autograd.Function):
 
 
 def frozen_linears(model: nn.Module) -> AbstractContextManager[None]:
-    """Inside the block the linear layers of ``model`` compute by ``frozen_linear``, where that is another way."""
-    return linears_by(frozen_linear, model)
+    """Inside the block the linear layers of ``model`` compute by ``short_linear``, where that is another way."""
+    return linears_by(short_linear, model)
 
 
 def trained_linears(model: nn.Module) -> AbstractContextManager[None]:
