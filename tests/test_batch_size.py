@@ -44,7 +44,7 @@ def test_a_row_is_its_keys_and_values_three_times_and_its_logits(model: LlamaFor
 def test_a_cpu_has_its_own_number_or_what_a_fixed_memory_holds(
     model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row of 100 tokens takes 82,944 bytes: 84 fit into a gigabyte's seven tenths of a hundredth."""
+    """A row of 100 tokens takes 82,944 bytes, of which 84 and 8 fit into seven tenths of ten megabytes and of one."""
     engine = Engine(model.eval())
     assert device_memory(engine.device) is None
     with torch.inference_mode():

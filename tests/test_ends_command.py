@@ -170,7 +170,7 @@ def test_a_validation_that_is_stopped_leaves_no_process_behind(finished: Path, t
 
 
 def test_predictions_of_several_processes_are_those_of_one(finished: Path, tmp_path: Path) -> None:
-    """Each process has rows of its own, five of ten pairs in batches of three and two, and none takes another's texts."""
+    """Each process has rows of its own, five of ten pairs in batches of three and two."""
     said = {}
     for name, more in {"one": ["--data.batch_size=3"], "two": ["--data.batch_size=3", "--trainer.devices=2"]}.items():
         run = tmp_path / name

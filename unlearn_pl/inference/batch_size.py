@@ -16,7 +16,7 @@ from unlearn_pl.inference.kv_cache import growing_cache, takes
 
 BatchSize = int | Literal["auto"]
 # Bytes on a CPU. Rows of a small model are many in it, and cost little more together than a few do.
-CPU_MEMORY = 1_000_000_000
+CPU_MEMORY = 2_000_000_000
 # Of the memory that the weights leave; the rest is for the forward pass itself, and for what others hold.
 SHARE = 0.7
 # A row's keys and values are there three times while rows take the places of others: in the old cache, in the new one,

@@ -19,7 +19,7 @@ class Generation:
     """A row that has not ended by then, or by the end of the model's positions, is cut; at least 1. The official value
     is 256."""
     batch_size: BatchSize = "auto"
-    """Rows that are generated together; at least 1, or auto: as many as the memory of a GPU holds, or on a CPU 0.7 GB,
+    """Rows that are generated together; at least 1, or auto: as many as the memory of a GPU holds, or on a CPU 1.4 GB,
     there 32 at least, 256 at most. In float32 it changes the speed and never the text. In half precision ties between
     tokens are common and only 1 gives exactly the text of one row at a time."""
     stop_decided: bool = False

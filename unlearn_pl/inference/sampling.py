@@ -32,7 +32,7 @@ class Sampling:
     max_new_tokens: int = 64
     """A sample that has not ended by then, or by the end of the model's positions, is cut; at least 1."""
     batch_size: BatchSize = "auto"
-    """Answers drawn together; at least 1, or auto: as many as the memory of a GPU holds, or on a CPU 0.7 GB, there
+    """Answers drawn together; at least 1, or auto: as many as the memory of a GPU holds, or on a CPU 1.4 GB, there
     64 at least, 256 at most."""
     seed: int = 0
     """Of the random numbers. A row's depend on its prompt and the seed alone, not on the other rows."""
