@@ -34,7 +34,7 @@ def data(base_folder: str, tmp_path: Path) -> ForgetRetainData:
 def test_batches_come_in_memory_that_a_gpu_reads(data: ForgetRetainData) -> None:
     data.setup()
     assert not data._loader_options()["pin_memory"]
-    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=GPU))  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=GPU), world_size=1)  # type: ignore[assignment]
     assert data._loader_options()["pin_memory"]
 
 
