@@ -183,6 +183,17 @@ def test_predictions_of_several_processes_are_those_of_one(finished: Path, tmp_p
     assert said["two"] == said["one"]
 
 
+def test_predictions_of_a_base_in_shards_are_refused(finished: Path, tmp_path: Path) -> None:
+    """Each process would run another number of forwards than the others, who gather the weights with it."""
+    options = [f"--trainer.default_root_dir={tmp_path / 'run'}", "--trainer.devices=2", "--trainer.strategy=fsdp2"]
+    done = command(finished, "predict", "--config=fit.yaml", *options)
+    assert done.returncode == 2, done.stderr
+    refusal = "unlearn-pl: error: --trainer.strategy: predict needs the whole model, and this one is in shards"
+    assert refusal in done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run/predictions.jsonl").exists()
+
+
 AGAIN = """
 atexit.register(os.kill, os.getpid(), signal.SIGTERM)
 with stoppable():

@@ -155,6 +155,7 @@ def checkpoint(base_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_changed_settings_are_said_once_each(base_folder: str, checkpoint: Path, tmp_path: Path) -> None:
     terms = objectives() | {"ga": NPO(0.9)}
     model = {"learning_rate": 0.5, "weight_decay": 0.5, "objectives": terms, "lora": Lora(rank=4, alpha=8, dropout=0.2)}
+    model["tokens_per_forward"] = 64
     with pytest.warns(UserWarning, match="ckpt_path") as caught:
         run(base_folder, tmp_path, ckpt=checkpoint, accumulate_grad_batches=2, model=model)
     said = sorted(str(warning.message) for warning in caught if re.search("ckpt_path", str(warning.message)))
@@ -163,6 +164,7 @@ def test_changed_settings_are_said_once_each(base_folder: str, checkpoint: Path,
         "ckpt_path: lora.dropout was 0.1 and is 0.2",
         "ckpt_path: objectives.ga was NPO(weight=0.5, beta=0.1, reduction=sequence_mean) and is "
         "NPO(weight=0.9, beta=0.1, reduction=sequence_sum)",
+        "ckpt_path: tokens_per_forward was auto and is 64",
         "ckpt_path: weight_decay was 0.01 and is 0.5",
     ]
 

@@ -5,8 +5,11 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
+import torch
+from lightning_runs import write_rows
 
 from unlearn_pl.data import workers
+from unlearn_pl.data.datamodule import ForgetRetainData
 from unlearn_pl.data.workers import safe_workers
 
 
@@ -42,3 +45,17 @@ def test_all_others_have_as_many_as_asked_for(on, version, method, number, proce
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert safe_workers(number, processes) == number
+
+
+@pytest.mark.parametrize(("processes", "found"), [(1, 2), (2, 0)])
+def test_the_data_of_a_fit_ask(on, tmp_path, base_folder, processes, found):
+    """By the number of processes that the trainer has, whose own warning of few workers is not meant."""
+    on((3, 11, 7))
+    data = ForgetRetainData(**write_rows(tmp_path), num_workers=2, tokenizer=base_folder)
+    data.setup()
+    data.trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cpu")), world_size=processes, global_rank=0
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "num_workers 2: data workers of several processes")
+        assert data.val_dataloader().num_workers == found

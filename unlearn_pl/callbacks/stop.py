@@ -115,26 +115,22 @@ def newest_checkpoint(trainer: Trainer) -> Path | None:
 
 @contextmanager
 def stopped_well(trainer: Trainer, arguments: Sequence[str]) -> Iterator[None]:
-    """Around a fit by the command line's ``arguments``: whatever ends it leaves no process of its launch behind, and a
-    signal is told with the command that goes on."""
+    """Around a fit by the command line's ``arguments``: a signal is told with the command that goes on."""
     try:
         yield
     except SIGTERMException:  # all processes stopped at the same batch
         if is_child(trainer):
             sys.exit(0)  # the first process, which started this one, tells
-        raise told(Stopped(STOP.noted or signal.SIGTERM), trainer, arguments) from None
-    except BaseException as error:
-        end_children(trainer, at_once=True)
-        if isinstance(error, Stopped):
-            told(error, trainer, arguments)
-        raise
-    finally:
         end_children(trainer)
+        raise told(Stopped(STOP.noted or signal.SIGTERM), trainer, arguments) from None
+    except Stopped as stop:
+        told(stop, trainer, arguments)
+        raise
 
 
 @contextmanager
 def none_left(trainer: Trainer) -> Iterator[None]:
-    """Around a verb that has no state to keep: whatever ends it leaves no process of its launch behind."""
+    """Around a verb: whatever ends it leaves no process of its launch behind."""
     try:
         yield
     except BaseException:

@@ -13,7 +13,7 @@ def safe_workers(number: int, processes: int) -> int:
 
     Before Python 3.11.10 a process that is forked while a thread enters Python for the first time inherits a lock that
     nobody gives back (https://github.com/python/cpython/issues/112275). Threads of gloo do that after each reduction:
-    on two cores about one worker in 300 hung, and the fit with it.
+    on two cores one worker in some hundreds hung, and the fit with it.
     """
     methods = multiprocessing.get_all_start_methods()  # the first is the default
     forked = (multiprocessing.get_start_method(allow_none=True) or methods[0]) == "fork"
